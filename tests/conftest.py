@@ -1,7 +1,7 @@
-"""What every test may use: Hypothesis profiles, marks, the fixtures' folder and one Spark session.
+"""Shared by all tests: Hypothesis profiles, marks, the fixtures' folder and one Spark session.
 
 Hypothesis runs the same examples each time (`ci`, the default) and keeps no database, so that a
-failure seen once is seen by everybody; `pytest --hypothesis-profile=explore` looks further.
+failure is reproducible; `pytest --hypothesis-profile=explore` looks further.
 """
 
 import os
@@ -26,8 +26,8 @@ LONG = Path(__file__).with_name("long.txt")
 # Spark reads these when its JVM starts; `make` sets them too, a plain `pytest` does not.
 os.environ["PYSPARK_PYTHON"] = sys.executable
 os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
-# PySpark forks to start its JVM. Where gRPC is in use, it begins anew in the child, finds its files
-# closed and ends it: one time in forty, and then no test of Spark runs.
+# PySpark forks to start its JVM. If gRPC is in use, it restarts in the child, finds its files
+# closed and ends the child: one time in forty, and then no test of Spark runs.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 # Queries of tests are short: what a better compiler of the JVM would save, compiling costs thrice.
 os.environ["SPARK_SUBMIT_OPTS"] = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
@@ -53,7 +53,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         name = item.nodeid.partition("[")[0]
         if name in long or name.partition("::")[0] in long:
             item.add_marker(pytest.mark.long)
-        # A fixture may ask for the session only when it runs, so a module's name tells, too.
+        # A fixture may request the session only when it runs, so the module's name counts, too.
         if "spark" in getattr(item, "fixturenames", ()) or item.path.stem.startswith("test_spark_"):
             item.add_marker(pytest.mark.spark)
             # One of the processes that run tests side by side has the session.

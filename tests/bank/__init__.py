@@ -5,5 +5,5 @@
                  └── SELECT at ts ─► compare ◄───────────┴─────────── learner read at ts ──────┘
 
 Sessions move money between accounts of several tables (`workload`), DDL and splits go on beside
-them. `python -m tests.bank` (`make bank`) runs it for as long as it is told.
+them. `python -m tests.bank` (`make bank`) runs it for a time.
 """

@@ -43,7 +43,7 @@ Tables = dict[str, Rows]
 
 @dataclass
 class Difference:
-    """What only one of the two has, of a table at a timestamp."""
+    """Rows of a table at a timestamp that only one of the two has."""
 
     ts: int
     table: str

@@ -1,4 +1,4 @@
-"""Threads that work until they are told to end, or one of them fails."""
+"""Threads that work until they are stopped, or one of them fails."""
 
 import threading
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What was done and compared, and what is asked of TiDB again before it counts as different."""
+"""Counts of actions and comparisons, and repeated queries of TiDB for apparent differences."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -16,7 +16,7 @@ _MONEY = ("acc", "savings", "part", "apart")
 
 @dataclass
 class Figures:
-    """What was done and compared; `tables` at one of the `timestamps` each."""
+    """Counts of actions and comparisons; `tables` at one of the `timestamps` each."""
 
     timestamps: int = 0
     tables: int = 0
@@ -26,13 +26,13 @@ class Figures:
     asked_again: int = 0
     """Timestamps at which TiDB's first answer was another (see `Doubts`)."""
     lost_rows: int = 0
-    """Rows that TiDB's second answer lacks, although it committed them."""
+    """Rows that TiDB's second answer does not have, although TiDB committed them."""
     different: list[Difference] = field(default_factory=list)
     wrong_totals: list[tuple[int, float]] = field(default_factory=list)
     done: Counter[str] = field(default_factory=Counter)
-    """What sessions did."""
+    """Actions of sessions."""
     happened: Counter[str] = field(default_factory=Counter)
-    """What happened to regions."""
+    """Changes of regions."""
 
 
 class Doubts:
@@ -44,7 +44,7 @@ class Doubts:
     So a TiDB that is slow may read a timestamp by an older schema than it had then; once others
     have come it loads the right one.
 
-    And the store under it loses an old version of a row now and then. Where TiDB only lacks rows,
+    And its store sometimes loses an old version of a row. If TiDB only misses rows,
     and there are as many as in the answer by what the store was asked to commit, they are lost.
     """
 

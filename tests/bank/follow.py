@@ -6,7 +6,7 @@ TiDB splits its own, and split, merge, are lost and come back at random (`region
 A read index
 ------------
 
-A leader's read index says: whatever may commit at or below snapshot_ts is in the log up to there.
+The log up to a leader's read index has everything that may commit at or below snapshot_ts.
 The tap writes down what changes something before it is answered, one call at a time. A call of no
 effect, made after snapshot_ts was given out, is a mark: what has a commit_ts at or below it was
 locked, or committed in one phase, in an earlier line. So once the follower is past the mark, a
@@ -229,7 +229,7 @@ class Follower:
         self.tikv.admins.clear()
 
     def count(self, physical_id: int, ts: int) -> int:
-        """How many rows of a physical table there are at a timestamp of a little while ago."""
+        """Return the number of rows of a physical table at a recent timestamp."""
         prefix = b"t" + (physical_id + 2**63).to_bytes(8, "big") + b"_r"
         with self._moved:
             return len(self.tikv.read(prefix, ts))

@@ -39,14 +39,14 @@ _PAST = 8
 _COMPACT_S = 2
 _DEATH_S = 10
 _TTL_MS = 1500
-# The store calculates the commit_ts of async commit before anybody can see a lock (`workload`).
+# The store calculates the commit_ts of async commit before a lock is visible (`workload`).
 _STAGES = tuple(stage for stage in STAGES if not stage.startswith("async"))
 _BINLOG_EVERY = 5
 _LIMITS = FlushLimits(rows_bytes=1 << 20)
 
 
 class Replica:
-    """A store that learns the regions of a cluster, with whatever feeds and reads it."""
+    """A store that learns the regions of a cluster, with its feed and readers."""
 
     def __init__(self, peer: Peer, tap: Path, path: Path, schema: LiveSchema, seed: int) -> None:
         self._schema = schema
@@ -72,7 +72,7 @@ class Replica:
         self._undo.close()
 
     def count(self, ts: TimeStamp) -> dict[str, int]:
-        """How many rows each table has at a timestamp by the cluster's log of regions."""
+        """Return the rows of each table at a timestamp, counted in the cluster's log of regions."""
         tables = [t for t in tables_at(self._schema(ts).history, ts) if t.db == DATABASE]
         return {
             t.name: sum(self.follower.count(int(i), ts) for i in t.physical_ids) for t in tables

@@ -1,4 +1,4 @@
-"""The schema of a live cluster, as far as somebody needs it just now."""
+"""The schema of a live cluster, read when needed."""
 
 import threading
 from collections.abc import Sequence

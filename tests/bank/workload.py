@@ -1,4 +1,4 @@
-"""What customers and operators of the bank do, in SQL, in a process of its own.
+"""Actions of the bank's customers and operators, in SQL, in a separate process.
 
     python -m tests.bank.workload HOST PORT
 
@@ -11,7 +11,7 @@ Money is in four tables, on accounts that are always there, so that its sum neve
 
 `journal` (no key of its own) and `pages` (long rows) hold none; they are truncated, renamed, and
 written with async commit and in one phase. Money is moved without these two: the store calculates
-their commit_ts before anybody can see a lock, so a reader in between would miss it.
+their commit_ts before a lock is visible, so a reader in between would miss it.
 """
 
 import json
@@ -84,7 +84,7 @@ DDL = (
 
 
 class Workload:
-    """What is done, and how often it was. Each method is a thread's work, until `over`."""
+    """The actions and their counts. Each method is a thread's work, until `over`."""
 
     def __init__(self, connect: Callable[[], MySqlConnection]) -> None:
         self._connect = connect
@@ -115,7 +115,7 @@ class Workload:
         self._count(session, "transfers" if end == "COMMIT" else "rolled back", *statements)
 
     def fees(self, over: threading.Event) -> None:
-        """Large transactions: all accounts pay one, or all pages are written anew."""
+        """Large transactions: all accounts pay one, or all pages are rewritten."""
         rng = Random(3)
         with self._connect() as session:
             session.query("SET tidb_enable_async_commit = OFF, tidb_enable_1pc = OFF")
@@ -164,7 +164,7 @@ class Workload:
         """The operators'."""
         rng, number = Random(6), 0
         with self._connect() as session:
-            # Nobody is there to scatter regions over, so nobody waits for it.
+            # There is only one store, so do not wait for regions to be scattered.
             session.query("SET tidb_wait_split_region_finish = 0")
             while not over.wait(DDL_PAUSE_S):
                 step = DDL[number % len(DDL)]

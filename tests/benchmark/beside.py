@@ -1,4 +1,4 @@
-"""What a writer waits for while a large table is compacted.
+"""The waits of a writer while a large table is compacted.
 
     at once        `Engine.compact`, then the next poll: what a compaction of a table took before
     between polls  a piece (a few regions) after each poll

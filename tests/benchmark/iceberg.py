@@ -1,4 +1,4 @@
-"""An environment with a Spark that Iceberg knows: build/iceberg, of requirements/iceberg.txt."""
+"""An environment with a Spark that Iceberg supports: build/iceberg, of requirements/iceberg.txt."""
 
 import hashlib
 import subprocess
@@ -28,7 +28,7 @@ def iceberg_python() -> str:
 
 
 def _stamp() -> str:
-    """What the environment is made of."""
+    """Return a digest of the environment's inputs."""
     digest = hashlib.sha256(sys.version.encode())
     for lock in LOCKS:
         digest.update(lock.read_bytes())

@@ -1,4 +1,4 @@
-"""How fast a binlog becomes a store: a long stream of tpch's orders and lines, on one core.
+"""The speed of ingest: a long stream of tpch's orders and lines, on one core.
 
 The stream (`restamp.py`) is made in files first. A process of its own, held to one core, then
 applies it as the writer's job does; another one writes the rows that it ends with, already decoded,

@@ -1,4 +1,4 @@
-"""How much rows that are still in the cache slow a read, against the same rows in the engine.
+"""The slowdown of a read by rows in the cache, against the same rows in the engine.
 
     python -m tests.benchmark.learner [--rows N] [--percent P]
 
@@ -54,7 +54,7 @@ def main(arguments: tuple[str, ...] = ()) -> None:
 
 
 def measure(name: str, rows: int, percent: int) -> None:
-    """Read a table of so many rows, a share of which has come anew."""
+    """Read a table of so many rows, a share of which is in the cache."""
     history = read_schema_file(workload("tpch").schema)
     tables, source = PhysicalTables(history), Source(name)
     ts = TimeStamp(history.end_ts - (1 << 30))

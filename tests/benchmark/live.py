@@ -50,7 +50,7 @@ READ_MS = 1000
 
 @dataclass
 class Watch:
-    """What the reader saw: (when, resolved_ts) of each change, and how long reads took."""
+    """Observations of the reader: (time, resolved_ts) of each change, and durations of reads."""
 
     reached: list[tuple[float, int]] = field(default_factory=list)
     read_s: list[float] = field(default_factory=list)
@@ -151,7 +151,7 @@ def latencies_ms(load: Load, reached: Sequence[tuple[float, int]], *, sent: bool
 
 
 def show_load(load: Load, peak: int) -> None:
-    """What was written, and with how much memory."""
+    """Print the written rows and the memory used."""
     took_s = load.commits[-1].answered_s - load.commits[0].answered_s
     Line("  load", f"{load.rows / took_s:,.0f} rows/s", f"{load.late_s:.2f} s late at most").show()
     Line("  the writer's peak RSS", f"{peak / 2**20:.0f} MiB").show()

@@ -31,7 +31,7 @@ _KEY_COLUMN = b"\x08\x02\x08"
 
 
 class Commit(NamedTuple):
-    """When a commit was sent and answered, in seconds."""
+    """A commit, and the times at which it was sent and answered, in seconds."""
 
     ts: int
     sent_s: float
@@ -40,7 +40,7 @@ class Commit(NamedTuple):
 
 @dataclass
 class Load:
-    """What was done; the commits in order of their timestamps."""
+    """The commits, in order of their timestamps."""
 
     commits: list[Commit] = field(default_factory=list)
     inserted: tuple[int, int] = (0, 0)

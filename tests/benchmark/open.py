@@ -1,4 +1,4 @@
-"""How long a store of very many tables takes to open: for a scan, for a list, for its writer.
+"""The time to open a store of very many tables: for a scan, for a list, for its writer.
 
 20,000 tables of 16 columns; every fortieth has a file of a hundred rows. Each time is that of a new
 process: reading is counted from after Python's imports, commands from their start.

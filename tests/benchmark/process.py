@@ -1,4 +1,4 @@
-"""Measuring in a process of its own: on one core, with a peak of memory that is nobody else's."""
+"""Measurements in a separate process: on one core, with its own peak of memory."""
 
 import multiprocessing
 import os
@@ -11,7 +11,7 @@ import pyarrow as pa
 
 
 def run_apart(work: Callable[..., Any], *arguments: Any, pinned: bool = True) -> Any:
-    """What `work` returns in a new process; `pinned`: that is held to one core."""
+    """Return the result of `work` in a new process; `pinned` restricts it to one core."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_run, args=(theirs, work, arguments, pinned))

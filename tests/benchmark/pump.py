@@ -1,4 +1,4 @@
-"""How fast TiDB can write its binlog here, each payload synced before it is acknowledged.
+"""The speed of a pump, which syncs each payload before it acknowledges it.
 
 The peer is a server of gRPC whose handler does nothing, in the same run: `times` is how much longer
 the pump takes for a payload. Both run in processes of their own, in turns; 32 writers of another
@@ -90,7 +90,7 @@ def _pump(pipe: Connection, folder: Path) -> None:
 
 
 def _count(address: str, writers: int) -> int:
-    """How many payloads are acknowledged."""
+    """Return the number of acknowledged payloads."""
     counts: list[int] = []
     threads = [threading.Thread(target=_write, args=(address, counts)) for _ in range(writers)]
     for thread in threads:

@@ -1,9 +1,9 @@
-"""How fast aggregates over a snapshot of lineitem are, against pyarrow and the plain scan.
+"""The speed of aggregates over a snapshot of lineitem, against pyarrow and the plain scan.
 
 The rows are those of `tests.benchmark.scan`. `ours` is the partial aggregate and its merging in one
 process; beside it stand DuckDB itself on clean Parquet, which verifies no checksum; pyarrow reading
-clean Parquet and aggregating it; and our plain scan with pyarrow aggregating what comes, which is
-what a reader without pushdown does. CPU time over all threads; ratios are theirs to ours (higher
+clean Parquet and aggregating it; and our plain scan with pyarrow aggregating its batches, as a
+reader without push-down does. CPU time over all threads; ratios are theirs to ours (higher
 is better).
 """
 

@@ -1,4 +1,4 @@
-"""How fast raft commands become rows in the cache, and rows in the engine: stage by stage.
+"""The speed of applying raft commands: to rows in the cache and in the engine, by stage.
 
     python -m tests.benchmark.raft [--rows N] [--regions N] [--transaction ROWS]
 

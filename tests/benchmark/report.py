@@ -1,4 +1,4 @@
-"""What benchmarks share: repeating, and printing aligned lines."""
+"""Shared by benchmarks: repetition, and printing of aligned lines."""
 
 import statistics
 import time

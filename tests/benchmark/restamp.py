@@ -38,9 +38,9 @@ ROOM = 1 << 20
 COPIES_MAX = 1 << 10
 
 _HEADS = {INSERT: b"\x08", UPDATE: b"\x08\x02\x08", DELETE_ROW: b"\x08\x02\x08"}
-"""What is in front of the order key: it is the handle, or column 1."""
+"""The bytes before the order key, which is the handle or column 1."""
 TIMES = {INSERT: 1, UPDATE: 2, DELETE_ROW: 1}
-"""How often a row holds it."""
+"""The number of times that a row contains it."""
 
 Ints = npt.NDArray[np.int64]
 
@@ -140,7 +140,7 @@ def _raised_row(kind: int, row: bytes) -> bytes:
 
 
 def _key_places(kind: int, row: bytes) -> Iterator[int]:
-    """Where raised keys stand in a row."""
+    """Yield the offsets of raised keys in a row."""
     head, at = _HEADS[kind], 0
     for _ in range(TIMES[kind]):
         at = row.index(row[: len(head) + KEY_BYTES], at)

@@ -1,4 +1,4 @@
-"""How fast a snapshot of lineitem is read, against pyarrow on clean Parquet.
+"""The speed of reading a snapshot of lineitem, against pyarrow on clean Parquet.
 
 tpch's lineitem is repeated under new handles to some hundred thousand rows; then a share of the
 rows, spread over all of them, is updated. Both sides decode every value into Arrow batches; the

@@ -38,7 +38,7 @@ def serving(serve: Callable[[Connection, Path], None], folder: Path) -> Iterator
 
 
 def tell(pipe: Connection, address: str) -> None:
-    """Say the address, then the processor time whenever asked, until nobody asks."""
+    """Send the address, then the processor time for each request, until the pipe is closed."""
     pipe.send(address)
     while True:
         try:

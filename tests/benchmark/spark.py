@@ -66,7 +66,7 @@ QUERIES = {
     "point lookup": "SELECT * FROM {t} WHERE id = 654321",
 }
 ANY_ROWS = frozenset({"limit 10"})
-"""What may be answered in more than one way."""
+"""Queries with more than one correct answer."""
 
 Pair = tuple[float, float]
 """Seconds on Parquet, and on the system beside it."""
@@ -81,7 +81,7 @@ class Data:
 
     @property
     def now(self) -> pa.Table:
-        """What a reader must see."""
+        """Return the rows that a reader must see."""
         ids = self.updates["id"].to_numpy()
         places = np.arange(len(self.before))
         places[ids] = len(self.before) + np.arange(len(ids))
@@ -166,7 +166,7 @@ def _updates(rows: pa.Table, percent: int) -> pa.Table:
 
 
 def updated_ids(count: int, percent: int, rng: np.random.Generator) -> np.ndarray:
-    """Which rows are updated."""
+    """Return the ids of the updated rows."""
     return np.sort(rng.choice(count, count * percent // 100, replace=False))
 
 
@@ -210,7 +210,7 @@ def _together(systems: Sequence[System], text: str, rounds: int) -> dict[str, li
     """The times of each, taken in turns."""
     taken: dict[str, list[Pair]] = {system.kind: [] for system in systems}
     for number in range(rounds):
-        # Nobody always comes after the same one.
+        # Vary the order, so that no system always follows the same one.
         first = number % len(systems)
         for system in (*systems[first:], *systems[:first]):
             views = (PARQUET, system.kind)[:: 1 if number % 2 else -1]

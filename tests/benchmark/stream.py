@@ -1,4 +1,4 @@
-"""How much processor time a raft command takes that is sent alone, over a connection.
+"""The processor time of a raft command that is sent alone, over a connection.
 
 The peer is a gRPC stream whose handler does nothing, in the same run: `times` is how much longer
 the learner takes for a command, from sending it to its answer. Both run in processes of their own,

@@ -4,7 +4,7 @@
 
 `ours` reads a store; `delta` (deletion vectors) and `iceberg` (merge on read) are tables that Spark
 wrote and then changed by MERGE, their jars taken from Maven Central. Each is in a process of its
-own because Iceberg needs another Spark, and so that nobody's extensions slow down the others. So
+own because Iceberg needs another Spark, and so that extensions do not slow down other systems. So
 this module needs nothing but pyspark.
 """
 
@@ -59,11 +59,11 @@ class System:
         return self._call("load", str(rows), table)
 
     def answer(self, view: str, query: str) -> list[tuple[Any, ...]]:
-        """What a query over {t} answers; `view` is `PARQUET` or the system's kind."""
+        """Return the rows of a query over {t}; `view` is `PARQUET` or the system's kind."""
         return self._call("answer", view, query)
 
     def seconds(self, view: str, query: str) -> float:
-        """How long it takes."""
+        """Return the duration of a query."""
         return self._call("seconds", view, query)
 
     def close(self) -> None:
@@ -164,7 +164,7 @@ class _Worker:
 
 
 def main() -> None:
-    """Do what comes, until nothing can come any more."""
+    """Execute requests until the connection is closed."""
     kind, folder, descriptor = sys.argv[1:]
     os.set_inheritable(int(descriptor), False)
     with Connection(int(descriptor)) as connection:

@@ -67,7 +67,7 @@ def queries() -> Mapping[str, str]:
 
 
 def _load(store: Path, made: Path) -> None:
-    """Every table as row versions; rows are told apart by a `_tidb_rowid`."""
+    """Every table as row versions; rows are identified by a `_tidb_rowid`."""
     schemas = {name: pq.read_schema(made / f"{name}.parquet") for name in TABLES}
     infos = {name: _info(n, name, schema) for n, (name, schema) in enumerate(schemas.items(), 1)}
     make_store(store, list(infos.values()))

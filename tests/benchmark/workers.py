@@ -1,4 +1,4 @@
-"""What a second process of a server is worth to two callers at once.
+"""The gain of a second process of a server for two concurrent callers.
 
 tpch's lineitem, compacted, read and added up by two callers at the same time from a server of one
 process and from one of two, by turns. Wall time until both are done is the best round's.

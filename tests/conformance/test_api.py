@@ -1,7 +1,7 @@
 """TheFlash API, the same over every way to a store.
 
-What a way hands out is compared with `ReadSnapshot`, which knows nothing of it, and with what
-TiDB answered while the workload was captured.
+The results of each way are compared with those of `ReadSnapshot`, which is independent of it, and
+with TiDB's answers from when the workload was captured.
 """
 
 import pickle
@@ -203,7 +203,7 @@ def test_filters(way, shop, condition, where):
         plan = api.plan("shop.items", moment=Moment(ts), where=where, filter=condition)
         every = plainly(shop.path, ts, where=where or None)
         assert rows_of(api.read(plan)) == [row for row in every if keeps(condition, row)]
-        # It may read columns that nobody asked for.
+        # It may read columns that are not returned.
         ids = api.plan("shop.items", ["id"], moment=Moment(ts), where=where, filter=condition)
         expected = [{"id": row["id"]} for row in every if keeps(condition, row)]
         assert rows_of(api.read(ids)) == sorted(expected, key=repr)
@@ -437,7 +437,7 @@ def test_a_plan_survives_what_happens_to_its_files(way, shop):
 
 
 def test_files_that_went_with_their_latch_are_no_damage(shop):
-    """It is time to plan anew, also where files are asked first whether texts repeat."""
+    """The scan must be planned again, also if dictionaries of the files are read first."""
     with connect(shop.path) as api:
         plan = api.plan("shop.items", moment=Moment(300))
         shop.end_leases()
@@ -650,7 +650,7 @@ def test_several_splits_at_once(way, shop):
 
 
 def test_a_table_that_is_dropped_later(way, shop):
-    """What the schema history says of the time after `resolved_ts` is not yet so."""
+    """Schema changes after `resolved_ts` have no effect yet."""
     later = table_info(7, "shop.renamed", [id_column()])
     events = [TableEvent(100, "shop", t.id, t) for t in (ITEMS, EMPTY)]
     events += [TableEvent(400, "shop", 7, later), TableEvent(500, "shop", 7, None)]
@@ -710,7 +710,7 @@ def test_a_region_is_purged(way, shop):
         with pytest.raises(PurgedRangeError, match=r"handles from the first to 40 were purged"):
             refused()
     assert rows_of(api.read(api.plan("shop.items", where="id >= 40"))) == kept
-    # Whatever becomes of the regions, it stays so.
+    # It stays so after a compaction, which changes the regions.
     api.compact()
     with pytest.raises(PurgedRangeError):
         api.plan("shop.items")

@@ -66,7 +66,7 @@ def made(request, tmp_path):
         gone = [(n, 210, None) for n in range(left, 100)]
         builder.publish(300, {ITEMS: gone} if gone else None)
         api.collect_garbage(300)
-        # Where no region has a file, none is told.
+        # If no region has a file, none is listed.
         assert [r.files for r in api.regions("shop.items").regions] == [1, 0][: 2 * bool(left)]
     return path, left
 

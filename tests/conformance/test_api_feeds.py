@@ -253,7 +253,7 @@ def test_a_store_that_tikv_feeds_is_not_written(store: Path) -> None:
 
 
 def test_the_commit_looks_at_the_feed_again(tmp_path: Path) -> None:
-    """Within its transaction, whatever its writer saw before."""
+    """The check is made within the transaction of the commit."""
     store = tmp_path / "store"
     registry.create(store, registry.MAGIC, FS)
     for mine, other in ((Feed.API, Feed.STREAM), (Feed.STREAM, Feed.API)):
@@ -297,7 +297,7 @@ def test_the_feed_of_a_store_of_format_3_is_inferred(store: Path, tmp_path: Path
 def test_a_store_that_both_wrote_under_format_3(
     store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nothing is read from it, nobody goes on with it, and fsck says why."""
+    """It can be neither read nor continued, and fsck reports the reason."""
     as_format_3(store, [Record(WRITTEN_KIND, f"{7:020d}", str(END).encode())])
     with connect(store) as api, pytest.raises(FeedConflictError, match="through the API"):
         api.digest(STREAMED, Moment(HALF))

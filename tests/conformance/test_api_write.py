@@ -263,7 +263,7 @@ def test_what_latches_are_for(way, api):
     assert write(api, [on_items, on_other], both).rows == 2
     api.release_latch(on_items)
     api.release_latch(on_other)
-    # Nobody reads that before who has the store says so.
+    # It is readable only after the holder of the store's latch raises `resolved_ts`.
     assert api.status().resolved_ts == 100
     held = latch(api)
     write(api, held, {}, resolved_ts=200)

@@ -1,8 +1,8 @@
 """The contract of `storage.engine.api`, over every engine and what a store lives through.
 
-Whatever an engine does, every scan at every timestamp must give what `memory` gives, after every
-publication: also when the engine is opened anew each time, or compacts its files each time, into
-regions of a few rows, and when it takes all of its files for large ones.
+Every scan at every timestamp must return the same rows as `memory`, after every publication: also
+if the engine is opened again each time, or compacts its files each time into regions of a few
+rows, and if it treats all of its files as large ones.
 """
 
 import pickle
@@ -148,7 +148,7 @@ class Subject:
         return rows
 
     def keys(self, table: PhysicalTableID, start: Any, end: Any) -> Counter[tuple[Any, ...]]:
-        """What is stored of the rows from `start` to before `end`."""
+        """Return the stored keys of the rows from `start` to before `end`."""
         view = self.engine.read([])
         found: Counter[tuple[Any, ...]] = Counter()
         for batch in self.engine.keys(view, table, start, end):
@@ -167,7 +167,7 @@ class Subject:
 
 
 def dense(tp: pa.DataType, wanted: pa.DataType) -> pa.DataType:
-    """What values of a type stand for where others are wanted."""
+    """Return the type to compare values with, for a narrow or encoded type."""
     if is_narrow(tp):
         return wanted if tp.scale == wanted.scale else tp
     return tp.value_type if pa.types.is_dictionary(tp) else tp

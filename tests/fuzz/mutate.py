@@ -54,7 +54,7 @@ TEXT_WORDS: Final = (
     b"nan",
     b"Infinity",
 )
-"""What is odd in a text."""
+"""Unusual parts of a text."""
 JSON_WORDS: Final = (
     *TEXT_WORDS,
     b"[",
@@ -290,7 +290,7 @@ def _repeat(rng: random.Random, data: bytearray, _: Sequence[bytes], __: Sequenc
 
 
 def _grow(rng: random.Random, data: bytearray) -> None:
-    """What takes more than its share of time for what is long takes long enough to show."""
+    """Repeat a piece, so that parsers with superlinear time become noticeably slow."""
     at = rng.randrange(len(data) + 1)
     piece = data[at : at + rng.randrange(1, 33)]
     data[at:at] = piece * (_GROWN_BYTES // max(1, len(piece)))

@@ -48,7 +48,7 @@ class Input(NamedTuple):
 
 @dataclass
 class Findings:
-    """What became of the inputs: outcomes by name, and the first input of each kind of failure."""
+    """Counts of outcomes by name, and the first input of each kind of failure."""
 
     inputs: int = 0
     seconds: float = 0.0
@@ -111,10 +111,9 @@ def _fuzz(target: Target, inputs: int, rng: random.Random, seconds: float) -> Fi
 
 
 def _waited(target: Target, data: bytes, first_s: float) -> float:
-    """How long an input takes by the clock: the machine was busy if the second time is shorter.
+    """Return the elapsed time of an input, the shorter of two: the machine may have been busy.
 
-    Not so with the time of the processors, of which the first look must be within bounds: later
-    ones find in a cache what the first had to work for.
+    The processor time is measured in the first run only, as later ones find results in caches.
     """
     started = time.perf_counter()
     _outcome(target, data)
@@ -122,7 +121,7 @@ def _waited(target: Target, data: bytes, first_s: float) -> float:
 
 
 def _outcome(target: Target, data: bytes) -> tuple[str, str | None]:
-    """What became of an input, and what of this is a failure."""
+    """Return the outcome of an input, and the failure, if it is one."""
     try:
         return _typed_outcome(target, data), None
     except KeyboardInterrupt:
@@ -153,7 +152,7 @@ def _place_of(error: BaseException) -> str:
 
 
 class _Memory:
-    """How much the process has ever grown since then, whatever it gave back meanwhile."""
+    """The growth of the process's peak memory since the creation of this object."""
 
     def __init__(self) -> None:
         # Makes what is in use now the peak, where the kernel offers it: what others have used
@@ -174,7 +173,7 @@ def _peaks() -> tuple[int, int]:
 
 @contextmanager
 def _frozen_garbage() -> Iterator[None]:
-    """What all the seeds are made of is many objects: their collection would count as parsing."""
+    """Exclude the many objects of the seeds from collections, whose time would count as parsing."""
     gc.freeze()
     try:
         yield

@@ -110,7 +110,7 @@ def acquired_in_the_end(store: TheFlash) -> Latch:
 def test_a_holder_that_was_stopped_writes_too_late(
     path: Path, store: TheFlash, tmp_path: Path, step: str, somebody_else: bool
 ) -> None:
-    """It goes on where its latch has run out, whether somebody has the next or nobody."""
+    """It continues after its latch has expired, whether or not another caller has the next one."""
     victim = Victim(write_and_note, path, None, step, "stop", tmp_path / "noted")
     wait_until_stopped(victim)
     if somebody_else:
@@ -176,7 +176,7 @@ def test_killed_in_a_write(path: Path, store: TheFlash, tmp_path: Path, step: st
 
 
 def test_latches_outlive_the_service(path: Path, tmp_path: Path) -> None:
-    """And tokens go on growing where a service is started anew."""
+    """Tokens continue to increase after the service is started again."""
     tokens = []
     for n in range(3):
         with serving(path, f"unix:{tmp_path}/s") as server, connect(server.address) as store:

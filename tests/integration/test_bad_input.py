@@ -140,7 +140,7 @@ def test_sources_that_are_not_there(
 def test_an_incomplete_input_cannot_be_vouched_for(
     store: Path, tmp_path: Path, failed: Callable[..., str]
 ) -> None:
-    """What is complete is applied, the rest comes with the next run."""
+    """Complete transactions are applied, the others by the next run."""
     first_half = binlog(tmp_path, CONTENT[: len(CONTENT) // 2])
     assert (
         failed(4, "writer", *BANK.writer_arguments(store, first_half)) == "UnmatchedPrewriteError"

@@ -65,7 +65,7 @@ def program(compiled):
 
 
 def run(program, *arguments):
-    """How it ends and what it prints, with nothing of our environment but this package."""
+    """Run a program with only this package in its environment; return its status and output."""
     done = subprocess.run(
         [str(program), *map(str, arguments)],
         capture_output=True,
@@ -176,7 +176,7 @@ class Library:
         return self.c.theflash_read(store, request, ctypes.byref(stream)), stream
 
     def write(self, store, request, *tables):
-        """What it answers, and whether all streams were released."""
+        """Return the response, and whether all streams were released."""
         streams = (Stream * len(tables))()
         for stream, table in zip(streams, tables, strict=True):
             table.to_reader(max_chunksize=2)._export_to_c(ctypes.addressof(stream))
@@ -290,7 +290,7 @@ def test_write(library, empty, way, tmp_path):
 
 
 def test_a_store_that_a_stream_feeds(library, bank):
-    """Its progress is the stream's, whatever latch is held."""
+    """Its progress is that of the stream, regardless of latches."""
     _, store = library.open(bank)
     before = library.call(store, b"GetStatus")[1]
     latch = latched(library, store)

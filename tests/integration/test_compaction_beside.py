@@ -44,7 +44,7 @@ TIMES = sorted({answer.snapshot_ts for answer in BANK.answers()})[:7]
 MIDDLE, UNTIL_TS = TIMES[3], TIMES[-1]
 ANSWERS = [answer for answer in BANK.answers() if answer.snapshot_ts <= UNTIL_TS]
 EAGER = CompactionLimits(region_rows=2000, deltas=1, layer_rows=1, direct_rows=1 << 20)
-"""Whatever is published is merged."""
+"""Limits at which every publication is merged."""
 THREAD = "compaction"
 
 
@@ -229,7 +229,7 @@ class Walked(LocalFileSystem):
 
 
 def test_a_publication_that_fails_leaves_a_merges_files(store: Path) -> None:
-    """What it has written is swept; a merge that runs meanwhile makes a file in that moment."""
+    """Its files are swept, while a merge that is running writes a file."""
     begun, swept, written = threading.Event(), threading.Event(), threading.Event()
     fs = Walked()
 

@@ -1,7 +1,7 @@
 """A table whose rows from before the stream were not loaded is refused, never answered in part.
 
-Captured histories are followed from some moment on, or with tables left out. Whatever is then
-answered must be TiDB's answer; and what was new, or was loaded, must be answered.
+Captured histories are followed from some timestamp on, or without some tables. Every answer must
+then be TiDB's; and tables that were new, or were loaded, must be answered.
 """
 
 from collections import Counter
@@ -90,7 +90,7 @@ def followed(
 
 
 def compared(store: Path, answers: Sequence[Answer]) -> dict[str, Counter[str]]:
-    """How often each table was answered, and refused; a wrong answer fails."""
+    """Return how often each table was answered and rejected; a wrong answer fails."""
     found: dict[str, Counter[str]] = {}
     for answer in answers:
         told = found.setdefault(answer.table, Counter())

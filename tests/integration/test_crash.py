@@ -91,7 +91,7 @@ def state(engine: EngineReader) -> State:
 
 
 def states() -> Iterator[State]:
-    """What memory has before the first publication and after each."""
+    """Yield the state of memory before the first publication and after each."""
     memory = MemoryEngine()
     yield state(memory)
     for publication in HISTORY:
@@ -103,7 +103,7 @@ STATES = tuple(states())
 
 
 def published(engine: EngineReader) -> int:
-    """How many publications of the history an engine has."""
+    """Return the number of publications of the history in an engine."""
     last = engine.read(["note"]).of_kind("note").get("round")
     return 0 if last is None else int(last) + 1
 
@@ -302,7 +302,7 @@ def test_everything_is_synced_before_the_commit(
         fsync(fd)
 
     def check() -> None:
-        """What is new since the last commit is synced, and the folder it is in."""
+        """Check that files since the last commit and their folders are synced."""
         nonlocal commits
         commits += 1
         new = {*(store / DATA_FOLDER).rglob("*"), store / "ack.new"} - known

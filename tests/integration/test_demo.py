@@ -1,4 +1,4 @@
-"""`make demo` runs through, and tells a mismatch by its exit status."""
+"""`make demo` succeeds, and reports a mismatch by its exit status."""
 
 import os
 import subprocess

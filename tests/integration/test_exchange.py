@@ -1,6 +1,6 @@
 """EXCHANGE PARTITION with tables whose columns came another way, as a TiDB answered.
 
-`tests/fixtures/exchange` was captured on one; where Go is to be had, a live one is asked again.
+`tests/fixtures/exchange` was captured on one; if Go is available, a live one is compared, too.
 """
 
 import json
@@ -131,7 +131,7 @@ def test_live(tmp_path: Path) -> None:
 
 
 def run(peer: Peer, store: Path, database: str, statements: Sequence[str]) -> list[Truth]:
-    """What TiDB shows after each statement."""
+    """Return the state in TiDB after each statement."""
     truths = []
     with peer.connect() as session:
         session.query(f"CREATE DATABASE {database}")

@@ -1,8 +1,8 @@
 """A disk that fails at every call of everything that writes.
 
 What is found afterwards is what one of the operation's commits leaves, nothing in between; reads go
-on meanwhile. After a full disk the same engine goes on; after anything else the store is opened
-anew, and the operation done again ends where an undisturbed one ends.
+on meanwhile. After a full disk the same engine continues; after any other failure the store is
+opened again, and the repeated operation has the same result as an undisturbed one.
 """
 
 import logging
@@ -58,7 +58,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Operation:
-    """What is done to a store that `prepared` names, and at which moments the store is looked at.
+    """An operation on the store named by `prepared`, and the timestamps at which it is checked.
 
     `run` is given the engine, the store, its file system and the folder with the prepared input.
     """
@@ -200,7 +200,7 @@ def state(store: Path, times: Sequence[TimeStamp]) -> State:
 
 
 def digests(store: Path, ts: TimeStamp) -> Mapping[str, str] | None:
-    """What all tables hold; None where that has been collected."""
+    """Return the digests of all tables; None if the timestamp has been collected."""
     try:
         with open_snapshot(store, ts) as snapshot:
             return {
@@ -227,7 +227,7 @@ def undisturbed(operation: Operation, folder: Path, copy: Path) -> tuple[list[St
 def disturbed(
     operation: Operation, folder: Path, store: Path, fs: FaultyFileSystem, states: Sequence[State]
 ) -> None:
-    """The operation on a failing disk, and what comes after."""
+    """Run the operation on a failing disk, and continue afterwards."""
     shutil.copytree(folder / "store", store)
     try:
         engine = open_engine(store, fs)

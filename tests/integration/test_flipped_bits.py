@@ -1,7 +1,7 @@
 """A flipped bit anywhere in a store or a spool: the right answers or `CorruptionError`.
 
-Never other rows, an older state or none. What becomes of the flips is counted by file, for one that
-nobody reads shows nothing.
+Never other rows, an older state or none. Outcomes are counted by file, because a flip in a file
+that is not read has no effect.
 """
 
 import logging
@@ -53,7 +53,7 @@ _log = logging.getLogger(__name__)
 
 
 def answers(store: Path) -> Answers:
-    """What all tables hold at each moment that the store can answer."""
+    """Return the content of all tables at each readable timestamp."""
     progress = read_progress(store)
     assert progress is not None
     times = [ts for ts in (*BANK_TIMES, LAST_TS) if ts <= progress.resolved_ts]

@@ -1,4 +1,4 @@
-"""A writer process that follows a folder which grows, and what others tell it meanwhile."""
+"""A writer process that follows a growing folder, and commands to it."""
 
 import gzip
 import json
@@ -97,7 +97,7 @@ def test_a_writer_follows_obeys_and_goes_on(
     with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
         assert b"theflash_writer_rows_total" in answer.read()
     store = str(following.store)
-    # A day from poll to poll, then not any more: what a writer is told, it does at once.
+    # The interval is a day, and is then reduced: commands are executed at once.
     assert main(["interval", store, "86400"]) == 0
     following.feed(0.4)
     assert main(["interval", store, "0.05"]) == 0

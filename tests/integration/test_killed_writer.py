@@ -142,7 +142,7 @@ class History:
         return was_killed
 
     def finish(self) -> None:
-        """A writer that nobody kills."""
+        """Run a writer that is not killed."""
         self.feed.finish()
         self._writer().join()
         self.feed.stop()
@@ -192,7 +192,7 @@ class History:
                 open_snapshot(self.store, TimeStamp(now.oldest_ts - 1))
 
     def _ask(self) -> None:
-        """Leave some commands, for whoever holds the lock next."""
+        """Send some commands to the next holder of the lock."""
         past = [ts for ts in self._times if ts <= self._seen.resolved_ts]
         with closing(open_manifest(self.store, FS)) as manifest:
             mailbox = Mailbox(manifest, CLOCK)

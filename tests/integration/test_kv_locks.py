@@ -38,7 +38,7 @@ FIRST_TABLE = encoded(b"t\x80\0\0\0\0\0\0\x50")
 
 
 class Hereafter:
-    """What has become of every transaction in the end; who never ended is rolled back."""
+    """The final outcome of every transaction; one that never ended is rolled back."""
 
     def __init__(self, end: FakeRaftCluster) -> None:
         self._ends = {
@@ -102,7 +102,7 @@ def test_answers_in_the_middle() -> None:
 
 
 def check_left_over(learning: Learning, ts: int) -> None:
-    """Where nobody is asked, the locks that TiDB found left over are in the way, and no others."""
+    """Without resolution, the locks that TiDB reported as remaining block reads, and no others."""
     (view,) = open_tables(learning.learner.store, TABLES["kvb.acc"].physical_ids, TimeStamp(ts))
     blocking = {(each.lock.key.hex(), each.lock.start_ts) for each in view.locked}
     left_over = {(lock["key"], lock["lock_ts"]) for lock in locks()["locks_before_resolving"]}

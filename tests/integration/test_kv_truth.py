@@ -1,5 +1,7 @@
-"""A captured cluster's writes as raft commands: at every timestamp TiDB's answers, whatever the
-regions do in between, and whatever is lost and sent again."""
+"""A captured cluster's writes as raft commands: TiDB's answers at every timestamp.
+
+Meanwhile, regions change, and commands are lost and sent again.
+"""
 
 import random
 from collections.abc import Iterator

@@ -28,7 +28,7 @@ FOREVER = ("--flush-delay", 100_000, "--flush-size", 1000)
 
 
 class Story:
-    """The captured calls, told to a fake TiKV as far as a test wants."""
+    """The captured calls, replayed to a fake TiKV up to a point."""
 
     def __init__(self) -> None:
         self.watched = Watched(FIRST_TABLE).run()
@@ -61,7 +61,7 @@ class Story:
         return self.watched.snapshot_at(self.at - 1, self.ends)
 
     def check(self, api: TheFlash, ts: int) -> None:
-        """What is read is what the column families have in the end."""
+        """Check that reads return the final content of the column families."""
         for name in TABLES:
             assert read(api, name, ts) == self.rows(name, ts), (name, ts)
 
@@ -140,7 +140,7 @@ def test_truth_through_kills(store: Path, story: Story) -> None:
         for name in TABLES:
             assert newest[name] == story.rows(name, HISTORY.end_ts + (1 << 39))
         assert learn.stop() == 0
-    # All is durable by now, and nobody sends anything.
+    # Everything is durable by now, and nothing is sent.
     with started(story, store) as learn:
         check_truth(learn)
         with connect(learn.serve) as api:

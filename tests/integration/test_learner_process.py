@@ -104,7 +104,7 @@ class World:
                 commit(self.tikv, handle, ts, text)
 
     def lock(self, handle: int, start_ts: int, text: str, commit_ts: int | None) -> None:
-        """A lock that nothing is heard of any more; None: nobody knows how it ended."""
+        """A remaining lock; None: the outcome of its transaction is unknown."""
         if commit_ts is not None:
             self.ends[start_ts] = commit_ts
         with self.cluster.cluster.mutex:

@@ -1,6 +1,6 @@
 """A real TiDB changes the types of columns, in sessions of several time zones and SQL modes.
 
-What the store says of the old values, which no binlog has anew, is what that TiDB says.
+The store converts the old values, which are not in the binlog again, as that TiDB does.
 """
 
 from pathlib import Path

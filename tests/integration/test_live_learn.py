@@ -60,7 +60,7 @@ def test_bank_at_tidbs_timestamps(tmp_path: Path) -> None:
     registry.create(tmp_path / "store", registry.MAGIC, LocalFileSystem())
     with Peer(tmp_path / "peer", tap=tap) as peer, PDClient([peer.pd_address], clock=CLOCK) as pd:
         peer.sql(
-            # The store calculates their commit_ts before anybody can see a lock.
+            # The store calculates their commit_ts before a lock is visible.
             "SET GLOBAL tidb_enable_async_commit = OFF",
             "SET GLOBAL tidb_enable_1pc = OFF",
             "CREATE DATABASE bank",

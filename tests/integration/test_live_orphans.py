@@ -1,4 +1,4 @@
-"""Commits and rollbacks of a real TiDB that never reach the store: its TiKV tells of them."""
+"""Commits and rollbacks of a real TiDB that never reach the store, which looks them up in TiKV."""
 
 import json
 from contextlib import suppress

@@ -87,7 +87,7 @@ def bank(peer: Peer, client: TiKVClient) -> TableInfo:
 
 
 def split(regions: int) -> list[str]:
-    """Statements; nobody is there to scatter regions over, so nobody waits for it."""
+    """Return statements that do not wait for scattering, because there is only one store."""
     return [
         "SET tidb_wait_split_region_finish = 0",
         f"SPLIT TABLE bank.acc BETWEEN (0) AND ({ACCOUNTS * STEP}) REGIONS {regions}",
@@ -239,8 +239,8 @@ def test_a_client_that_died(
 def test_reads_among_transfers_and_dying_clients(
     peer: Peer, pd: PDClient, resolving: TiKVClient, bank: TableInfo
 ) -> None:
-    # The store calculates the commit_ts of async commit and 1PC before anybody can see a lock (TiKV
-    # has one in memory by then), so a read in between would miss what commits below it.
+    # The store calculates the commit_ts of async commit and 1PC before a lock is visible (TiKV has
+    # one in memory by then), so a read in between would miss what commits below it.
     peer.sql("SET GLOBAL tidb_enable_async_commit = OFF", "SET GLOBAL tidb_enable_1pc = OFF")
     stages = [stage for stage in STAGES if not stage.startswith("async")]
     over, random = threading.Event(), Random(5)
@@ -294,7 +294,7 @@ def test_pushing_and_pessimistic_locks(
     with pytest.raises(KeyIsLockedError):
         read(client, bank, ts, Deadline(CLOCK, 300))
     assert read(resolving, bank, ts, soon()) == before
-    # Pushed by somebody, it is no obstacle to those who write nothing either, and commits above.
+    # After it was pushed, it does not block readers that write nothing either, and commits above.
     assert read(client, bank, ts, soon()) == before
     commit_ts = pd.tso()
     writer.commit(start_ts, commit_ts, keys)

@@ -112,7 +112,7 @@ def test_a_live_tidb_reads_the_same(tmp_path: Path) -> None:
 def test_transactions_that_meet_a_table_before_or_after_its_partitions_change(
     tmp_path: Path,
 ) -> None:
-    """The binlog tells neither the partition nor the version that the table had; TiKV does."""
+    """The binlog contains neither the partition nor the version of the table; TiKV does."""
     store = tmp_path / "store"
     with following(tmp_path, store, "tikv") as peer:
         peer.sql("CREATE DATABASE bank", *PARTITIONED)

@@ -317,7 +317,7 @@ def test_where_nobody_writes_it_is_done_here(store: Path) -> None:
 
 
 class Holder:
-    """A writer that has nothing to do but what it is told, in a thread of its own."""
+    """A writer in a thread of its own that executes commands only."""
 
     def __init__(self, store: Path) -> None:
         self._store, self._ready, self.stopped = store, threading.Event(), False
@@ -391,7 +391,7 @@ def test_what_takes_long_goes_on_between_polls(
 
 @pytest.mark.parametrize("verb", [Verb.GC, Verb.COMPACT])
 def test_columns_that_come_between_two_pieces_are_kept(tmp_path: Path, verb: Verb) -> None:
-    """What is rewritten has all columns of the newest publication."""
+    """Rewritten files have all columns of the newest publication."""
     ddl, store = workload("ddl"), tmp_path / "store"
     registry.create(store, registry.MAGIC, FS)
     start = TimeStamp(470613728600000000)
@@ -580,7 +580,7 @@ def test_a_table_that_comes_back_after_its_rows_were_collected(tmp_path: Path) -
 
 
 def apply_until(chosen: Workload, store: Path, ts: TimeStamp) -> None:
-    """What a live writer has applied at a moment, whose schema goes no further."""
+    """Apply a workload up to a timestamp, with a schema that ends there."""
     with opened(store) as engine:
         writer = Writer(engine, GrowingSchema(chosen.schema))
         writer.run_once(FileSource(chosen.binlog), until_ts=ts)

@@ -100,7 +100,7 @@ def test_an_operator_decides(store: Path, capsys: pytest.CaptureFixture[str]) ->
     assert orphan["bytes"] > 0
     assert orphan["age_ms"] > 600_000
     assert "TiKV not asked" in orphan["known"]
-    # The input is not complete, whoever vouches for it.
+    # The input is not complete, even if `--until-ts` declares it so.
     assert apply(store, kept, *until()) == 4
     resolve = ["resolve", str(store), str(lost.start_ts)]
     for wrong in (
@@ -194,7 +194,7 @@ def test_open_unknown_and_unreachable_wait(
 def test_tikv_contradicts_what_is_known(
     store: Path, tikv: FakeTiKV, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A commit at or below what readers were told is refused, and not recorded."""
+    """A commit at or below the readable timestamp is rejected, and not recorded."""
     kept, (lost,) = lose(2)
     assert apply(store, kept) == 0
     late = resolved_ts(store)
@@ -239,7 +239,7 @@ class Later(ManualClock):
 
 
 class Told(FileSchema):
-    """A schema file beside a TiKV that says of every transaction what it is told to say."""
+    """A schema file, and a TiKV with a configured outcome of every transaction."""
 
     outcome_now = Outcome(OutcomeState.OPEN, None)
     asked = 0

@@ -98,7 +98,7 @@ def test_killed_while_a_region_is_purged(store: Path, step: str) -> None:
         rows = [r for b in snapshot.scan(name, where="id >= 40") for r in b.to_pylist()]
         all_rows = snapshot.digest(name)
     words = ["purge", str(store), str(physical_id), str(lower.region_id)]
-    # The region's files lie on one side of the cut, so nothing is written anew.
+    # The region's files are on one side of the cut, so nothing is rewritten.
     dies = step not in ("magic.before_file", "magic.after_file")
     assert Victim(command_and_die, step.format("purge"), words).exit_code() == (9 if dies else 0)
     others = [answer for answer in ANSWERS if answer.table != name]
@@ -122,7 +122,7 @@ def test_killed_while_a_region_is_purged(store: Path, step: str) -> None:
 
 
 def test_a_gap_goes_with_rows_that_a_reorganisation_moves(tmp_path: Path) -> None:
-    """Which of the new partitions lack rows is not known, so none of them answers as if it did."""
+    """It is unknown which of the new partitions miss rows, so all of them are rejected."""
     ddl, store, whole = workload("ddl"), tmp_path / "store", tmp_path / "whole"
     for path in (store, whole):
         registry.create(path, registry.MAGIC, FS)

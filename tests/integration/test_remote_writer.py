@@ -105,14 +105,14 @@ def generation(store: Path) -> int:
 
 
 def versions_in(store: Path) -> int:
-    """How many versions of rows are stored."""
+    """Return the number of stored versions of rows."""
     with closing(registry.open_reader(store, read_identity(store, FS), FS, CLOCK)) as reader:
         view = reader.read([])
         return sum(reader.stats(view, i).rows for i in reader.tables(view))
 
 
 def is_free(store: Path) -> bool:
-    """Whether nobody writes the store."""
+    """Whether the store has no writer."""
     try:
         registry.open_engine(store, read_identity(store, FS), FS, CLOCK).close()
     except StoreInUseError:
@@ -130,7 +130,7 @@ def test_gives_tidbs_answers(name: str, store: Path, address: str) -> None:
 
 
 def test_over_tls_and_between_workers(store: Path, tmp_path: Path) -> None:
-    """The engine stays where the connection is, whatever other calls go elsewhere."""
+    """The engine stays in the process of its connection, while other calls go to others."""
     arguments = BANK.writer_arguments(store)[1:]
     with serving_workers(store, "127.0.0.1:0", tokens=write_tokens(tmp_path / "tokens")) as front:
         assert main(["writer", f"theflash://{front.address}", *arguments]) == 0
@@ -149,7 +149,7 @@ def test_an_answer_that_is_lost(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What was committed is not applied twice, and what comes behind it is not left out."""
+    """Committed transactions are not applied twice, and later ones are not omitted."""
     monkeypatch.setattr(writer, "GATHER_BYTES", 600_000)
     monkeypatch.setattr(applier, "BATCH_BYTES", 300_000)
     source = write_file(tmp_path / "binlog", messages(BANK, BANK.end_ts))
@@ -201,7 +201,7 @@ def test_a_reader_may_not_write(address: str) -> None:
 
 
 def test_a_token_from_before(store: Path, address: str) -> None:
-    """Whoever has lost the latch changes nothing, also if it ends in the midst of a commit."""
+    """A writer without the latch changes nothing, also if the latch ends during a commit."""
     admin = TOKENS[Role.ADMIN]
     with connect(address, token=admin) as api, engine(address) as old, engine(address) as new:
         old.open()
@@ -236,7 +236,7 @@ def test_who_is_silent_loses_the_store(store: Path, address: str) -> None:
 
 
 def test_a_latch_ends_with_the_server(store: Path) -> None:
-    """Where both are killed, the next writer does not have to wait for the latch's time."""
+    """If both are killed, the next writer does not wait until the latch expires."""
     with served(store, "--workers", 1) as (process, address):
         left = RemoteEngine(lambda: transport_to(address))
         left.open()
@@ -255,7 +255,7 @@ def test_a_latch_ends_with_the_server(store: Path) -> None:
 
 
 def done(store: Path, upkeep: RemoteUpkeep, verb: Verb, argument: int | str | None) -> str:
-    """What somebody is told who gives a command on the server's machine."""
+    """Return the answer to a command that is given on the server's machine."""
     with closing(open_manifest(store, FS)) as manifest:
         mailbox = Mailbox(manifest, CLOCK)
         command = mailbox.ask(verb, argument, 600_000)
@@ -266,7 +266,7 @@ def done(store: Path, upkeep: RemoteUpkeep, verb: Verb, argument: int | str | No
 
 
 def test_upkeep_is_done_beside_the_files(store: Path, address: str, tmp_path: Path) -> None:
-    """What it changes of the writer's memory gets there: oldest_ts, the ledger, decisions."""
+    """Its changes of the writer's memory reach it: oldest_ts, the ledger, decisions."""
     times = sorted({answer.snapshot_ts for answer in BANK.answers()})
     kept, (lost,) = without(messages(BANK, times[6]), random.Random(2), 1)
     source, half = tmp_path / "binlog", len(kept) // 2
@@ -311,7 +311,7 @@ EAGER = partial(CompactionLimits, region_rows=2000, deltas=1, layer_rows=1, dire
 
 @contextmanager
 def held_compaction() -> Iterator[threading.Event]:
-    """Compactions begin with whatever is published, and end when the event is set."""
+    """Let every publication start a compaction, which ends when the event is set."""
     ends, begun = threading.Event(), threading.Event()
 
     def hold() -> None:

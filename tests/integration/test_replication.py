@@ -212,7 +212,7 @@ def test_a_reader_keeps_its_answer_while_the_writer_goes_on(store: Path) -> None
 
 
 class GrowingSchema:
-    """A schema file of which no more is told than was asked for, as by a live cluster."""
+    """A schema file whose history ends at the requested timestamp, as in a live cluster."""
 
     def __init__(self, path: Path) -> None:
         self._whole = FileSchema(path).read()
@@ -224,7 +224,7 @@ class GrowingSchema:
         return SchemaHistory(whole.start_ts, end_ts, whole.until(end_ts), versions)
 
     def outcome(self, primary: RawKey, start_ts: TimeStamp) -> None:
-        """Nobody is asked."""
+        """Return None: there is no TiKV."""
 
     def has_written(self, key: RawKey, start_ts: TimeStamp) -> bool | None:
         return None

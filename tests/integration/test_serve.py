@@ -40,7 +40,7 @@ TEXT = os.urandom(1 << 14)
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """32 MB of rows: more than a socket takes in before somebody reads."""
+    """32 MB of rows: more than the buffer of a socket."""
     path = tmp_path_factory.mktemp("wide") / "store"
     rows = [(n, 110, [n, TEXT]) for n in range(ROWS)]
     StoreBuilder(path, WIDE).publish(200, {WIDE: rows})
@@ -143,7 +143,7 @@ def test_workers_end_with_the_server(store):
 
 @pytest.mark.slow
 def test_workers_that_are_killed(store):
-    """Readers who ask again when they are told that they may have all rows in the end."""
+    """Readers that repeat calls after retryable errors get all rows."""
     with served(store, "--workers", 2) as (process, address), connect(address) as one:
         ticket = one.plan("shop.items").splits[0].ticket
         expected = one.scan(ticket).read_all()
@@ -211,7 +211,7 @@ def test_no_token_on_the_command_line_is_needed(store, tmp_path):
 
 
 def test_embedded(store):
-    """Several users at once find one process; killed, it is started anew; unused, it ends."""
+    """Several users share one process. It is started again if it was killed, and ends if unused."""
     users = [connect_embedded(store, idle_ms=300) for _ in range(4)]
     counts = []
     threads = [threading.Thread(target=lambda u=u: counts.append(count(u))) for u in users]
@@ -263,13 +263,13 @@ def listens_on_tcp(pid):
 
 
 def entries(pids, what):
-    """How many entries folders of processes have."""
+    """Return the number of entries in folders of processes."""
     return sum(len(os.listdir(f"/proc/{pid}/{what}")) for pid in pids)
 
 
 @pytest.mark.slow
 def test_commands_that_ask_a_server(store, tmp_path):
-    """What the command line tells of a store is the same over a server, where there is a token."""
+    """Commands print the same through a server, if there is a token."""
     tokens = write_tokens(tmp_path / "tokens")
     token = tmp_path / "token"
     token.touch(0o600)

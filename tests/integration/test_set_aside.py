@@ -1,4 +1,4 @@
-"""What cannot be told of one table stops no other, and is never answered."""
+"""An ambiguity about one table does not stop the others, and the table is not readable."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -73,7 +73,7 @@ States = Sequence[tuple[TimeStamp, TableInfo | None]]
 
 
 class Schema:
-    """The schema of a cluster that knows nothing of rows any more."""
+    """The schema of a cluster that has no information about rows any more."""
 
     def __init__(self, later: States = EMPTIED, swap: Sequence[TableEvent] = ()) -> None:
         self._later, self._swap = later, swap
@@ -93,13 +93,13 @@ class Schema:
         return SchemaHistory(START, END, events, versions)
 
     def has_written(self, key: RawKey, start_ts: TimeStamp) -> None:
-        """Nobody knows."""
+        """Return None: unknown."""
 
     def had_row(self, key: RawKey, ts: TimeStamp) -> None:
-        """Nobody knows."""
+        """Return None: unknown."""
 
     def outcome(self, primary: RawKey, start_ts: TimeStamp) -> None:
-        """Nobody knows."""
+        """Return None: unknown."""
 
 
 def came(commit_ts: int, version: int, table_id: int, *rows: tuple[int, int]) -> list[bytes]:

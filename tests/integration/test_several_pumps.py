@@ -91,7 +91,7 @@ def test_folders_of_three_pumps(store: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_pumps_with_delays_and_restarts(store: Path, tmp_path: Path, seed: int) -> None:
-    """Each pump's file grows at its own pace, and the writer starts anew."""
+    """Each pump's file grows at its own pace, and the writer is restarted."""
     rng = random.Random(seed)
     contents = spread(rng)
     shown = dict.fromkeys(PUMPS, 0)
@@ -121,7 +121,7 @@ def test_pumps_with_delays_and_restarts(store: Path, tmp_path: Path, seed: int) 
 
 
 def whole_transactions() -> dict[str, list[bytes]]:
-    """What two of tidb-binlog's pumps send: commits with their prewrites in them."""
+    """The messages of two of tidb-binlog's pumps: commits that contain their prewrites."""
     decoded = [binlog_pb2.Binlog.FromString(message) for message in MESSAGES]
     values = {b.start_ts: b.prewrite_value for b in decoded if b.tp == binlog_pb2.Prewrite}
     found: dict[str, list[bytes]] = {"a": [], "b": []}
@@ -142,7 +142,7 @@ def test_a_silent_pump_holds_and_is_shown(
     with FakePump(1, full["a"]) as a, FakePump(1, half) as b:
         options = ["--source", f"pump:{a.address}", "--source", f"pump:{b.address}"]
         options += ["--cluster-id", "1", "--interval", "0.05"]
-        # It is silent: nothing above its newest commit is resolved, and status tells.
+        # It sends nothing: nothing above its newest commit is resolved, and status shows it.
         assert writer(store, [*options, "--until-ts", str(half_ts)]) == 0
         shown = status(store, capsys)
         assert shown["resolved_ts"] == half_ts

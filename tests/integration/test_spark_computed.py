@@ -94,7 +94,7 @@ def test_what_is_not_looked_at_does_not_raise(check, spark):
 
 @pytest.mark.parametrize("zone", ["+08:00", "-03:30", "America/New_York", "Asia/Kolkata"])
 def test_time_zones(check, spark, zone):
-    """One offset for ever is done beside the data; others are Spark's."""
+    """Zones with one constant offset are computed in the store; others in Spark."""
     spark.conf.set("spark.sql.session.timeZone", zone)
     try:
         for group in ("date_trunc('MONTH', since)", "to_date(since)", "hour(since)", "year(since)"):

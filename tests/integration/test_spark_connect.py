@@ -24,7 +24,7 @@ TWO = {"id": 2, "name": "two"}
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    """What `tests.support.connect_reads` printed."""
+    """The output of `tests.support.connect_reads`."""
     folder = tmp_path_factory.mktemp("connect")
     StoreBuilder(folder / "store", *ROWS).publish(200, ROWS)
     command = ["-m", "tests.support.connect_reads", str(folder / "store"), str(folder)]

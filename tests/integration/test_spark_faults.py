@@ -59,7 +59,7 @@ ORACLE = [[n, hashlib.md5(data(n)).hexdigest()] for n in range(ROWS)]
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """More rows than sockets take in before somebody reads, in eight regions."""
+    """More rows than the buffers of sockets, in eight regions."""
     path = tmp_path_factory.mktemp("faults") / "store"
     StoreBuilder(path, WIDE).publish(200, {WIDE: [(n, 110, [n, data(n)]) for n in range(ROWS)]})
     with connect(path) as api:
@@ -97,7 +97,7 @@ def latches(store):
 
 
 def test_an_engine_process_that_is_killed(spark, store, gate):
-    """Where a task has one try: the query fails typed, the same again has all rows."""
+    """With one attempt per task, the query fails with a typed error, and succeeds when repeated."""
     spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", "20")
     frame = spark.read.format("theflash").option("store", store).load("d.wide")
     read = frame.mapInArrow(gated(str(gate), "wait"), "id bigint, digest string")
@@ -226,7 +226,7 @@ def test_a_server_that_is_killed(ask, gate, secured):
 
 @pytest.mark.slow
 def test_a_server_that_was_stopped_past_its_leases(ask, gate, store, secured):
-    """What its readers pinned has gone meanwhile, and the same rows are in other files now."""
+    """The files of its readers have been removed, and the same rows are in other files."""
     with secured() as (process, address):
         asked = ask("wait", snapshot_ts="200", **server_options(address))
         process.send_signal(signal.SIGSTOP)
@@ -273,7 +273,7 @@ def publish_for_ever(path):
 
 @pytest.mark.slow
 def test_writers_that_are_killed(ask, gate, store, application):
-    """What Spark reads is of the timestamp it has begun with."""
+    """Spark reads all rows at the timestamp of its start."""
     resolved = []
     for _ in range(3):
         for left in gate.iterdir():
@@ -343,6 +343,6 @@ def test_a_driver_that_is_killed(store, gate, tmp_path):
     assert not socket_path(store).exists()
     CLOCK.sleep_ms(20)
     again = {latch.id: latch.expires_in_ms for latch in latches(store)}
-    assert all(again[latch.id] < latch.expires_in_ms for latch in left)  # nobody renews it
+    assert all(again[latch.id] < latch.expires_in_ms for latch in left)  # not renewed
     StoreBuilder(store, WIDE).end_leases()
     assert not latches(store)

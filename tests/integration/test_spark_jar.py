@@ -1,4 +1,4 @@
-"""What is the jar's own: servers that fail or lie, engine processes, secrets, the catalog."""
+"""The jar's own functions: failing and lying servers, engine processes, secrets, the catalog."""
 
 import os
 import signal
@@ -254,7 +254,7 @@ def test_when_a_time_in_sql_is(flash):
 
 @pytest.mark.parametrize("name", ["snapshot_ts", "versionAsOf", "timestampAsOf"])
 def test_a_catalog_of_one_moment(flash, name):
-    """Its list of tables is of that moment, whatever the option is called."""
+    """Its list of tables is of that timestamp, by each name of the option."""
     flash.conf.set(f"spark.sql.catalog.flash.{name}", "1970-01-01T00:00:01Z")
     try:
         with pytest.raises(Exception, match="NotCaughtUpError"):

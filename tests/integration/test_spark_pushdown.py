@@ -1,4 +1,4 @@
-"""What the jar leaves to the store, against what Spark itself makes of the same rows in Parquet."""
+"""Results of the jar's push-down, compared with Spark's on the same rows in Parquet."""
 
 import math
 from decimal import Decimal
@@ -322,7 +322,7 @@ def outcome(spark, query):
 @pytest.mark.usefixtures("ansi")
 @pytest.mark.slow
 def test_in_another_time_zone(spark, check, zone):
-    """What a literal means is the session's; a day begins elsewhere."""
+    """Literals are interpreted in the session's time zone, where a day begins at another time."""
     spark.conf.set("spark.sql.session.timeZone", zone)
     try:
         for condition in (

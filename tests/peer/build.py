@@ -27,7 +27,7 @@ BIN: Final = FOLDER / "bin"
 _STAMP: Final = FOLDER / "stamp"
 # The flag for its linker, below, came with it.
 _OLDEST_GO: Final = (1, 23)
-# Modules that TiDB needs reach into Go's runtime, which newer linkers refuse unless told.
+# Modules that TiDB needs reach into Go's runtime, which newer linkers reject by default.
 _FLAGS: Final = ("-ldflags=-checklinkname=0",)
 _FETCH_S: Final = 1200
 # What Go says when it cannot get a module: it names the address, or the setting that forbids it.
@@ -41,7 +41,7 @@ _COMMANDS: Final = {
 
 
 class NotHereError(Exception):
-    """It cannot be built on this machine, whatever the sources are."""
+    """It cannot be built on this machine, with any sources."""
 
 
 def is_built() -> bool:

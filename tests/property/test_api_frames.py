@@ -1,4 +1,4 @@
-"""Frames and messages: what is none is told as such, and what is cut is never a whole answer."""
+"""Frames and messages: invalid ones are detected, and truncated ones are never whole answers."""
 
 import socket
 import tempfile
@@ -129,7 +129,7 @@ def test_expressions_are_small(as_json):
 @pytest.mark.parametrize("as_json", [False, True])
 @pytest.mark.parametrize("depth", [100, 400])
 def test_expressions_nested_beyond_all_reason(as_json, depth):
-    """Protobuf itself refuses those, whoever made them."""
+    """Protobuf itself rejects them."""
     body = _nested_json(depth) if as_json else _nested_binary(depth)
     with pytest.raises(CodecError):
         decode(message.PlanRequest, body, as_json=as_json)
@@ -237,7 +237,7 @@ def frame(type_, body, call=1):
 
 
 def answer(batches=3, told=3):
-    """What a server says to somebody who scans: greeting, rows, their end."""
+    """Return the bytes that a server sends for a scan: greeting, rows, their end."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, BATCH.schema) as writer:
         for _ in range(batches):
@@ -258,7 +258,7 @@ WHOLE = answer()
 
 
 def scanned(said):
-    """How many rows a client takes from a server that says just this."""
+    """Return the number of rows that a client receives from a server that sends these bytes."""
     with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"{folder}/s")
         listener.listen()
@@ -310,7 +310,7 @@ def test_nonsense_between_frames(end, nonsense):
 
 
 def _starts():
-    """Where frames begin."""
+    """Return the offsets of the frames."""
     starts, place = [], 0
     while place < len(WHOLE):
         starts.append(place)

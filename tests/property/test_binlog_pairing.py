@@ -71,7 +71,7 @@ def naive_resolved_ts(arrived):
 
 @dataclass
 class Store:
-    """What survives a crash: everything as of the last publication."""
+    """The durable state: that of the last publication."""
 
     entries: list[LedgerEntry] = field(default_factory=list)
     resolved_ts: int = 0
@@ -82,7 +82,7 @@ class Store:
 
 
 class Writer:
-    """A writer over a store. Made anew after a crash."""
+    """A writer over a store. It is created again after a crash."""
 
     def __init__(self, store, pumps=1):
         self.store, self.ledger = store, TransactionLedger()
@@ -195,7 +195,7 @@ def test_several_pumps_are_as_one(rng, count, pumps):
 
 @given(randoms, st.integers(1, 12))
 def test_lost_ends_that_others_tell(rng, count):
-    """Some commits and rollbacks never arrive; what they said is told at any time after them."""
+    """Some commits and rollbacks never arrive; their outcomes are settled at any later time."""
     entities, end = make_history(rng, count)
     lost = [e for e in entities if e.kind is not EntityKind.PREWRITE and rng.random() < 0.4]
     told, store = [], Store()

@@ -36,7 +36,7 @@ def in_pieces(make_source, sizes):
 
 
 def once(entities):
-    """Without what comes again: the prewrite of a message that was cut in two."""
+    """Remove repeated entities: the prewrite of a message that was divided."""
     seen = {}
     for entity in entities:
         seen.setdefault((entity.file, entity.offset, entity.kind), entity)

@@ -32,7 +32,7 @@ LOOSE = st.text("0123456789-+:. /TZeEx,a", max_size=30)
 
 
 def values(ft: FieldType) -> st.SearchStrategy[Any]:
-    """What a column of the type can hold."""
+    """Values that a column of the type can have."""
     if ft.tp == T.YEAR:
         return st.just(0) | st.integers(1901, 2155)
     if ft.tp in INTEGER_TYPES:
@@ -104,7 +104,7 @@ def test_all_pairs_convert_or_are_refused(column: tuple[FieldType, pa.Array], na
     assert converted.type == arrow_type(new)
     assert len(converted) == len(stored)
     assert converted.filter(stored.is_null()).null_count == stored.null_count
-    # What comes out is of the new type: it prints, and stays as it is.
+    # The result is of the new type: it can be formatted, and converting it again changes nothing.
     format_column(converted, new)
     assert convert_column(converted, new, new, "column c").equals(converted)
 

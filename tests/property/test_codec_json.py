@@ -55,7 +55,7 @@ def test_any_bytes(data: bytes) -> None:
 
 @given(LISTS, st.data())
 def test_mangled_values(values: list[Any], data: st.DataObject) -> None:
-    """Whatever passes can be printed, and is so alone as well as among others."""
+    """Accepted values can be formatted, alone and among others."""
     encoded = []
     for value in values:
         raw = bytearray(encode_json(value))

@@ -1,12 +1,12 @@
-"""Random histories: whatever magic does with its files, it reads like memory.
+"""Random histories: the engine magic reads the same rows as memory.
 
 Each history mixes publications (several versions of a row in one, rows in any order of handles,
 equal commit_ts, deletes, re-inserts, batches of one table that build on each other), compactions,
 garbage collections, purges and restarts, with sizes so small that regions are divided, pieces cut
 and handles forgotten all the time. Compactions and collections also run beside publications, purges
-and flushes, which come whenever they have written a file. Some rows lack a column, from which DDL
-has made two others: one that can be told of it, and one that only TiDB knows. After it, every
-timestamp is read, and every file checked.
+and flushes, which happen whenever a file has been written. Some rows do not have a column, from
+which DDL has made two others: one whose values can be derived, and one whose values only TiDB has.
+Afterwards, every timestamp is read, and every file is checked.
 """
 
 import random
@@ -191,7 +191,7 @@ class History:
             assert all(f.kind == "stable" or f.min_commit_ts > to for f in files)
 
     def _interrupt(self) -> None:
-        """A merge has written a file: whoever publishes goes on meanwhile."""
+        """Publish while a merge has written a file."""
         if self.is_busy or self.magic._mutex._is_owned() or self.rng.random() < 0.5:  # type: ignore[attr-defined]
             return
         self.is_busy = True
@@ -276,7 +276,7 @@ def rows_of(
     columns: list[ScanColumn],
     with_handle: bool,
 ) -> Rows:
-    """The rows, or one that says that nobody knows what is in them."""
+    """Return the rows, or a mark for rows with unknown values."""
     found: Rows = Counter()
     try:
         for region in engine.plan(engine.read([]), table):

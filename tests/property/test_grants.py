@@ -30,7 +30,7 @@ def contains(outer: tuple[int, ...], inner: tuple[int, ...]) -> bool:
 
 
 class Callers(RuleBasedStateMachine):
-    """The model keeps who holds what until when; what excludes what is said anew here."""
+    """The model has the holders of latches with their ends, and its own rule of exclusion."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What was once read at a timestamp is what is there at that timestamp when all is over.
+"""A read at a timestamp returns the rows that exist at it after all transactions have ended.
 
 A history of transactions, some of whose owners die at any step, and readers in between.
 """
@@ -108,7 +108,7 @@ def test_reads_are_repeatable_for_ever(policy: LockPolicy, history: list[tuple])
         elif name == "read":
             key, number, meanwhile = rest
             snapshots.append(tikv.tso())
-            # Below the newest snapshot, only one that somebody has read at: async commit counts
+            # Below the newest snapshot, only one that was read before: async commit counts
             # on max_ts, which a read raises before it looks.
             world.read(key, snapshots[-1 - number % min(3, len(snapshots))], meanwhile)
     world.finish()

@@ -1,4 +1,4 @@
-"""A learner read sees what is there at its timestamp when all is over, whatever happens meanwhile.
+"""A learner read returns the rows that exist at its timestamp after all transactions have ended.
 
 Regions split and change leaders, the replica applies in any order over regions and late, owners of
 transactions go on, and die, between and in the middle of the reader's steps.
@@ -52,7 +52,7 @@ class World:
         event = next(self._happening, None)
         self.forget_written()
         if event is None:
-            # A request is not under way for ever.
+            # A request arrives eventually.
             for owner in self.owners:
                 if owner.reserved:
                     self.happens("step", self.owners.index(owner))

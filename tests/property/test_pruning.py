@@ -1,4 +1,4 @@
-"""What is not planned holds no row that is wanted: answers are the same with all regions planned.
+"""Regions that are not planned have no matching row: results are the same with all regions.
 
 Conditions are random, as a WHERE of TiDB and as a filter of Spark; a table's regions are those that
 `theflash split` made, of a signed and of an unsigned key. An oracle goes row by row.

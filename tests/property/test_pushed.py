@@ -29,7 +29,7 @@ from tests.support.pushed_oracle import aggregated, keeps, merged, same, sort_ke
 def test_filters(columns, condition, random):
     term = pushed_of(PlanRequest(filter=condition)).filter
     count = len(columns["big"])
-    # The types alone say whether it can be told.
+    # Only the types determine whether it can be evaluated.
     rows_for_which(term, Batch({n: v.slice(0, 0) for n, v in columns.items()}, 0))
     kept = rows_for_which(term, Batch(columns, count))
     told = np.array([keeps(condition, row) for row in python_rows(columns)], np.bool_)
@@ -77,7 +77,7 @@ def test_first_rows(parts, order, limit):
 
 @given(st.lists(rows(), max_size=4), ORDERS, st.integers(1, 20))
 def test_leaders_are_enough_for_the_first_rows(parts, order, limit):
-    """Told of the order's columns alone, and of some rows after others."""
+    """`FirstRows` receives the columns of the order only, and the rows in several parts."""
     keys = pushed_of(PlanRequest(order=order, limit=limit)).order
     leaders = FirstRows(keys, limit)
     told = []

@@ -1,4 +1,4 @@
-"""What DuckDB hands down to a table keeps the rows that DuckDB would keep."""
+"""Conditions that DuckDB passes to a table select the rows that DuckDB selects."""
 
 import decimal
 from collections.abc import Iterator, Sequence
@@ -47,7 +47,7 @@ class One:
 
 
 def kept(table: pa.Table, source: str) -> list[tuple[object, ...]]:
-    """Which rows each of the conditions keeps."""
+    """Return the rows that each of the conditions selects."""
     parts = [
         f"SELECT {at} AS which, row FROM {source} WHERE {condition}"
         for at, condition in enumerate(CONDITIONS)

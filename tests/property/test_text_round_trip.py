@@ -1,4 +1,4 @@
-"""Text forms: what is printed reads back, whatever is read prints the same again."""
+"""Text forms: formatted values can be parsed, and parsed values are formatted the same again."""
 
 from collections.abc import Sequence
 from decimal import Decimal

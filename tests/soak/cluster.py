@@ -45,7 +45,7 @@ class Kind:
     properties: Mapping[str, Any]
     value: Callable[[Random], Any]
     text: Callable[[Any], str | bytes] = str
-    """How TiDB prints a value."""
+    """Formats a value as TiDB does."""
 
 
 KINDS: Final = {
@@ -114,7 +114,7 @@ class Table:
         return row
 
     def change(self, key: Key, old: Row | None, new: Row | None) -> tuple[int, bytes]:
-        """What a binlog says of a row that is changed."""
+        """Return the kind and the encoded row of a change in a binlog."""
         if old is None:
             assert new is not None
             held = {n: v for n, v in new.items() if n not in self.key}
@@ -174,7 +174,7 @@ def random_tables(rng: Random) -> list[Table]:
 
 
 LACKING: Final = "lacking"
-"""A table whose rows from before nobody has given."""
+"""A table whose earlier rows are not in the base."""
 
 
 def _table(
@@ -242,7 +242,7 @@ class Pump:
         self.send_again(message)
 
     def send_again(self, message: bytes) -> None:
-        """Not one of `messages`: TiDB sends a prewrite again before its commit, not for ever.
+        """Not one of `messages`: TiDB sends a prewrite again only before its commit.
 
         A writer whose ledger has forgotten a transaction would wait for a second commit of it.
         """

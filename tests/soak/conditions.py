@@ -1,4 +1,4 @@
-"""Random conditions on rows, told three ways: as TiDB's SQL, as a pushed filter, and in Python."""
+"""Random conditions on rows, in three forms: as TiDB's SQL, as a pushed filter, and in Python."""
 
 import datetime as dt
 from dataclasses import dataclass

@@ -38,7 +38,7 @@ Rows = Counter[tuple[Any, ...]]
 
 @dataclass(frozen=True)
 class Truth:
-    """What TiDB showed at a timestamp: columns and rows of each table by name."""
+    """The state in TiDB at a timestamp: columns and rows of each table by name."""
 
     ts: TimeStamp
     tables: dict[str, tuple[list[str], Rows]]

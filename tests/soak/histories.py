@@ -1,7 +1,7 @@
 """Random histories of a store: what is read at any time is what a dict of versions says.
 
 A made-up cluster (`cluster.py`) writes binlogs. A writer follows them, loads a base, is opened
-anew, killed, and begun from the start of its input again; meanwhile regions are divided, united,
+again, killed, and begun from the start of its input again; meanwhile regions are divided, united,
 moved, copied and purged, garbage is collected and files are compacted, at once or piece by piece
 between the writer's polls, with limits so small that it all happens to few rows. Scans of random
 columns, conditions, limits, orders and aggregates at random timestamps are compared with the
@@ -70,7 +70,7 @@ CLOCK, FS = SystemClock(), LocalFileSystem()
 STEPS: Final = 60
 _ASK_MS: Final = 600_000
 _EXPECTED: Final = (OptionError, RegionNotFoundError, LatchHeldError)
-"""What a region operation may be refused with: its region is gone, too small, or pinned."""
+"""Errors of region operations whose region does not exist, is too small, or is pinned."""
 FAIL_POINTS: Final = (
     "magic.before_file",
     "magic.after_file",
@@ -90,7 +90,7 @@ FAIL_POINTS: Final = (
 
 @dataclass(frozen=True)
 class Opening:
-    """How a store is opened for writing."""
+    """The settings to open a store for writing."""
 
     store: Path
     pumps: tuple[Path, ...]
@@ -135,7 +135,7 @@ class Opened:
             self._close = undo.pop_all().close
 
     def begin(self) -> None:
-        """Make the writer anew, from what is durable."""
+        """Create the writer again, from the durable state."""
         streams = tuple(p.name for p in self._opening.pumps) if self._is_merged else ("",)
         self.writer = Writer(
             self.engine,
@@ -154,7 +154,7 @@ class Opened:
         return len(self._opening.pumps) > 1
 
     def command(self, verb: Verb, argument: Argument = None) -> str:
-        """What an operator's command is answered."""
+        """Return the answer to an operator's command."""
         asked = self.mailbox.ask(verb, argument, _ASK_MS)
         while (told := self.mailbox.answer(asked)) is None:
             self.upkeep.poll()
@@ -254,7 +254,7 @@ class History:
         assert before <= self.opened.writer.resolved_ts <= self.cluster.ts
 
     def again(self) -> None:
-        """The whole input once more, by a run that knows no position."""
+        """Apply the whole input once more, without a position."""
         self.opened.begin()
         before = self.opened.writer.resolved_ts
         self.opened.writer.run_once(self.opened.source())
@@ -319,7 +319,7 @@ class History:
                 self.opened.command(Verb.REMOVE_PARTITION, number + 1)
 
     def change_region(self) -> None:
-        """What an operator may do to a region of a table that has some."""
+        """Execute an operator's command on a region."""
         physical_id, name = self._physical()
         regions = self._regions(physical_id)
         if not regions:
@@ -462,7 +462,7 @@ def run(
         one = folder / f"{seed}"
         try:
             History(seed, one, outcome).run(steps)
-        except Exception:  # noqa: BLE001 (told with its seed; the next history has another store)
+        except Exception:  # noqa: BLE001 (reported with its seed; the next history has another store)
             outcome.differs(f"seed {seed}: {traceback.format_exc()}")
         outcome.counts["histories"] += 1
         shutil.rmtree(one)

@@ -1,4 +1,4 @@
-"""What a soak comes to."""
+"""Results of a soak."""
 
 import sys
 from collections import Counter
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Outcome:
-    """What was done and compared; `different` has a text for each difference, with its seed."""
+    """Counts of actions; `different` has a text for each difference, with its seed."""
 
     counts: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)

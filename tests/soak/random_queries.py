@@ -1,8 +1,8 @@
 """Random rows, and random filters, projections, limits and aggregates of them, as SQL for Spark.
 
-What is generated has one answer in whatever order Spark adds rows up: doubles are sums of quarters,
-infinities and NaN, decimals that overflow a sum are all positive, and rows that a LIMIT chooses are
-counted or sorted to the end.
+The answers do not depend on the order in which Spark adds rows up: doubles are sums of quarters,
+infinities and NaN, decimals that overflow a sum are all positive, and rows selected by a LIMIT are
+counted or completely sorted.
 """
 
 import math

@@ -66,7 +66,7 @@ def random_read(rng: Random, table: Table) -> Read:
 
 
 def difference(snapshot: ReadSnapshot, table: Table, read: Read, rows: list[Row]) -> str | None:
-    """How what a read finds differs from what there is; None if it does not.
+    """Describe the difference between a read and the expected rows; None if there is none.
 
     A limit and an order are of each region, so there may be more rows than the limit.
     """

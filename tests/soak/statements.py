@@ -1,6 +1,6 @@
 """Random statements over some tables, of which it is known what columns they should have.
 
-What TiDB refuses leaves the tables as they were: `done` is told of each that it has carried out.
+Rejected statements do not change the tables: `done` is called for each executed one.
 """
 
 from collections.abc import Callable, Iterator
@@ -182,7 +182,7 @@ class Statements:
         yield self._then(text, lambda: columns.append(column))
 
     def _pair_modifies(self, name: str, columns: list[str]) -> Iterator[str]:
-        """Where it reorganises, the new column has the id that one added to the other table has."""
+        """If it reorganises, the new column has the id of one added to the other table."""
         at = self._rng.randrange(len(columns))
         definition = f"{columns[at]} {self._rng.choice(TYPES)}"
         default = self._rng.choice(("", f"DEFAULT {self._rng.choice(VALUES)}"))

@@ -1,4 +1,4 @@
-"""What pyproject.toml asks for, what the locks pin and what generated code was made by agree."""
+"""The versions in pyproject.toml, in the locks and in generated code agree."""
 
 import re
 import sys

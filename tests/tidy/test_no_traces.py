@@ -23,7 +23,7 @@ def _files():
 
 
 def _text(path):
-    """What the file says, nothing if it is binary."""
+    """Return the text of a file; nothing if it is binary."""
     content = path.read_bytes()
     return "" if b"\0" in content else content.decode("utf-8", "replace")
 

@@ -1,4 +1,4 @@
-"""What keeps a TiDB from being built: the machine, a skip, or the sources, a failure."""
+"""Failures to build TiDB: by the machine, which skips the tests, or by the sources."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""TheFlash API from both sides: what callers send, what servers answer, what comes back sealed."""
+"""TheFlash API from both sides: requests, responses, and sealed tickets that callers return."""
 
 import json
 from collections.abc import Callable
@@ -172,7 +172,7 @@ def server_answer(_: Path) -> Target:
 
 
 def told_errors(_: Path) -> Target:
-    """What a server says went wrong: always an error of ours, never another class."""
+    """Errors that a server sends: decoded to a class of this package, never to another one."""
     told = encode_error(NotCaughtUpError(TimeStamp(1), TimeStamp(2)))
     documents = [[told.name, told.text, json.loads(told.arguments), told.retryable]]
     documents += [["RoleError", "text", ["Compact", "admin", "read"], False], ["os", "", [], True]]
@@ -182,7 +182,7 @@ def told_errors(_: Path) -> Target:
             name, text, arguments, retryable = json.loads(data)
             shown = arguments if isinstance(arguments, str) else json.dumps(arguments)
             error = message.Error(str(name), str(text), shown, bool(retryable))
-            # As it comes: whatever JSON has, UTF-8 need not.
+            # JSON may contain text that UTF-8 cannot encode.
             heard = decode(message.Error, encode(error)) if error.text.isascii() else error
             str(decode_error(heard, "fuzz"))
 
@@ -190,7 +190,7 @@ def told_errors(_: Path) -> Target:
 
 
 def sealed_ticket(_: Path) -> Target:
-    """Tickets and handles that were sealed with our key, whatever is in them."""
+    """Tickets and handles with any content, sealed with the right key."""
     key = bytes(32)
     sealer = Sealer(key)
     shape = SealedScan("d.t", ("a",), "a > 1", "raise", False, message.PlanRequest())
@@ -232,7 +232,7 @@ def _frame(type_: FrameType, body: bytes, call: int = 0, *, is_json: bool = Fals
 
 
 class _HeardLink(Link):
-    """A connection on which all has been said, and nobody listens."""
+    """A connection with fixed input, whose output is discarded."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__(cast("socket.socket", None), SystemClock())
@@ -272,7 +272,7 @@ class _EmptyService:
 
 
 class _AnsweredTransport(RemoteTransport):
-    """To a server that says what it says, whatever it is asked."""
+    """A transport to a server with the same response to every request."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__("localhost:1", clock=SystemClock())

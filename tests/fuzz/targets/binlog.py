@@ -1,4 +1,4 @@
-"""What comes with a binlog: frames, messages, changes, places; and what is kept of them."""
+"""Contents of a binlog: frames, messages, changes, positions; and records of them in a store."""
 
 import gzip
 import io
@@ -73,7 +73,7 @@ def prewrite_value(_: Path) -> Target:
 
 
 def pairing(_: Path) -> Target:
-    """Frames whose checksums are right, through the pairing: what anybody may send."""
+    """Frames with right checksums and any content, through the pairing."""
     transactions = [step.payloads for step in steps()[:60] if len(step.payloads) == 2]
     mutate_message = bytes_like([p for pair in transactions for p in pair])
 

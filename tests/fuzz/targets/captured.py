@@ -1,4 +1,4 @@
-"""What the targets have in common: captured bytes and tables, read once."""
+"""Shared by the targets: captured bytes and tables, read once."""
 
 import gzip
 import json
@@ -15,7 +15,7 @@ from tests.support.workloads import FIXTURES, workload
 
 SEEDS = 200
 MOST_BYTES = 4096
-"""What is larger takes longer and has nothing new."""
+"""Larger inputs take longer without new content."""
 
 
 @cache
@@ -56,7 +56,7 @@ def every_type() -> TableInfo:
 
 
 def specs_of(table: TableInfo) -> list[ColumnSpec]:
-    """What a decoder is told of a table's columns."""
+    """Return the column specifications of a table for a decoder."""
     return [ColumnSpec(c.id, c.name, c.type) for c in table.columns if not c.is_virtual]
 
 

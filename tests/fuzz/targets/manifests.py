@@ -66,7 +66,7 @@ def database_file(folder: Path) -> Target:
 
 
 def database_log(folder: Path) -> Target:
-    """A log that nobody has brought into the database."""
+    """A log that has not been applied to the database."""
     store = _store(folder / "store")
     content = (store / DATABASE).read_bytes()
     with closing(open_manifest(store, _FS)) as manifest:
@@ -147,7 +147,7 @@ def _put(store: Path, database: bytes, log: bytes = b"") -> None:
 
 
 def _read_all(store: Path) -> None:
-    """What readers, writers and fsck read of a manifest."""
+    """Read what readers, writers and fsck read of a manifest."""
     with closing(open_manifest(store, _FS)) as manifest:
         manifest.read(tuple(manifest.head().sums))
         LeaseTable(manifest, _CLOCK).living()

@@ -1,4 +1,4 @@
-"""What servers answer, what clients ask of our own, and the addresses of both."""
+"""Responses of servers, requests of clients, and the addresses of both."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -27,7 +27,7 @@ from tests.fuzz.targets.captured import steps
 
 
 def write_request(_: Path) -> Target:
-    """What TiDB, or anybody, sends to our pump."""
+    """Requests to our pump, of TiDB or any other caller."""
     payloads = [p for step in steps()[:20] for p in step.payloads]
     seeds = [wire.WriteBinlogRequest(7, payload).to_bytes() for payload in payloads]
 
@@ -50,7 +50,7 @@ def write_response(_: Path) -> Target:
 
 
 def pulled_binlog(_: Path) -> Target:
-    """What a pump hands out, up to its entities."""
+    """Messages of a pump, decoded to entities."""
     payloads = [p for step in steps()[:20] for p in step.payloads]
     seeds = [wire.PulledBinlog(3, 99, payload, merged=False).to_bytes() for payload in payloads]
     for payload in payloads:
@@ -177,7 +177,7 @@ class _Listed(PDClient):
 
 
 def http_answer(_: Path) -> Target:
-    """What comes over the connection to TiDB's status port."""
+    """Responses of TiDB's status port."""
     body = b'{"a": 1}'
     seeds = [
         b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n" + body,

@@ -1,4 +1,4 @@
-"""What a TiKV sends to who learns its regions, and what is kept of it."""
+"""Messages from TiKV to a learner, and the learner's records."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What tells of tables: schema files, TableInfos, bases, and what a live TiDB answers."""
+"""Descriptions of tables: schema files, TableInfos, bases, and responses of a live TiDB."""
 
 import gzip
 import json

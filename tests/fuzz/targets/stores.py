@@ -1,4 +1,4 @@
-"""What a store is made of: records, rows of the board, data files."""
+"""Parts of a store: records, transient records, data files."""
 
 import json
 import random
@@ -158,7 +158,7 @@ def manifest_head(_: Path) -> Target:
 
 
 def file_record(_: Path) -> Target:
-    """A record of a data file, of format 2 and 1, and what a scan is told of it."""
+    """A record of a data file, of format 2 and 1, and its form in a scan."""
     encoded = _data_file()
     new = json.loads(encoded.info.to_json())
     of_bytes = {**new, "min_handle": "0300", "max_handle": "03ff"}

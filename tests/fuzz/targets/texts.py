@@ -1,4 +1,4 @@
-"""What is written as text, or printed as one: values, expressions, settings."""
+"""Values, expressions and settings in text form."""
 
 import json
 from argparse import Namespace

@@ -1,4 +1,4 @@
-"""What stores of TiKV answer, and PD about them."""
+"""Responses of TiKV's stores, and of PD about them."""
 
 from contextlib import suppress
 from functools import partial

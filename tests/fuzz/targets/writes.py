@@ -1,4 +1,4 @@
-"""What callers of the API bring: rows to write, orders for regions; and who waits for a latch."""
+"""Requests of callers of the API: rows to write, orders for regions, and waiting for latches."""
 
 import json
 from pathlib import Path

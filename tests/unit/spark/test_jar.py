@@ -1,4 +1,4 @@
-"""`configure_spark`: what a session is told, so that the jar takes over."""
+"""`configure_spark`: the settings of a session that uses the jar."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""What the C library does, without the C."""
+"""The Python side of the C library."""
 
 import base64
 import itertools

@@ -1,4 +1,4 @@
-"""What a writer's process sets for Arrow."""
+"""Arrow's settings in a writer's process."""
 
 import pyarrow as pa
 

@@ -1,4 +1,4 @@
-"""`PrepareRead`: what the texts of a Spark read come to, told to other languages."""
+"""`PrepareRead`: the parsed options of a Spark read, for other languages."""
 
 from contextlib import closing
 

@@ -89,7 +89,7 @@ def test_a_literal_without_a_value():
 
 
 def test_what_is_not_known_stays_a_call():
-    """Whether it is told, the types of its arguments say."""
+    """The types of its arguments determine whether it can be evaluated."""
     pushed = pushed_of(PlanRequest(filter=call("sounds like", column("a"), column("b"))))
     assert pushed.filter == term.FunctionTerm(
         "sounds like", (term.ColumnTerm("a"), term.ColumnTerm("b"))

@@ -74,7 +74,7 @@ def test_what_we_sealed_ourselves_and_do_not_know(body):
 
 
 def test_the_key_is_the_stores(tmp_path):
-    """Whoever is first makes it; the others use it."""
+    """The first caller creates it; the others use it."""
     sealed = []
 
     def seal():

@@ -1,4 +1,4 @@
-"""What a client hears of a server that hangs up before it is spoken to."""
+"""Errors of a client whose server closes the connection before the first request."""
 
 import socket
 import threading

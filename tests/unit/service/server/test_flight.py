@@ -153,7 +153,7 @@ def test_a_token_that_is_taken_back(store, tmp_path):
 
 
 def shown(name, ca="ca"):
-    """What a caller trusts and shows."""
+    """Options of a caller: trusted authority and own certificate."""
     options = {"tls_root_certs": (FOLDER / f"{ca}.pem").read_bytes()}
     if name is None:
         return options

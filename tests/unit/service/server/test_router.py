@@ -38,7 +38,7 @@ ROWS = 400
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """6 MB of rows: more than a socket takes in before somebody reads."""
+    """6 MB of rows: more than the buffer of a socket."""
     path = tmp_path_factory.mktemp("wide") / "store"
     rows = [(n, 110, [n, bytes([n % 256]) * (1 << 14)]) for n in range(ROWS)]
     return StoreBuilder(path, WIDE).publish(200, {WIDE: rows}).path
@@ -112,7 +112,7 @@ def test_a_worker_that_is_killed(router):
 
 
 def test_connections_outlive_workers(router):
-    """One that has no call is nobody's, so that even what must not be repeated goes through."""
+    """A connection without a call has no worker, so calls that must not be repeated succeed."""
     with connect(router.address) as api:
         api.status()
         wait_until(lambda: not any(busy(router)))
@@ -197,7 +197,7 @@ def test_who_calls_is_known_to_every_worker(store, tmp_path):
 
 @pytest.mark.slow
 def test_certificates(store, tmp_path):
-    """What TLS knows stays in the worker that has greeted, with the connection."""
+    """TLS state stays in the worker that has accepted the connection."""
     settings = {
         "tokens": write_tokens(tmp_path / "tokens"),
         "tls": server_tls(),
@@ -236,7 +236,7 @@ def test_calls_that_have_begun_are_finished(store, tmp_path):
 
 
 def test_a_worker_that_does_not_start(tmp_path):
-    """It says why, and the router does not try for ever."""
+    """The error contains the reason, and the router stops retrying."""
     router = ConnectionRouter(
         WorkerSettings(tmp_path, f"unix:{tmp_path}/s"), workers=2, clock=CLOCK
     )

@@ -1,4 +1,4 @@
-"""Who gets in to a served store, and what somebody can do there who should not."""
+"""Access to a served store, and attacks by its callers."""
 
 import gc
 import os
@@ -50,9 +50,9 @@ from tests.support.tls import FOLDER, tls, trust
 
 TABLE = table_info(7, "shop.items", [id_column()])
 EMPTY = (TicketError, TableNotFoundError, ProtocolError, OptionError, LatchLostError)
-"""What requests without anything in them may come to, which is not `RoleError`."""
+"""Errors of empty requests, other than `RoleError`."""
 SECOND_MS = 1_000
-"""What must be refused is refused within this."""
+"""The time within which requests must be rejected."""
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def plain(store, tmp_path_factory):
-    """A server on loopback that wants tokens."""
+    """A server on loopback that requires tokens."""
     folder = tmp_path_factory.mktemp("tokens")
     with serving(store, "127.0.0.1:0", tokens=tokens(folder)) as server:
         yield server.address
@@ -129,7 +129,7 @@ def test_unknown_method(plain):
 
 
 def test_a_proof_is_good_once(plain):
-    """What was heard on one connection does not open another."""
+    """A proof that was recorded on one connection is not accepted on another."""
 
     def greeted(proof):
         sock = dial(plain)
@@ -211,7 +211,7 @@ def test_secrets_are_not_shown(store, tmp_path):
 
 @pytest.fixture(scope="module")
 def secured(store, tmp_path_factory):
-    """A server that wants certificates and tokens."""
+    """A server that requires certificates and tokens."""
     folder = tmp_path_factory.mktemp("tokens")
     settings = {"tokens": tokens(folder), "tls": server_tls(), "allowed_names": ("tidb",)}
     with serving(store, "0.0.0.0:0", **settings) as server:
@@ -353,7 +353,7 @@ def hello(sock, token=TOKENS[Role.ADMIN]):
 
 
 def told(sock):
-    """The name of the error that the server tells before it hangs up."""
+    """Return the name of the error that the server sends before it closes the connection."""
     header, body = receive(sock)
     assert header.type is FrameType.ERROR
     error = wire.decode(Error, body, as_json=header.is_json)
@@ -460,12 +460,12 @@ def test_connections_that_were_idle_for_too_long(store, tmp_path):
             wait_until(lambda: server.idle_ms() > 0)
             call()
         wait_until(lambda: server.idle_ms() > 0)
-        # What changes something is not sent twice: nobody knows whether it came to anything.
+        # A call with side effects is not repeated, because it may have been executed.
         refused(ServiceUnavailableError, api.stop_writer)
 
 
 def test_who_takes_nothing_is_sent_away(tmp_path):
-    """Rows wait in the socket, not in memory, and not for ever."""
+    """Rows are buffered in the socket, not in memory, and for a limited time."""
     wide = table_info(
         8, "shop.wide", [id_column(), column("text", MySQLType.BLOB, charset="binary")]
     )

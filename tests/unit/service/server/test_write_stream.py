@@ -47,7 +47,7 @@ def address(store, tmp_path):
 
 
 def state(store):
-    """What a refused write leaves as it is."""
+    """The state that a rejected write does not change."""
     return replace(store.status(), lag_ms=None)
 
 
