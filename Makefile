@@ -45,11 +45,11 @@ wheel: jar ## Build the package with its jar, into dist
 demo: java setup ## Replicate a TiDB history and read it with Spark
 	@$(python) -m demo
 
-# Two processes in parallel; one of them runs all tests of Spark.
-side_by_side := -n 2 --dist loadgroup
+# Two processes in parallel; one of them runs all tests of Spark first (tests/conftest.py).
+side_by_side := -n 2 --dist loadfile --no-loadscope-reorder
 
 unit: setup ## Run the unit tests that need neither Java nor server processes
-	$(python) -m pytest -m "not slow and not spark and not peer" -n 2 tests/unit tests/golden \
+	$(python) -m pytest -m "not slow and not spark and not peer" $(side_by_side) tests/unit tests/golden \
 		--ignore=tests/unit/service/server --ignore=tests/unit/spark
 
 test: jar ## Run the tests, except those marked slow or long

@@ -13,15 +13,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.peer.build import is_built
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+    from xdist.remote import Producer
 
 ROOT = Path(__file__).parents[1]
 LONG = Path(__file__).with_name("long.txt")
 """The tests marked `long`, by their names."""
+SPARK = "test_spark_"
+"""What the file or function of a test that uses Spark's session is named after."""
 
 # Spark reads these when its JVM starts; `make` sets them too, a plain `pytest` does not.
 os.environ["PYSPARK_PYTHON"] = sys.executable
@@ -45,6 +49,22 @@ settings.register_profile("explore", deadline=None, max_examples=1000, print_blo
 settings.load_profile("ci")
 
 
+class FileScheduling(LoadScopeScheduling):
+    """Distributes the tests of Spark as one group, then the others file by file.
+
+    A file's tests run in one process, which creates their fixtures and caches once.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return SPARK if SPARK in nodeid else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(
+    config: pytest.Config, log: "Producer"
+) -> LoadScopeScheduling | None:
+    return FileScheduling(config, log) if config.getoption("dist") == "loadfile" else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     no_peer = pytest.mark.skip(reason="needs a TiDB: run `make peer`, for which Go is needed")
     long = {line for line in LONG.read_text().splitlines() if line and not line.startswith("#")}
@@ -53,13 +73,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         name = item.nodeid.partition("[")[0]
         if name in long or name.partition("::")[0] in long:
             item.add_marker(pytest.mark.long)
-        # A fixture may request the session only when it runs, so the module's name counts, too.
-        if "spark" in getattr(item, "fixturenames", ()) or item.path.stem.startswith("test_spark_"):
+        if SPARK in name:
             item.add_marker(pytest.mark.spark)
-            # One of the processes that run tests side by side has the session.
-            item.add_marker(pytest.mark.xdist_group("spark"))
+        elif "spark" in getattr(item, "fixturenames", ()):
+            raise pytest.UsageError(f"{name} uses Spark: name it or its file {SPARK}...")
         if item.get_closest_marker("peer") and not is_built():
             item.add_marker(no_peer)
+    # The largest group first, so that the process that does not run it runs most of the others.
+    items.sort(key=lambda item: SPARK not in item.nodeid)
 
 
 @pytest.fixture(scope="session")

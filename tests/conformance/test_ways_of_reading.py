@@ -1,9 +1,10 @@
-"""The same reads through every way that needs no Spark session, and the gaps between the ways.
+"""The same reads through every way, and the gaps between the ways.
 
     folder          a `ReadSnapshot` of the store's folder
     server          the API over a socket
     python source   the object that Spark's Python source is, called as Spark calls it
     sql             DuckDB over a snapshot
+    jar             Spark with the jar: a frame, or SQL over one
 
 Differences between the ways are declared in `GAPS` as strict xfails: when a gap is closed, its test
 fails until the gap is removed from the list. A reason begins with its kind:
@@ -20,10 +21,12 @@ from datetime import date, timedelta
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import pyarrow as pa
 import pytest
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
 from pyspark.sql.datasource import EqualTo
 
 from pyspark_theflash import DefaultSource
@@ -59,6 +62,9 @@ from tests.support.pushed_cases import column as of
 from tests.support.pushed_oracle import merged
 from tests.support.serving import serving
 from tests.support.stores import StoreBuilder, column, id_column, table_info
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 ITEMS = table_info(
     7,
@@ -247,6 +253,7 @@ NO_COLLATIONS = "notimpl: collations are not applied to SQL"
 ONLY_DECIMALS = "notimpl: filters compute with decimals only"
 NO_AVERAGE = "never: the receiver divides sums by counts"
 BYTES = "never: pushed groups are Spark's, which compares bytes"
+SHORT_DECIMALS = "notyet: Spark's decimals have 38 digits, so it comes as a text"
 GAPS: Mapping[tuple[str, str], tuple[type[BaseException], str]] = {
     ("sql", "a condition by the collation"): (AssertionError, NO_COLLATIONS),
     ("python source", "a filter by bytes"): (UnsupportedError, NO_FILTERS),
@@ -262,14 +269,13 @@ GAPS: Mapping[tuple[str, str], tuple[type[BaseException], str]] = {
     ("folder", "groups by the collation"): (AssertionError, BYTES),
     ("server", "groups by the collation"): (AssertionError, BYTES),
     ("sql", "groups by the collation"): (AssertionError, NO_COLLATIONS),
+    ("jar", "groups by the collation"): (AssertionError, BYTES),
     ("sql", "the _tidb_rowid of a row"): (
         SqlError,
         "notimpl: SQL sees the columns that SELECT * shows",
     ),
-    ("python source", "a decimal of 41 digits"): (
-        AssertionError,
-        "notyet: Spark's decimals have 38 digits, so it comes as a text",
-    ),
+    ("python source", "a decimal of 41 digits"): (AssertionError, SHORT_DECIMALS),
+    ("jar", "a decimal of 41 digits"): (AssertionError, SHORT_DECIMALS),
     ("sql", "a decimal of 41 digits"): (
         UnrepresentableValueError,
         "notyet: DuckDB's decimals have 38 digits",
@@ -336,6 +342,21 @@ WAYS: Mapping[str, Callable[[Path, Read, ExitStack], Rows]] = {
     "python source": python_source,
     "sql": sql,
 }
+JAR: Final = "jar"
+"""The way that needs a Spark session."""
+
+
+def jar(store: Path, read: Read, spark: "SparkSession") -> Rows:
+    fixed = {"store": str(store), "snapshot_ts": str(read.ts), "zero_dates": read.zero_dates}
+    reader = spark.read.format("theflash").options(**fixed)
+    if read.filter is None and read.aggregation is None and not read.limit:
+        options = {"columns": ",".join(read.columns or ()), "where": read.where}
+        texts = {name: text for name, text in options.items() if text}
+        frame = reader.options(**texts).load(read.table)
+    else:
+        query = read.sql.replace(f"FROM {read.table}", "FROM {table}")
+        frame = spark.sql(query, table=reader.load(read.table))
+    return [tuple(row) for row in frame.collect()]
 
 
 def received(read: Read, batches: Iterator[pa.RecordBatch]) -> Rows:
@@ -394,29 +415,47 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made.path
 
 
-def cases() -> list[Any]:
-    """Each read by each way, with the known gaps marked."""
-    unused, made = dict(GAPS), []
+def cases(ways: Sequence[str]) -> list[Any]:
+    """Each read by each of the ways, with the known gaps marked."""
+    made = []
     for name, read in READS.items():
-        for way in WAYS:
+        for way in ways:
             if way == "python source" and not read.is_planned_with_spark:
                 continue
             marks = []
-            if (gap := unused.pop((way, name), None)) is not None:
+            if (gap := GAPS.get((way, name))) is not None:
                 marks = [pytest.mark.xfail(strict=True, raises=gap[0], reason=gap[1])]
             made.append(pytest.param(way, read, id=f"{way}: {name}", marks=marks))
-    assert not unused, f"gaps of unknown reads: {list(unused)}"
     return made
 
 
-@pytest.mark.parametrize(("way", "read"), cases())
+def test_gaps_are_of_known_reads() -> None:
+    assert {(way, read) for way in (*WAYS, JAR) for read in READS} >= set(GAPS)
+
+
+@pytest.mark.parametrize(("way", "read"), cases(tuple(WAYS)))
 def test_every_way_has_the_same_answer(way: str, read: Read, store: Path) -> None:
     with ExitStack() as undo:
-        if isinstance(read.expected, list):
-            found = WAYS[way](store, read, undo)
-            assert plain(found, in_order=read.has_order) == plain(
-                read.expected, in_order=read.has_order
-            )
-        else:
-            with pytest.raises(read.expected):
-                WAYS[way](store, read, undo)
+        check(read, lambda: WAYS[way](store, read, undo))
+
+
+@pytest.mark.parametrize(("way", "read"), cases([JAR]))
+def test_spark_has_the_same_answer(
+    way: str, read: Read, store: Path, spark: "SparkSession"
+) -> None:
+    # The class of an error of the package is part of the text of Spark's error.
+    if isinstance(read.expected, list):
+        check(read, lambda: jar(store, read, spark))
+    else:
+        with pytest.raises((PySparkException, Py4JJavaError), match=f"{read.expected.__name__}: "):
+            jar(store, read, spark)
+
+
+def check(read: Read, answer: Callable[[], Rows]) -> None:
+    """Compare an answer with the expected rows, or its error with the expected class."""
+    if isinstance(read.expected, list):
+        rows = plain(answer(), in_order=read.has_order)
+        assert rows == plain(read.expected, in_order=read.has_order)
+    else:
+        with pytest.raises(read.expected):
+            answer()

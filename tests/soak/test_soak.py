@@ -47,7 +47,7 @@ def test_where(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_queries(spark: "SparkSession", tmp_path: Path, seed: int) -> None:
+def test_spark_queries(spark: "SparkSession", tmp_path: Path, seed: int) -> None:
     outcome = Outcome()
     queries.compare(spark, tmp_path / "rows", seed, outcome, queries=8)
     assert outcome.different == []
