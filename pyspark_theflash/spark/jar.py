@@ -16,6 +16,7 @@ from typing import Final
 from pyspark.sql import SparkSession
 
 from pyspark_theflash.base.errors import OptionError
+from pyspark_theflash.base.options import TOKEN
 
 JAR: Final = Path(__file__).parents[1] / "jars" / "theflash-spark-4.2_2.13.jar"
 CATALOG_CLASS: Final = "io.theflash.spark.TheFlashCatalog"
@@ -39,7 +40,8 @@ def configure_spark(
         options: options of the source for the catalog's tables, such as `zero_dates`.
 
     Raises:
-        OptionError: This installation has no jar.
+        OptionError: This installation has no jar, or `options` has a token, which the command line
+            of Spark's JVM would show; use `token_file`.
     """
     for name, value in spark_conf(jars, catalog, store, options or {}).items():
         builder = builder.config(name, value)
@@ -54,6 +56,9 @@ def spark_conf(
         raise OptionError(
             "spark.jars", f"{JAR} does not exist; `make wheel` builds a package with it"
         )
+    if TOKEN.name in map(str.lower, options):
+        reason = "would be on the command line of Spark's JVM; use token_file for a catalog"
+        raise OptionError(TOKEN.name, reason)
     conf = {
         "spark.jars": ",".join(filter(None, [jars, str(JAR)])),
         "spark.theflash.python": sys.executable,

@@ -2,10 +2,14 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from dataclasses import replace
+from pathlib import Path
 from unittest.mock import patch
 
+import pyspark
 import pytest
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import AnalysisException
@@ -13,6 +17,7 @@ from pyspark.errors import AnalysisException
 from pyspark_theflash.service.client.embedded import socket_path
 from pyspark_theflash.service.client.theflash import connect
 from pyspark_theflash.service.server import session
+from pyspark_theflash.spark.jar import JAR
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from tests.support.processes import engines, wait_until
 from tests.support.serving import serving, serving_secured
@@ -24,6 +29,7 @@ T = table_info(1, "d.t", [id_column(), column("name", MySQLType.VARCHAR, comment
 OTHER = table_info(2, "other.u", [id_column()])
 ROWS = [(n, 150, (n, f"name {n}")) for n in range(1, 101)]
 TOKEN = "a-token-that-may-read"
+PROJECT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -194,6 +200,37 @@ def test_an_engine_process_is_found_started_anew_and_ends(load, builder):
     assert not socket_path(store).exists()
 
 
+PROBE = """
+import io.theflash.spark.*;
+public class Probe {
+  public static void main(String[] of) {
+    System.out.print(Engine.address(new Folder(of[0], of[1], scala.Option.apply("5"))));
+  }
+}
+"""
+
+
+def test_files_in_the_working_directory_are_not_executed(builder, tmp_path):
+    folder = tmp_path / "work"
+    (folder / "extra").mkdir(parents=True)
+    for name in ("argparse", "json", "runpy", "sitecustomize"):
+        (folder / f"{name}.py").write_text("import os\nos.abort()")
+    (folder / "extra" / "sitecustomize.py").write_text(f"open({str(folder / 'seen')!r}, 'w')")
+    (folder / "Probe.java").write_text(PROBE)
+    jars = f"{JAR}:{Path(pyspark.__file__).parent}/jars/*"
+    command = ["java", "-cp", jars, "Probe.java", str(builder.path), sys.executable]
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": f":extra:{PROJECT}:"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.stdout == f"unix:{socket_path(builder.path)}", done.stderr
+    assert (folder / "seen").exists()
+
+
 # -- the catalog
 
 
@@ -261,6 +298,17 @@ def test_a_catalog_of_one_moment(flash, name):
             flash.sql("SHOW TABLES IN flash.d").collect()
     finally:
         flash.conf.unset(f"spark.sql.catalog.flash.{name}")
+
+
+def test_a_catalog_takes_no_token(spark):
+    spark.conf.set("spark.sql.catalog.showing", "io.theflash.spark.TheFlashCatalog")
+    spark.conf.set("spark.sql.catalog.showing.Token", TOKEN)
+    try:
+        with pytest.raises(AnalysisException, match=r"'token': is not for a catalog.*token_file"):
+            spark.sql("SHOW NAMESPACES IN showing").collect()
+    finally:
+        spark.conf.unset("spark.sql.catalog.showing")
+        spark.conf.unset("spark.sql.catalog.showing.Token")
 
 
 @pytest.mark.parametrize(

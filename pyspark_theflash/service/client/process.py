@@ -4,21 +4,29 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+_RUN: Final = (
+    "import sys; sys.path[:] = filter(None, sys.path); "
+    "import runpy; runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
+)
+"""Runs a module like `-m`, which would also import from the working directory before 3.11's `-P`.
+
+`jvm-shim/src/main/scala/io/theflash/spark/Engine.scala` has a copy.
+"""
 
 
 def start_module(name: str, *arguments: str, **options: Any) -> "subprocess.Popen[bytes]":  # noqa: ANN401
     """Run a module of this package in a new process, with options of `subprocess.Popen`.
 
-    The process finds this package wherever it was imported from. Its working directory is "/",
-    because Python would look for modules in the caller's.
+    The process finds this package wherever it was imported from. Its working directory is "/", and
+    no working directory is searched for modules: a file in it could replace a standard module.
     """
-    package = str(Path(__file__).parents[3])
-    python_path = os.environ.get("PYTHONPATH")
-    paths = package if python_path is None else f"{package}{os.pathsep}{python_path}"
+    inherited = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    paths = [str(Path(__file__).parents[3]), *map(os.path.abspath, inherited)]
     return subprocess.Popen(  # noqa: S603 (our own program, and no shell)
-        [sys.executable, "-m", name, *arguments],
+        [sys.executable, "-c", _RUN, name, *arguments],
         cwd="/",
-        env={**os.environ, "PYTHONPATH": paths},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         **options,
     )

@@ -40,3 +40,9 @@ def test_an_installation_without_a_jar_says_so(built):
     built.unlink()
     with pytest.raises(OptionError, match=r"the\.jar does not exist"):
         jar.spark_conf("", "theflash", None, {})
+
+
+@pytest.mark.parametrize("name", ["token", "Token"])
+def test_a_token_is_not_put_on_the_command_line(built, name):
+    with pytest.raises(OptionError, match=r"'token': would be on the command line.*token_file"):
+        jar.spark_conf("", "theflash", "theflash://h:1", {name: "a-token-that-may-read"})

@@ -1,6 +1,6 @@
 package io.theflash.spark
 
-import java.io.IOException
+import java.io.{File, IOException}
 import java.nio.charset.StandardCharsets.UTF_8
 import java.nio.file.Files
 import java.util.concurrent.TimeUnit.MILLISECONDS
@@ -14,18 +14,32 @@ import com.fasterxml.jackson.core.JsonProcessingException
   */
 private[spark] object Engine {
   private val Module = "pyspark_theflash.service.client.engine_process"
+
+  /** Runs a module like `-m`, which would also import modules from the working directory. */
+  private val Run = "import sys; sys.path[:] = filter(None, sys.path); " +
+    "import runpy; runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
   private val StartMs = 60000L
   private val OutputChars = 2000
 
-  /** Address of the process of `folder`, which is started if necessary. */
+  /** Address of the process of `folder`, which is started if necessary.
+    *
+    * Python runs in `/` and searches no working directory for modules: a file in the JVM's, such as
+    * `argparse.py`, could replace a standard module.
+    */
   def address(folder: Folder): String = {
     val output = Files.createTempFile("theflash", ".out").toFile
     val errors = Files.createTempFile("theflash", ".err").toFile
     try {
-      val command = Seq(folder.python, "-m", Module, folder.path) ++
+      val python = if (folder.python.contains("/")) absolute(folder.python) else folder.python
+      val command = Seq(python, "-c", Run, Module, folder.path) ++
         folder.idle.toSeq.flatMap(Seq("--idle", _))
-      val process = new ProcessBuilder(command: _*)
-        .redirectInput(ProcessBuilder.Redirect.from(new java.io.File("/dev/null")))
+      val builder = new ProcessBuilder(command: _*).directory(new File("/"))
+      sys.env.get("PYTHONPATH").foreach { paths =>
+        val found = paths.split(File.pathSeparator).filter(_.nonEmpty).map(absolute)
+        builder.environment().put("PYTHONPATH", found.mkString(File.pathSeparator))
+      }
+      val process = builder
+        .redirectInput(ProcessBuilder.Redirect.from(new File("/dev/null")))
         .redirectOutput(output)
         .redirectError(errors)
         .start()
@@ -46,6 +60,8 @@ private[spark] object Engine {
     }
   }
 
+  private def absolute(path: String): String = new File(path).getAbsolutePath
+
   private def failed(folder: Folder, reason: String, cause: Throwable = null): TheFlashException =
     Errors.unavailable(
       folder.path,
@@ -53,7 +69,7 @@ private[spark] object Engine {
       cause
     )
 
-  private def read(file: java.io.File): String =
+  private def read(file: File): String =
     new String(Files.readAllBytes(file.toPath), UTF_8)
       .takeRight(OutputChars)
       .split("\\s+")

@@ -19,7 +19,8 @@ import org.apache.spark.sql.util.CaseInsensitiveStringMap
 /** A store in SQL: `SELECT ... FROM theflash.db.table VERSION AS OF 470613571969220631`.
   *
   * Set `spark.sql.catalog.NAME` to this class, and the source's options with this prefix:
-  * `spark.sql.catalog.NAME.store` and others that apply to all tables. Tables of one statement
+  * `spark.sql.catalog.NAME.store` and others that apply to all tables, but not `token`, since the
+  * JVM's command line and Spark's configuration show it: use `token_file`. Tables of one statement
   * without a timestamp of their own are read at the same one.
   */
 class TheFlashCatalog extends TableCatalog with SupportsNamespaces {
@@ -30,6 +31,9 @@ class TheFlashCatalog extends TableCatalog with SupportsNamespaces {
   private val moments = new StatementMoments
 
   override def initialize(name: String, options: CaseInsensitiveStringMap): Unit = {
+    if (options.containsKey("token")) Errors.planning {
+      throw Errors.option("token", "is not for a catalog, whose options Spark shows; use token_file")
+    }
     catalogName = name
     settings = Settings(options.asScala.toMap)
   }
