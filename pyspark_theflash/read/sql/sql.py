@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     import duckdb
 
 _SYSTEM_SCHEMAS: Final = frozenset({"information_schema", "pg_catalog"})
+_RESERVED: Final = _SYSTEM_SCHEMAS | {"memory", "system", "temp"}
+"""Names of DuckDB's own schemas and databases. A replicated database of such a name is left out."""
 _REFUSED_TYPES: Final = re.compile(r"\b(BIT|BIGNUM|VARIANT|TIME WITH TIME ZONE)\b")
 _READING: Final = frozenset({"SELECT", "EXPLAIN"})
 """DESCRIBE, SHOW, SUMMARIZE, FROM, VALUES and TABLE are SELECTs to DuckDB."""
@@ -121,11 +123,18 @@ def _begin(
     """Parse the statement, open the tables, and start."""
     check_statement(session.connection, text)
     tables = {(db.lower(), table.lower()): (db, table) for db, table in catalog.names()}
+    names = named_tables(session.connection, text)
+    reserved = {pair for pair in tables if pair[0] in _RESERVED}
+    for pair in _named_pairs(names):
+        if (key := (pair[0].lower(), pair[1].lower())) in reserved:
+            _check_own(session.connection, *tables[key])
+    tables = {pair: tables[pair] for pair in tables if pair not in reserved}
     for db in sorted({db for db, _ in tables.values()}):
         session.connection.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(db)}")
-    for db, table in _to_open(named_tables(session.connection, text), tables):
+    for db, table in _to_open(names, tables):
         opened = catalog.open(db, table)
-        select = session.register(f"{db}.{table}", opened)
+        # Quoted, because names may contain periods.
+        select = session.register(f"{quoted(db)}.{quoted(table)}", opened)
         session.connection.execute(f"CREATE VIEW {quoted(db)}.{quoted(table)} AS {select}")
     lock(session.connection)
     relation = session.connection.sql(text, params=list(parameters) or None)
@@ -141,10 +150,24 @@ def _to_open(
     """Return the tables to open, spelled as in the catalog if they are in it."""
     if not names:
         return list(tables.values())
-    # DuckDB reports names without a database itself.
-    pairs = [(parts[-2], parts[-1]) for parts in names if len(parts) > 1]
-    pairs = [pair for pair in pairs if pair[0].lower() not in _SYSTEM_SCHEMAS]
+    pairs = [pair for pair in _named_pairs(names) if pair[0].lower() not in _SYSTEM_SCHEMAS]
     return list(dict.fromkeys(tables.get((d.lower(), t.lower()), (d, t)) for d, t in pairs))
+
+
+def _named_pairs(names: Sequence[tuple[str, ...]]) -> list[tuple[str, str]]:
+    """Return (database, table) of each name; DuckDB reports names without a database itself."""
+    return [(parts[-2], parts[-1]) for parts in names if len(parts) > 1]
+
+
+def _check_own(connection: "duckdb.DuckDBPyConnection", db: str, table: str) -> None:
+    """Raise `UnsupportedError` unless DuckDB has a table of its own with this name."""
+    import duckdb
+
+    try:
+        connection.execute(f"DESCRIBE {quoted(db)}.{quoted(table)}")
+    except duckdb.Error:
+        reason = "SQL over a database with the name of one of DuckDB's own"
+        raise UnsupportedError(reason, f"{db}.{table}") from None
 
 
 def check_statement(connection: "duckdb.DuckDBPyConnection", text: str) -> None:

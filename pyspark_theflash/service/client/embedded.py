@@ -5,12 +5,13 @@ clients use the same process. It ends after a time without connections. If it ha
 killed, the next call starts it again. It opens no TCP port.
 
 The socket is in the store's folder. If its path is too long for an address, or the folder is not
-writable, it is in a folder of the user's in the system's folder for temporary files.
+writable, it is in a private folder of the user's (`private_folder`).
 """
 
 import contextlib
 import hashlib
 import os
+import stat
 import subprocess
 import tempfile
 import threading
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pyspark_theflash.base.clock import Clock, SystemClock
-from pyspark_theflash.base.errors import ServiceUnavailableError
+from pyspark_theflash.base.errors import OptionError, ServiceUnavailableError
 from pyspark_theflash.net.address import PATH_BYTES_MAX, UNIX, check_folder
 from pyspark_theflash.service.client.process import start_module
 from pyspark_theflash.service.client.remote import Connection, RemoteTransport
@@ -59,16 +60,41 @@ def connect_embedded(
 
 
 def socket_path(store: Path) -> Path:
-    """Return the path of the socket of a store's engine process, after creating its folder."""
+    """Return the path of the socket of a store's engine process, after creating its folder.
+
+    Raises:
+        OptionError: The user has no private folder; see `private_folder`.
+    """
     store = store.resolve()
     inside = store / SOCKET
     if len(os.fsencode(inside)) <= PATH_BYTES_MAX and os.access(store, os.W_OK):
         return inside
-    folder = Path(tempfile.gettempdir()) / f"theflash-{os.geteuid()}"
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
     name = hashlib.sha256(os.fsencode(store)).hexdigest()[:24]
-    return folder / f"{name}.sock"
+    return private_folder() / f"{name}.sock"
+
+
+def private_folder() -> Path:
+    """Return the first folder for sockets that belongs to this user alone, created if missing.
+
+    All processes of a user find the same one, as others can neither create nor replace it: the
+    folder for temporary files is used only where nobody else has taken the name.
+
+    Raises:
+        OptionError: There is none.
+    """
+    user, home = os.geteuid(), Path.home()
+    runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{user}"
+    parents = (Path(runtime), Path(tempfile.gettempdir()))
+    folders = [*(parent / f"theflash-{user}" for parent in parents), home / ".theflash"]
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.mkdir(mode=0o700)
+        with contextlib.suppress(OSError):
+            status = folder.lstat()  # not what a symbolic link of another user leads to
+            if stat.S_ISDIR(status.st_mode) and status.st_uid == user and not status.st_mode & 0o77:
+                return folder
+    shown = ", ".join(map(str, folders))
+    raise OptionError("listen", f"none of {shown} is a folder of this user with mode 0700")
 
 
 class EmbeddedTransport(RemoteTransport):

@@ -115,6 +115,46 @@ def test_odd_names_are_found_under_any_alias() -> None:
     assert sorted(odd.opened) == ["AS x", 'a "b".c']
 
 
+class Databases:
+    """A catalog of one-row tables of several databases, with the row's own name as value."""
+
+    def __init__(self, *names: tuple[str, str]) -> None:
+        self._names = names
+
+    def names(self) -> Sequence[tuple[str, str]]:
+        return self._names
+
+    def open(self, db: str, table: str) -> Source:
+        return Source(pa.table({"name": [f"{db}/{table}"]}))
+
+
+OWN_NAMES = ["pg_catalog", "information_schema", "temp", "system", "memory"]
+
+
+@pytest.mark.parametrize("db", [*OWN_NAMES, "Pg_Catalog", "INFORMATION_SCHEMA", "TEMP"])
+def test_a_database_named_like_duckdbs_own_does_not_disturb_others(db: str) -> None:
+    tables = Databases(("shop", "t"), (db, "t"), (db, "tables"))
+    assert rows("SELECT name FROM shop.t", tables) == [("shop/t",)]
+    shown = [row[1:3] for row in rows("SHOW ALL TABLES", tables) if row[1] != "main"]
+    assert shown == [("shop", "t")]
+    rows("SELECT table_name FROM information_schema.tables", tables)
+    with pytest.raises(UnsupportedError, match=rf"{db}\.t: SQL over a database with the name"):
+        rows(f"SELECT * FROM {db}.t", tables)
+
+
+@pytest.mark.parametrize("db", ["main", "Main", "pg_temp", "default", "public", "sys"])
+def test_other_names_of_databases_can_be_read(db: str) -> None:
+    tables = Databases(("shop", "t"), (db, "t"))
+    assert rows(f'SELECT name FROM "{db}".t', tables) == [(f"{db}/t",)]
+    assert rows("SELECT name FROM shop.t", tables) == [("shop/t",)]
+
+
+def test_periods_in_names_mix_up_no_tables() -> None:
+    tables = Databases(("a", "b.c"), ("a.b", "c"))
+    found = rows('SELECT l.name, r.name AS other FROM a."b.c" l, "a.b".c r', tables)
+    assert found == [("a/b.c", "a.b/c")]
+
+
 def test_sums_are_wider_than_what_they_sum(tables: Tables) -> None:
     text = "SELECT sum(big), sum(price), min(big), max(price) FROM shop.item"
     assert rows(text, tables) == [(2**64, decimal.Decimal("-1.75"), 0, decimal.Decimal("1.25"))]
