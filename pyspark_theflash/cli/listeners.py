@@ -8,6 +8,7 @@ import argparse
 import signal
 import threading
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from pyspark_theflash.base.clock import Clock
 from pyspark_theflash.base.errors import UsageError
 from pyspark_theflash.base.tls import ServerTls
 from pyspark_theflash.net.address import UNIX
+from pyspark_theflash.service.api.limits import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,6 +47,14 @@ def add_listeners(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME",
         help="an allowed common name of client certificates (default: any)",
+    )
+    numbers = ", ".join(f"{name}={number}" for name, number in asdict(Limits()).items())
+    parser.add_argument(
+        "--limit",
+        action="append",
+        default=[],
+        metavar="NAME=N",
+        help=f"a limit for callers (defaults: {numbers})",
     )
 
 
@@ -84,6 +94,7 @@ class Listeners:
         """
         self._arguments, self._service, self._clock, self._undo = arguments, service, clock, undo
         self._tls = server_tls(arguments)
+        self.limits = Limits().with_changes(arguments.limit)
         self._tokens = self._read_tokens()
 
     def security(self, address: str) -> tuple[ServerTls | None, tuple[str, ...]]:
@@ -104,7 +115,8 @@ class Listeners:
 
         tls, names = self.security(address)
         settings: dict[str, Any] = {"clock": self._clock, "tokens": self._tokens, "tls": tls}
-        server = SocketServer(self._service(), address, allowed_names=names, **settings)
+        settings |= {"allowed_names": names, "limits": self.limits}
+        server = SocketServer(self._service(), address, **settings)
         self._undo.callback(server.stop)
         return server
 

@@ -6,6 +6,10 @@ only its owner may be able to read the file.
 
 Up to --workers processes answer concurrent calls; each is started when it is needed. With 1, this
 process answers. Flight and gRPC are always answered by this process.
+
+Callers are limited (--limit, docs/limits.md). Above `pending` connections without authentication,
+the oldest is closed. An eighth of all connections, calls and memory is kept for administrators,
+and no other token can use more than its part.
 """
 
 import argparse
@@ -83,7 +87,8 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             tls, names = listeners.security(address)
             access = (arguments.tokens, tls, names, spare_key)
-            server = _front(arguments, WorkerSettings(arguments.store, address, *access), clock)
+            settings = WorkerSettings(arguments.store, address, *access, limits=listeners.limits)
+            server = _front(arguments, settings, clock)
             undo.callback(server.stop)
         listeners.open_others()
         server.start()

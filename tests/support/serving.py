@@ -14,7 +14,7 @@ from pyspark_theflash.base.tls import ServerTls
 from pyspark_theflash.service.api.service import Service
 from pyspark_theflash.service.api.token import AccessToken, Tokens
 from pyspark_theflash.service.server.app import SocketServer
-from pyspark_theflash.service.server.control import CONNECTIONS_MAX, WorkerSettings
+from pyspark_theflash.service.server.control import WorkerSettings
 from pyspark_theflash.service.server.flight import FlightServer
 from pyspark_theflash.service.server.router import ConnectionRouter
 from pyspark_theflash.service.server.rpc import RpcServer
@@ -72,18 +72,16 @@ def serving_workers(
     address: str,
     *,
     workers: int | None = None,
-    connections_max: int = CONNECTIONS_MAX,
     **settings: Any,
 ) -> Iterator[ConnectionRouter]:
     """The same with several processes. By default, consecutive calls go to different ones."""
-    known: dict[str, Any] = {"clock": CLOCK, "connections_max": connections_max}
     if workers is None:
         router: ConnectionRouter = Alternating(
-            WorkerSettings(store, address, linger_ms=0, **settings), **known
+            WorkerSettings(store, address, linger_ms=0, **settings), clock=CLOCK
         )
     else:
         router = ConnectionRouter(
-            WorkerSettings(store, address, **settings), workers=workers, **known
+            WorkerSettings(store, address, **settings), workers=workers, clock=CLOCK
         )
     try:
         router.start()

@@ -1,18 +1,20 @@
 """A server of the API's own protocol in one process."""
 
+import itertools
 import logging
+import socket
 import threading
 from typing import Final
 
 from pyspark_theflash.base.clock import Clock
 from pyspark_theflash.base.tls import ServerTls
 from pyspark_theflash.net.bind import bind, check_names, check_safe
+from pyspark_theflash.service.api.limits import Limits
 from pyspark_theflash.service.api.service import Service
 from pyspark_theflash.service.api.token import Tokens
-from pyspark_theflash.service.server.control import CONNECTIONS_MAX, DRAIN_MS, Timeouts
-from pyspark_theflash.service.server.reject import reject
+from pyspark_theflash.service.server.admission import Admission
+from pyspark_theflash.service.server.control import DRAIN_MS, Greeted, Timeouts
 from pyspark_theflash.service.server.sessions import Sessions
-from pyspark_theflash.service.wire.link import Link
 
 _log = logging.getLogger(__name__)
 
@@ -32,12 +34,12 @@ class SocketServer(Sessions):
         tokens: Tokens | None = None,
         tls: ServerTls | None = None,
         allowed_names: tuple[str, ...] = (),
-        connections_max: int = CONNECTIONS_MAX,
         timeouts: Timeouts | None = None,
+        limits: Limits | None = None,
     ) -> None:
         """Listen on `address`; connections are accepted after `start`.
 
-        `connections_max` is the limit of connections. See `Sessions` for the other arguments.
+        See `Sessions` for the arguments.
 
         Raises:
             OptionError: The address cannot be used, or not safely.
@@ -52,13 +54,15 @@ class SocketServer(Sessions):
             tls=tls,
             allowed_names=allowed_names,
             timeouts=timeouts,
+            limits=limits,
         )
-        self._connections_max = connections_max
+        self._numbers = itertools.count(1)
         self._stopping = False
         self._bound = bind(address)
         self._bound.sock.settimeout(_ACCEPT_S)
         self.address = self._bound.address
         """The listening address, with the actual port if `address` has port 0."""
+        self._admission: Admission[int] = Admission(self._limits, self.address)
         self._acceptor = threading.Thread(target=self._accept, name="accept", daemon=True)
 
     def start(self) -> None:
@@ -85,8 +89,15 @@ class SocketServer(Sessions):
                 _log.warning("cannot accept: %s", error)
                 self._clock.sleep_ms(_RETRY_MS)
                 continue
-            if len(self) < self._connections_max:
-                self.take(sock)
-            else:
-                link, has_tls = Link(sock, self._clock), self._tls is not None
-                reject(link, self.address, self._connections_max, has_tls=has_tls)
+            self._add(sock)
+
+    def _add(self, sock: socket.socket) -> None:
+        number = next(self._numbers)
+
+        def admit(greeted: Greeted) -> None:
+            self._admission.admit(number, greeted.identity, is_admin=greeted.is_admin)
+
+        surplus = self._admission.add(number)
+        if surplus is not None:
+            self.interrupt(surplus)
+        self.take(number, sock, admit=admit, ended=lambda _: self._admission.remove(number))

@@ -2,8 +2,8 @@
 
     message    op u8, state u8, number u64, token 32 bytes; with TAKE, the connection's descriptor
 
-`state` is 0 for a connection without a completed handshake, 1 without a token, 2 with one. Router
-and workers run the same code, so messages have no version.
+`state` is 0 for a connection without a completed handshake, 1 without a token, 2 with one, 3 with
+an administrator's. Router and workers run the same code, so messages have no version.
 """
 
 import socket
@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import Final
 
 from pyspark_theflash.base.tls import ServerTls
+from pyspark_theflash.service.api.limits import Limits
+from pyspark_theflash.service.api.token import identity_of
 
-CONNECTIONS_MAX: Final = 64
+ANYBODY: Final = "this machine"
+"""The identity of callers without tokens, who are administrators."""
 DRAIN_MS: Final = 5_000
 """The time that a stopping server waits for calls in progress."""
 _MESSAGE: Final = struct.Struct(">BBQ32s")
@@ -27,6 +30,8 @@ class Timeouts:
 
     greeting_ms: int = 3_000
     """For each step before the first call: the first input, the TLS handshake, each frame."""
+    pending_ms: int = 10_000
+    """For all these steps together."""
     idle_ms: int = 600_000
     """Between two calls."""
     frame_ms: int = 10_000
@@ -50,6 +55,12 @@ class ControlOp(IntEnum):
     """From a worker: the connection has no call in progress and returns to the router."""
     OVER = 5
     """From a worker: the connection has ended."""
+    ADMIT = 6
+    """From a worker: the connection's caller is authenticated; may it stay?"""
+    ADMITTED = 7
+    """To a worker, in response: yes."""
+    REJECTED = 8
+    """To a worker, in response: no, because of the limits of connections."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +68,12 @@ class Greeted:
     """State of a connection after its handshake: the stored form of the caller's token, if any."""
 
     stored: bytes | None
+    is_admin: bool = True
+
+    @property
+    def identity(self) -> str:
+        """The caller for which the connection is counted."""
+        return ANYBODY if self.stored is None else identity_of(self.stored)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +87,16 @@ class ControlMessage:
     def to_bytes(self) -> bytes:
         greeted = self.greeted
         stored = greeted.stored if greeted is not None else None
-        state = (greeted is not None) + (stored is not None)
+        state = 0
+        if greeted is not None:
+            state = 1 if stored is None else 2 + greeted.is_admin
         return _MESSAGE.pack(self.op, state, self.number, stored or b"")
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "ControlMessage":
         """Inverse of `to_bytes`."""
         op, state, number, stored = _MESSAGE.unpack(data)
-        greeted = Greeted(stored if state > 1 else None) if state else None
+        greeted = Greeted(stored if state > 1 else None, state != 2) if state else None
         return cls(ControlOp(op), number, greeted)
 
 
@@ -118,6 +137,7 @@ class WorkerSettings:
         allowed_names: Common names that callers' certificates may have; empty: any.
         spare_key: See `Service`.
         timeouts: Time limits for callers.
+        limits: Other limits for callers.
         linger_ms: How long a worker keeps its only connection for the next call. To return a
             connection and receive it again takes about 1 ms, and more on a busy machine.
     """
@@ -129,4 +149,5 @@ class WorkerSettings:
     allowed_names: tuple[str, ...] = ()
     spare_key: bytes = b""
     timeouts: Timeouts = field(default_factory=Timeouts)
+    limits: Limits = field(default_factory=Limits)
     linger_ms: int = 50

@@ -3,7 +3,6 @@
 import contextlib
 from typing import Final
 
-from pyspark_theflash.base.errors import ServiceUnavailableError
 from pyspark_theflash.service.api.error import encode_error
 from pyspark_theflash.service.wire.frame import FrameType, encode_frame
 from pyspark_theflash.service.wire.link import Link
@@ -16,15 +15,3 @@ def send_error(link: Link, error: Exception) -> None:
     """Send an ERROR frame; does nothing if the caller has closed the connection."""
     with contextlib.suppress(OSError):
         link.send(encode_frame(FrameType.ERROR, 0, encode(encode_error(error))), _SEND_MS)
-
-
-def reject(link: Link, address: str, connections_max: int, *, has_tls: bool) -> None:
-    """Close a connection above the limit of connections, with an error unless it has TLS.
-
-    A TLS handshake would be too expensive for a server at its limit.
-    """
-    if not has_tls:
-        reason = f"it has {connections_max} connections already"
-        send_error(link, ServiceUnavailableError(address, reason))
-    link.interrupt()
-    link.close()

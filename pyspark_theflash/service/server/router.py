@@ -36,8 +36,8 @@ from pyspark_theflash.base.errors import ServiceUnavailableError
 from pyspark_theflash.base.tls import ServerTls
 from pyspark_theflash.net.bind import bind, check_names, check_safe
 from pyspark_theflash.service.client.process import start_module
+from pyspark_theflash.service.server.admission import Admission
 from pyspark_theflash.service.server.control import (
-    CONNECTIONS_MAX,
     DRAIN_MS,
     ControlMessage,
     ControlOp,
@@ -65,12 +65,23 @@ _REAP_S: Final = 1.0
 
 @dataclass(slots=True, eq=False)
 class _Connection:
-    """A caller's connection. It is closed at `deadline_ms` if it is in the router then."""
+    """A caller's connection.
+
+    It is closed at `deadline_ms` if it is in the router then, and at `pending_until_ms` if its
+    caller is not authenticated then.
+    """
 
     number: int
     sock: socket.socket
     deadline_ms: int
+    pending_until_ms: int
     greeted: Greeted | None = None
+    is_silent: bool = True
+    """Whether nothing has been received."""
+
+    @property
+    def is_closed(self) -> bool:
+        return self.sock.fileno() < 0
 
 
 @dataclass(slots=True, eq=False)
@@ -111,7 +122,6 @@ class ConnectionRouter:
         *,
         workers: int,
         clock: Clock,
-        connections_max: int = CONNECTIONS_MAX,
     ) -> None:
         """Listen on the settings' address; connections are accepted after `start`.
 
@@ -119,7 +129,6 @@ class ConnectionRouter:
             settings: Settings of the workers.
             workers: The largest number of workers.
             clock: The clock of timeouts.
-            connections_max: The number of connections above which more are rejected.
 
         Raises:
             OptionError: The address or the certificates cannot be used, or not safely.
@@ -133,7 +142,6 @@ class ConnectionRouter:
         self._clock, self._workers_max = clock, workers
         # With TLS, connections cannot move to workers that are started later.
         self._workers_min = 1 if tls is None else workers
-        self._connections_max = connections_max
         self._bound = bind(settings.address)
         self._bound.sock.setblocking(False)
         self.address = self._bound.address
@@ -143,6 +151,7 @@ class ConnectionRouter:
         self._numbers = itertools.count(1)
         self._workers: list[_Worker] = []
         self._connections: set[_Connection] = set()
+        self._admission: Admission[_Connection] = Admission(settings.limits, self.address)
         self._unanswered: list[_Connection] = []
         """Connections with a pending call that no worker was ready for."""
         self._failures, self._start_after_ms, self._upkeep_at_ms = 0, 0, 0
@@ -217,7 +226,10 @@ class ConnectionRouter:
         active = {n for worker in self._workers for n in worker.connections}
         active.update(connection.number for connection in self._unanswered)
         for connection in list(self._connections):
-            if connection.number not in active and connection.deadline_ms <= now_ms:
+            is_late = connection.number not in active and connection.deadline_ms <= now_ms
+            if not is_late and connection.pending_until_ms <= now_ms:
+                is_late = self._admission.is_pending(connection)
+            if is_late:
                 self._drop(connection)
         if len(self._workers) < self._workers_min:
             self._add_worker()
@@ -232,18 +244,14 @@ class ConnectionRouter:
             _log.warning("cannot accept: %s", error)
             self._clock.sleep_ms(round(_POLL_S * 1000))
             return
-        if len(self._connections) >= self._connections_max:
-            # Only a full server imports what this needs.
-            from pyspark_theflash.service.server.reject import reject
-            from pyspark_theflash.service.wire.link import Link
-
-            link, has_tls = Link(sock, self._clock), self._settings.tls is not None
-            reject(link, self.address, self._connections_max, has_tls=has_tls)
-            return
-        deadline_ms = self._clock.boottime_ms() + self._settings.timeouts.greeting_ms
-        connection = _Connection(next(self._numbers), sock, deadline_ms)
+        now_ms, timeouts = self._clock.boottime_ms(), self._settings.timeouts
+        deadline_ms, pending_until_ms = now_ms + timeouts.greeting_ms, now_ms + timeouts.pending_ms
+        connection = _Connection(next(self._numbers), sock, deadline_ms, pending_until_ms)
         self._idle_since_ms = None
         self._connections.add(connection)
+        surplus = self._admission.add(connection, lambda each: each.is_silent)
+        if surplus is not None:
+            self._drop(surplus)
         self._wait_for(connection)
 
     def _wait_for(self, connection: _Connection) -> None:
@@ -259,6 +267,7 @@ class ConnectionRouter:
         except OSError:
             first = b""
         if first:
+            connection.is_silent = False
             self._selector.unregister(connection.sock)
             self._assign(connection)
         else:
@@ -289,13 +298,18 @@ class ConnectionRouter:
         return min(ready, key=lambda each: len(each.connections))
 
     def _drop(self, connection: _Connection) -> None:
-        """Close a connection, wherever it is served."""
+        """Close a connection, wherever it is served. Closing it twice has no effect."""
+        if connection.is_closed:
+            return
         with contextlib.suppress(KeyError):
             self._selector.unregister(connection.sock)
         with contextlib.suppress(OSError):
             connection.sock.shutdown(socket.SHUT_RDWR)
         connection.sock.close()
         self._connections.discard(connection)
+        self._admission.remove(connection)
+        if connection in self._unanswered:
+            self._unanswered.remove(connection)
         if not self._connections:
             self._idle_since_ms = self._clock.boottime_ms()
 
@@ -338,8 +352,11 @@ class ConnectionRouter:
             for connection in unanswered:
                 self._assign(connection)
             return
+        if message.op is ControlOp.ADMIT and message.greeted is not None:
+            self._admit(worker, worker.connections[message.number], message.greeted)
+            return
         connection = worker.connections.pop(message.number)
-        if message.greeted is None or self._drain_ms is not None:
+        if message.greeted is None or self._drain_ms is not None or connection.is_closed:
             # The worker has closed the connection itself; what it sent last is still delivered.
             self._drop(connection)
             return
@@ -347,6 +364,17 @@ class ConnectionRouter:
         timeouts = self._settings.timeouts
         connection.deadline_ms = self._clock.boottime_ms() + timeouts.idle_ms
         self._wait_for(connection)
+
+    def _admit(self, worker: _Worker, connection: _Connection, greeted: Greeted) -> None:
+        op = ControlOp.ADMITTED
+        try:
+            identity, is_admin = greeted.identity, greeted.is_admin
+            self._admission.admit(connection, identity, is_admin=is_admin)
+        except ServiceUnavailableError as error:
+            _log.info("connection rejected: %s", error)
+            op = ControlOp.REJECTED
+        # The end of a worker is detected by `receive_control`.
+        worker.send(ControlMessage(op, connection.number))
 
     def _on_end(self, worker: _Worker) -> None:
         """Handle the end of a worker."""

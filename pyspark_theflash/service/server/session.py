@@ -64,6 +64,7 @@ class ConnectionSession:
         timeouts: Timeouts,
         peer: str = "this machine",
         greeted: Greeted | None = None,
+        admit: Callable[[Greeted], None] = lambda _: None,
         linger_ms: Callable[[], int] | None = None,
     ) -> None:
         """Serve a connection; see `run`.
@@ -77,14 +78,14 @@ class ConnectionSession:
             timeouts: Time limits for the caller.
             peer: The caller's identity if it has no token.
             greeted: The connection's state, if its handshake was made before.
+            admit: Called when the caller is authenticated; raises if there are too many callers.
             linger_ms: Called after each call; returns how long to wait for the next one before the
                 connection returns to the router. None: the connection stays here.
         """
         self._peer = peer
         self._link, self._service, self._tokens = link, service, tokens
         self._clock, self._address, self._timeouts = clock, address, timeouts
-        self._stored = None if greeted is None else greeted.stored
-        self._is_greeted, self._linger_ms = greeted is not None, linger_ms
+        self._greeted, self._admit, self._linger_ms = greeted, admit, linger_ms
         self._call = 0
         self._is_json = False
         self._rows_ended, self._end = False, End()
@@ -107,7 +108,7 @@ class ConnectionSession:
 
     def _run(self) -> Greeted | None:
         try:
-            if not self._is_greeted:
+            if self._greeted is None:
                 self._greet()
             while not self._is_idle():
                 self._answer_next()
@@ -118,7 +119,7 @@ class ConnectionSession:
             self._reject(error)
         else:
             self._link.close()
-            return Greeted(self._stored)
+            return self._greeted
         return None
 
     def _is_idle(self) -> bool:
@@ -135,25 +136,33 @@ class ConnectionSession:
         header, proof = self._link.receive_frame(GREETING_BYTES_MAX, wait_ms)
         if header.type is not FrameType.AUTH:
             raise ProtocolError(self._address, f"{header.type.name} where AUTH is expected")
+        stored = None
         if self._tokens is not None:
-            self._stored = self._with_tokens(lambda tokens: tokens.by_proof(nonce, proof))
-            if self._stored is None:
+            stored = self._with_tokens(lambda tokens: tokens.by_proof(nonce, proof))
+            if stored is None:
                 raise AuthenticationError(self._address, "this token is not valid")
-        ready = Ready(self._role(), self._service.store_id).to_bytes()
+        role = self._role(stored)
+        greeted = Greeted(stored, role is Role.ADMIN)
+        self._admit(greeted)
+        self._greeted = greeted
+        ready = Ready(role, self._service.store_id).to_bytes()
         self._link.send(encode_frame(FrameType.READY, 0, ready), wait_ms)
 
-    def _role(self) -> Role:
-        """Return the caller's current role: a token may be revoked during a connection."""
+    def _role(self, stored: bytes | None) -> Role:
+        """Return the current role of a token, which may be revoked during a connection."""
         if self._tokens is None:
             return Role.ADMIN
-        stored = self._stored or b""
-        role: Role | None = self._with_tokens(lambda tokens: tokens.role(stored))
+        role: Role | None = self._with_tokens(lambda tokens: tokens.role(stored or b""))
         if role is None:
             raise AuthenticationError(self._address, "this token was revoked")
         return role
 
+    def _stored(self) -> bytes | None:
+        return None if self._greeted is None else self._greeted.stored
+
     def _identity(self) -> str:
-        return self._peer if self._stored is None else identity_of(self._stored)
+        stored = self._stored()
+        return self._peer if stored is None else identity_of(stored)
 
     def _with_tokens(self, act: Any) -> Any:  # noqa: ANN401 (the result of `act`)
         try:
@@ -179,7 +188,7 @@ class ConnectionSession:
             self.is_busy = False
 
     def _answer(self, request: Request) -> None:
-        role, called = self._role(), None
+        role, called = self._role(self._stored()), None
         try:
             called = method(request.method)
             called.check(role)

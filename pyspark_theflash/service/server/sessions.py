@@ -6,11 +6,13 @@ import ssl
 import struct
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 from pyspark_theflash.base.clock import Clock
 from pyspark_theflash.base.errors import AuthenticationError
 from pyspark_theflash.base.tls import ServerTls
+from pyspark_theflash.service.api.limits import Limits
 from pyspark_theflash.service.api.service import Service
 from pyspark_theflash.service.api.token import Tokens
 from pyspark_theflash.service.server.control import DRAIN_MS, Greeted, Timeouts
@@ -26,6 +28,15 @@ _CREDENTIALS: Final = struct.Struct("3i")
 """Process, user and group of SO_PEERCRED."""
 
 
+@dataclass(slots=True)
+class _Served:
+    """A connection, and its session once there is one."""
+
+    thread: threading.Thread
+    link: Link
+    session: ConnectionSession | None = None
+
+
 class Sessions:
     """The connections to a service in one process."""
 
@@ -39,6 +50,7 @@ class Sessions:
         tls: ServerTls | None = None,
         allowed_names: tuple[str, ...] = (),
         timeouts: Timeouts | None = None,
+        limits: Limits | None = None,
         linger_ms: int | None = None,
     ) -> None:
         """Accept connections through `take`.
@@ -51,6 +63,7 @@ class Sessions:
             tls: The server's certificate; None: no TLS.
             allowed_names: Common names that callers' certificates may have; empty: any.
             timeouts: Time limits for callers; None: the defaults.
+            limits: Other limits for callers; None: the defaults.
             linger_ms: How long the only connection waits here for its next call, before it is
                 returned to the router; None: connections stay until they end. Connections with TLS
                 always stay, because the state of TLS is in this process.
@@ -58,11 +71,11 @@ class Sessions:
         self._service, self.address, self._clock, self._tokens = service, address, clock, tokens
         self._tls = None if tls is None else tls.context()
         self._allowed = frozenset(allowed_names)
-        self._timeouts = timeouts or Timeouts()
+        self._timeouts, self._limits = timeouts or Timeouts(), limits or Limits()
         self._stay = linger_ms is None or tls is not None
         self._linger_ms = linger_ms or 0
         self._mutex = threading.Lock()
-        self._sessions: dict[threading.Thread, tuple[Link, ConnectionSession | None]] = {}
+        self._sessions: dict[int, _Served] = {}
         self._idle_since_ms = clock.boottime_ms()
 
     def __len__(self) -> int:
@@ -76,23 +89,35 @@ class Sessions:
 
     def take(
         self,
+        number: int,
         sock: socket.socket,
         greeted: Greeted | None = None,
+        *,
+        admit: Callable[[Greeted], None] = lambda _: None,
         ended: Callable[[Greeted | None], None] = lambda _: None,
     ) -> None:
         """Serve a connection in a new thread.
 
         Args:
+            number: A number that no other connection here has.
             sock: The connection.
             greeted: Its state, if it was served before.
+            admit: Called when the caller is authenticated; raises if there are too many.
             ended: Called at the end with the result of `ConnectionSession.run`.
         """
         link = Link(sock, self._clock)
-        thread = threading.Thread(target=self._serve, args=(sock, link, greeted, ended))
+        thread = threading.Thread(target=self._serve, args=(number, sock, greeted, admit, ended))
         thread.daemon = True
         with self._mutex:
-            self._sessions[thread] = link, None
+            self._sessions[number] = _Served(thread, link)
         thread.start()
+
+    def interrupt(self, number: int) -> None:
+        """End a connection."""
+        with self._mutex:
+            served = self._sessions.get(number)
+            if served is not None:
+                served.link.interrupt()
 
     def stop(self, drain_ms: int = DRAIN_MS) -> None:
         """Wait up to `drain_ms` for calls in progress, then end all connections."""
@@ -100,13 +125,13 @@ class Sessions:
         while self._clock.boottime_ms() < deadline_ms and self._is_busy():
             self._clock.sleep_ms(_POLL_MS)
         with self._mutex:
-            sessions = dict(self._sessions)
-        for link, _ in sessions.values():
-            link.interrupt()
+            sessions = list(self._sessions.values())
+            for served in sessions:
+                served.link.interrupt()
         # Threads that are still at work, as in a compaction, end with the process, which is safe.
         deadline_ms = self._clock.boottime_ms() + _STOP_MS
-        for thread in sessions:
-            thread.join(max(deadline_ms - self._clock.boottime_ms(), 0) / 1000)
+        for served in sessions:
+            served.thread.join(max(deadline_ms - self._clock.boottime_ms(), 0) / 1000)
 
     def _linger(self) -> int:
         """With other connections here, another worker may answer the next call sooner."""
@@ -114,43 +139,43 @@ class Sessions:
 
     def _is_busy(self) -> bool:
         with self._mutex:
-            return any(each is not None and each.is_busy for _, each in self._sessions.values())
+            sessions = [served.session for served in self._sessions.values()]
+        return any(session is not None and session.is_busy for session in sessions)
 
     def _serve(
         self,
+        number: int,
         sock: socket.socket,
-        link: Link,
         greeted: Greeted | None,
+        admit: Callable[[Greeted], None],
         ended: Callable[[Greeted | None], None],
     ) -> None:
-        own, state = link, None
+        served, state = self._sessions[number], None
         try:
             if sock.family in (socket.AF_INET, socket.AF_INET6):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            peer = _peer(sock)
             if self._tls is not None:
-                secured = self._secured(sock, self._tls)
-                own = Link(secured, self._clock)
-                self._check_name(own, secured)
-            session = ConnectionSession(
-                own,
+                self._secure(served, sock, self._tls)
+            served.session = ConnectionSession(
+                served.link,
                 self._service,
                 self._tokens,
                 clock=self._clock,
                 address=self.address,
                 timeouts=self._timeouts,
-                peer=_peer(sock),
+                peer=peer,
                 greeted=greeted,
+                admit=admit,
                 linger_ms=None if self._stay else self._linger,
             )
-            with self._mutex:
-                self._sessions[threading.current_thread()] = own, session
-            state = session.run()
+            state = served.session.run()
         except OSError as error:
             _log.info("connection rejected: %s", error)
-            own.close_gently()
+            served.link.close_gently()
         finally:
             with self._mutex:
-                del self._sessions[threading.current_thread()]
+                del self._sessions[number]
                 self._idle_since_ms = self._clock.boottime_ms()
             ended(state)
 
@@ -161,15 +186,15 @@ class Sessions:
             send_error(link, error)
             raise ConnectionAbortedError(str(error))
 
-    def _secured(self, sock: socket.socket, tls: ssl.SSLContext) -> ssl.SSLSocket:
+    def _secure(self, served: _Served, sock: socket.socket, tls: ssl.SSLContext) -> None:
+        """Make the TLS handshake. Raises `OSError` if it fails or the name is not allowed."""
         sock.settimeout(self._timeouts.greeting_ms / 1000)
         secured = tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
-        try:
-            secured.do_handshake()
-        except BaseException:
-            Link(secured, self._clock).close_gently()
-            raise
-        return secured
+        with self._mutex:
+            # The socket that `interrupt` ends from now on.
+            served.link = Link(secured, self._clock)
+        secured.do_handshake()
+        self._check_name(served.link, secured)
 
 
 def _peer(sock: socket.socket) -> str:

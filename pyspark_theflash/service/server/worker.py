@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import threading
+from concurrent.futures import Future, wait
 from contextlib import closing, suppress
 from functools import partial
 from importlib.abc import MetaPathFinder
@@ -21,7 +22,7 @@ from importlib.machinery import ModuleSpec
 from typing import Final
 
 from pyspark_theflash.base.clock import Clock, SystemClock
-from pyspark_theflash.base.errors import TheFlashError
+from pyspark_theflash.base.errors import ServiceUnavailableError, TheFlashError
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.service.server.control import (
     ControlMessage,
@@ -91,31 +92,61 @@ def _serve(control: socket.socket, settings: WorkerSettings, clock: Clock) -> bo
             tls=settings.tls,
             allowed_names=settings.allowed_names,
             timeouts=settings.timeouts,
+            limits=settings.limits,
             linger_ms=settings.linger_ms,
         )
-        mutex = threading.Lock()
-
-        def send(message: ControlMessage) -> None:
-            # The end of the router is detected by `receive_control`.
-            with suppress(OSError), mutex:
-                send_control(control, message)
-
-        def give_back(number: int, greeted: Greeted | None) -> None:
-            op = ControlOp.OVER if greeted is None else ControlOp.WAITS
-            send(ControlMessage(op, number, greeted))
-
-        send(ControlMessage(ControlOp.READY))
+        router = _Router(control, settings)
+        router.send(ControlMessage(ControlOp.READY))
         while (received := receive_control(control)) is not None:
             message, connection = received
+            number = message.number
             if message.op is ControlOp.STOP:
-                sessions.stop(message.number)
+                sessions.stop(number)
                 return True
-            if connection is None:
+            if message.op is not ControlOp.TAKE:
+                router.verdict(number, is_admitted=message.op is ControlOp.ADMITTED)
+            elif connection is None:
                 # This process has no free file descriptor. The router closes the connection.
-                give_back(message.number, None)
+                router.give_back(number, None)
             else:
-                sessions.take(connection, message.greeted, partial(give_back, message.number))
+                admit, ended = partial(router.admit, number), partial(router.give_back, number)
+                sessions.take(number, connection, message.greeted, admit=admit, ended=ended)
     return False
+
+
+class _Router:
+    """The router's process, for the threads of connections."""
+
+    def __init__(self, control: socket.socket, settings: WorkerSettings) -> None:
+        self._control, self._settings = control, settings
+        self._mutex = threading.Lock()
+        self._verdicts: dict[int, Future[bool]] = {}
+
+    def send(self, message: ControlMessage) -> None:
+        """Send a message. The end of the router is detected by `receive_control`."""
+        with suppress(OSError), self._mutex:
+            send_control(self._control, message)
+
+    def give_back(self, number: int, greeted: Greeted | None) -> None:
+        """Return a connection."""
+        op = ControlOp.OVER if greeted is None else ControlOp.WAITS
+        self.send(ControlMessage(op, number, greeted))
+
+    def admit(self, number: int, greeted: Greeted) -> None:
+        """Raise `ServiceUnavailableError` if the router counts too many connections."""
+        settings, verdict = self._settings, Future[bool]()
+        self._verdicts[number] = verdict
+        self.send(ControlMessage(ControlOp.ADMIT, number, greeted))
+        wait([verdict], settings.timeouts.greeting_ms / 1000)
+        if not (verdict.done() and verdict.result()):
+            limits = settings.limits
+            most = f"{limits.connections_per_identity} of one caller, {limits.connections} in all"
+            reason = f"there are too many connections ({most}): try again later"
+            raise ServiceUnavailableError(settings.address, reason)
+
+    def verdict(self, number: int, *, is_admitted: bool) -> None:
+        """Pass the router's response to `admit`."""
+        self._verdicts.pop(number).set_result(is_admitted)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from pyspark_theflash.base.errors import (
     ServiceUnavailableError,
     StreamCutError,
 )
+from pyspark_theflash.service.api.limits import Limits
 from pyspark_theflash.service.client.theflash import connect
 from pyspark_theflash.service.server.control import (
     ControlMessage,
@@ -139,13 +140,15 @@ def test_nothing_is_left_of_connections(router):
 
 @pytest.mark.slow
 def test_too_many_connections(store, tmp_path):
-    with serving_workers(store, f"unix:{tmp_path}/s", workers=2, connections_max=2) as router:
+    with serving_workers(
+        store, f"unix:{tmp_path}/s", workers=2, limits=Limits(connections=2)
+    ) as router:
         with connect(router.address) as one, connect(router.address) as two:
             one.status()
             two.status()
             with (
                 connect(router.address) as three,
-                pytest.raises(ServiceUnavailableError, match="2 connections"),
+                pytest.raises(ServiceUnavailableError, match="2 in all"),
             ):
                 three.status()
             one.status()

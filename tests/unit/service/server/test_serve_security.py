@@ -25,6 +25,7 @@ from pyspark_theflash.base.errors import (
     TicketError,
     UnknownMethodError,
 )
+from pyspark_theflash.service.api.limits import Limits
 from pyspark_theflash.service.api.token import AccessToken, Tokens
 from pyspark_theflash.service.client.remote import RemoteTransport
 from pyspark_theflash.service.client.theflash import TheFlash, connect
@@ -486,7 +487,7 @@ def test_who_takes_nothing_is_sent_away(tmp_path):
 
 
 def test_too_many_connections(store, tmp_path):
-    with serving(store, f"unix:{tmp_path}/s", connections_max=2) as server:
+    with serving(store, f"unix:{tmp_path}/s", limits=Limits(connections=2)) as server:
         with connect(server.address) as one, connect(server.address) as two:
             one.status()
             two.status()

@@ -1,0 +1,86 @@
+"""Limits of a server: all numbers that bound what its callers can use at a time.
+
+An eighth of each total is kept for administrators, and no other identity can use more than its own
+part. So neither callers without a token nor those with a token of any other role can keep
+administrators out. An identity is a token; callers without tokens, as on a unix socket, are
+administrators.
+"""
+
+import threading
+from collections import Counter
+from dataclasses import dataclass, fields, replace
+from typing import Final
+
+from pyspark_theflash.base.errors import OptionError, ServiceUnavailableError
+
+_RESERVED: Final = 8
+"""One in so many slots is kept for administrators."""
+_OPTION: Final = "limit"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Limits of a server. Unless an attribute says otherwise, each listener has its own count."""
+
+    pending: int = 128
+    """Connections whose callers are not authenticated yet; above it, the oldest is closed."""
+    connections: int = 256
+    """Connections with frames whose callers are authenticated."""
+    connections_per_identity: int = 128
+    calls: int = 128
+    """Calls at a time over gRPC, and over Flight. A connection with frames has one at a time."""
+    calls_per_identity: int = 80
+    scans_per_identity: int = 64
+    """Scans at a time, in each process."""
+    memory: int = 128 << 20
+    """Bytes of requests, and of responses that their callers have not received, in each process."""
+    memory_per_identity: int = 72 << 20
+    snapshots_per_identity: int = 1_000
+    """Active read latches of all servers of a store."""
+
+    def with_changes(self, texts: list[str]) -> "Limits":
+        """Return limits with changes of the form NAME=NUMBER. Raises `OptionError`."""
+        names = [field.name for field in fields(self)]
+        changes: dict[str, int] = {}
+        for text in texts:
+            name, _, number = text.partition("=")
+            if name not in names or not (number.isascii() and number.isdigit() and int(number)):
+                raise OptionError(_OPTION, f"{text!r} is not NAME=NUMBER; {', '.join(names)}")
+            changes[name] = int(number)
+        return replace(self, **changes)
+
+
+class Quota:
+    """Slots or bytes that callers share. Thread-safe."""
+
+    def __init__(self, address: str, what: str, total: int, per_identity: int) -> None:
+        """Create a quota of `total`, `what` at the server at `address`, for error messages."""
+        self._address, self._what = address, what
+        self._total, self._per_identity = total, per_identity
+        self._mutex = threading.Lock()
+        self._used: Counter[str] = Counter()
+
+    def acquire(self, identity: str, count: int = 1, *, is_admin: bool = False) -> None:
+        """Use `count` more; `release` ends that.
+
+        Raises:
+            ServiceUnavailableError: There are not as many left for this caller.
+        """
+        total = self._total if is_admin else self._total - self._total // _RESERVED
+        with self._mutex:
+            own = self._used[identity] + count
+            if not is_admin and own > self._per_identity:
+                raise self._refused(f"{identity} uses its {self._per_identity} {self._what}")
+            if self._used.total() + count > total:
+                raise self._refused(f"all {total} {self._what} are in use")
+            self._used[identity] = own
+
+    def release(self, identity: str, count: int = 1) -> None:
+        """Undo an `acquire`."""
+        with self._mutex:
+            self._used[identity] -= count
+            if not self._used[identity]:
+                del self._used[identity]
+
+    def _refused(self, reason: str) -> ServiceUnavailableError:
+        return ServiceUnavailableError(self._address, f"{reason}: try again later")
