@@ -1,11 +1,11 @@
 """TheFlash API over Arrow Flight, spoken with nothing but pyarrow and the generated messages."""
 
-from pathlib import Path
 from typing import Any
 
 from pyarrow import flight
 
 from pyspark_theflash.base.errors import DeadlineExceededError, UnsupportedError
+from pyspark_theflash.base.tls import TlsFiles, TlsMaterial
 from pyspark_theflash.service.api.error import decode_error
 from pyspark_theflash.service.client.rows import Rows
 from pyspark_theflash.service.wire.message import Error
@@ -16,9 +16,9 @@ from pyspark_theflash.service.wire.protobuf import decode, encode
 class FlightTransport:
     """A `service.client.transport.Transport`."""
 
-    def __init__(self, address: str, token: str, ca: Path | None = None) -> None:
-        scheme = "grpc+tcp" if ca is None else "grpc+tls"
-        options = {} if ca is None else {"tls_root_certs": ca.read_bytes()}
+    def __init__(self, address: str, token: str, tls: TlsFiles | None = None) -> None:
+        scheme = "grpc+tcp" if tls is None else "grpc+tls"
+        options = {} if tls is None else _certificates(tls.read())
         self.address = address
         self.client = flight.FlightClient(f"{scheme}://{address}", **options)
         self._headers = [(b"authorization", f"Bearer {token}".encode())]
@@ -64,3 +64,8 @@ class FlightTransport:
             return error
         assert "Traceback" not in str(error)
         return decode_error(decode(Error, error.extra_info), self.address)
+
+
+def _certificates(tls: TlsMaterial) -> dict[str, bytes]:
+    files = {"tls_root_certs": tls.ca, "cert_chain": tls.cert, "private_key": tls.key}
+    return {name: content for name, content in files.items() if content is not None}

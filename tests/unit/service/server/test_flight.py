@@ -177,7 +177,7 @@ def test_certificates(store, tmp_path, bad):
     settings = {"tokens": tokens(tmp_path), "tls": server_tls(), "allowed_names": ("tidb",)}
     with serving_flight(store, "0.0.0.0:0", **settings) as server:
         address = server.address.replace("0.0.0.0", "localhost")
-        options = FlightTransport(address, ADMIN, FOLDER / "ca.pem").options(5 * TIMEOUT_MS)
+        options = FlightTransport(address, ADMIN, trust()).options(5 * TIMEOUT_MS)
         with flight.FlightClient(f"grpc+tls://{address}", **shown("client")) as client:
             assert client.list_actions(options)
         begin = CLOCK.boottime_ms()

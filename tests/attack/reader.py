@@ -1,0 +1,116 @@
+"""A reader, an administrator and others who use a server while it is attacked.
+
+    python -m tests.attack.reader PROTOCOL < a pickled `Server`
+
+Runs until its standard input ends, then prints its calls as JSON, each as [who, start, took, error]
+in milliseconds of the boot time. A reader pools its connections, a newcomer and an administrator
+connect for each call.
+"""
+
+import json
+import pickle
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any
+
+from pyspark_theflash.service.wire.message import LatchesRequest, StatusRequest
+from pyspark_theflash.service.wire.method import METHODS, Role
+from tests.attack.servers import Server
+from tests.support.pump_client import PumpWriter
+from tests.support.serving import CLOCK
+
+TIMEOUT_MS = 20_000
+_PAUSE_MS = 20
+Call = tuple[str, int, int, str]
+_PROBE = b""
+"""TiDB's check that a pump works."""
+
+
+class Observer:
+    """Threads that call a server and note each call."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        self._ended = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def call_often(self, who: str, pause_ms: int, call: Callable[[], Any]) -> None:
+        """Make a call again and again."""
+
+        def run() -> None:
+            while not self._ended.is_set():
+                start_ms, error = CLOCK.boottime_ms(), ""
+                try:
+                    call()
+                except Exception as caught:  # noqa: BLE001 (noted)
+                    error = f"{type(caught).__name__}: {caught}"[:200]
+                self.calls.append((who, start_ms, CLOCK.boottime_ms() - start_ms, error))
+                self._ended.wait(pause_ms / 1000)
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        self._threads.append(thread)
+
+    def end(self) -> None:
+        """Stop calling."""
+        self._ended.set()
+        for thread in self._threads:
+            thread.join()
+
+
+def observe(server: Server, protocol: str, observer: Observer) -> None:
+    """Start the callers that a protocol has."""
+    if protocol == "pump":
+        writer = PumpWriter(server.addresses["pump"])
+        observer.call_often("reader", _PAUSE_MS, lambda: writer.write(_PROBE, TIMEOUT_MS / 1000))
+        return
+    served = protocol if protocol in ("grpc", "flight") else "frames"
+
+    def once(who: Role, name: str, request: object) -> None:
+        with closing(server.transport(served, who)) as transport:
+            transport.call(METHODS[name], request, TIMEOUT_MS)
+
+    pooled = server.transport(served, Role.READ)
+    status = METHODS["GetStatus"]
+    observer.call_often(
+        "reader", _PAUSE_MS, lambda: pooled.call(status, StatusRequest(), TIMEOUT_MS)
+    )
+    observer.call_often(
+        "newcomer", 5 * _PAUSE_MS, lambda: once(Role.READ, "GetStatus", StatusRequest())
+    )
+    observer.call_often(
+        "admin", 5 * _PAUSE_MS, lambda: once(Role.ADMIN, "ListLatches", LatchesRequest())
+    )
+
+
+def serve_once(server: Server, protocol: str) -> list[str]:
+    """Call as each of the callers, until one call of each succeeds; return the errors otherwise."""
+    observer = Observer()
+    observe(server, protocol, observer)
+    deadline_ms = CLOCK.boottime_ms() + TIMEOUT_MS
+    served: set[str] = set()
+    while not served and CLOCK.boottime_ms() < deadline_ms:
+        CLOCK.sleep_ms(_PAUSE_MS)
+        called = {who for who, *_ in observer.calls}
+        served = (
+            called if called <= {who for who, _, _, error in observer.calls if not error} else set()
+        )
+    observer.end()
+    return [] if served else sorted({f"{who}: {error}" for who, _, _, error in observer.calls})
+
+
+def main() -> None:
+    """See the module."""
+    size = int(sys.stdin.buffer.readline())
+    server: Server = pickle.loads(sys.stdin.buffer.read(size))
+    observer = Observer()
+    observe(server, sys.argv[1], observer)
+    sys.stdin.buffer.read()
+    observer.end()
+    json.dump(observer.calls, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
