@@ -12,12 +12,13 @@ import pyarrow as pa
 from pyspark_theflash.base.errors import TheFlashError
 from pyspark_theflash.net.address import split_host_port
 from pyspark_theflash.service.wire.frame import PREFACE, REQUEST_BYTES_MAX, FrameType, Header
-from pyspark_theflash.service.wire.message import Moment
-from pyspark_theflash.service.wire.method import Role
+from pyspark_theflash.service.wire.message import Moment, ScanRequest
+from pyspark_theflash.service.wire.method import SCAN, Role
 from tests.attack.harness import BreachError, Target, attack
 from tests.attack.servers import ATTACKER
 from tests.support.processes import CLOCK
 from tests.support.raw_peer import HTTP2_PREFACE, authenticate, dial, http2_call, http2_data
+from tests.support.writes import latch
 
 _MANY = 200
 _PER_READER = 100
@@ -196,9 +197,6 @@ def unread_scans(target: Target) -> str:
     def open_one() -> Any:
         transport = target.server.transport(target.protocol, ATTACKER)
         transports.append(transport)
-        from pyspark_theflash.service.wire.message import ScanRequest
-        from pyspark_theflash.service.wire.method import SCAN
-
         return transport.scan(SCAN, ScanRequest(plan.splits[0].ticket), 30_000)
 
     try:
@@ -237,18 +235,22 @@ def _snapshots(target: Target) -> str:
     taken, refused = 0, ""
     with target.server.client(ATTACKER) as api:
         while target.goes_on():
-            try:
-                api.snapshot(Moment(ttl_ms=30_000))
+            if not (refused := _snapshot(api)):
                 taken += 1
-            except TheFlashError as error:
-                refused = type(error).__name__
-                CLOCK.sleep_ms(20)
     if target.server.name == "tcp":
-        from tests.support.writes import latch
-
         with target.server.client(Role.WRITE) as api:
             start_ms = CLOCK.boottime_ms()
             api.release_latch(latch(api))
             took_ms = CLOCK.boottime_ms() - start_ms
         return f"{taken} taken {refused}, a write latch in {took_ms} ms"
     return f"{taken} taken {refused}"
+
+
+def _snapshot(api: Any) -> str:
+    """Take a snapshot; return the name of the error, if any."""
+    try:
+        api.snapshot(Moment(ttl_ms=30_000))
+    except TheFlashError as error:
+        CLOCK.sleep_ms(20)
+        return type(error).__name__
+    return ""

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable
 from contextlib import closing
 from typing import Any
+from urllib.request import urlopen
 
 from pyspark_theflash.service.wire.message import LatchesRequest, StatusRequest
 from pyspark_theflash.service.wire.method import METHODS, Role
@@ -65,6 +66,10 @@ def observe(server: Server, protocol: str, observer: Observer) -> None:
     if protocol == "pump":
         writer = PumpWriter(server.addresses["pump"])
         observer.call_often("reader", _PAUSE_MS, lambda: writer.write(_PROBE, TIMEOUT_MS / 1000))
+        return
+    if protocol == "metrics":
+        url = f"http://{server.addresses['metrics']}/metrics"
+        observer.call_often("reader", _PAUSE_MS, lambda: urlopen(url, timeout=20).close())
         return
     served = protocol if protocol in ("grpc", "flight") else "frames"
 

@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-
 from pyspark_theflash.base.errors import (
     CorruptionError,
     InternalError,

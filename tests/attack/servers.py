@@ -12,11 +12,11 @@ from typing import Any
 
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.tls import TlsFiles
+from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.service.api.token import AccessToken
 from pyspark_theflash.service.client.remote import RemoteTransport
 from pyspark_theflash.service.client.theflash import TheFlash
 from pyspark_theflash.service.wire.method import Role
-from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from pyspark_theflash.tidb.schema.history import SchemaHistory
@@ -171,8 +171,16 @@ class Starter:
         self.fields = {"tls": tls("client")}
         return arguments
 
+    def names(self) -> Arguments:
+        """`theflash serve` for a store with hostile names."""
+        from tests.attack.names import hostile_store
+
+        hostile_store(self.folder / "store")
+        self.fields = {"has_tokens": False}
+        return ["serve", self.folder / "store", "--workers", 2]
+
     def learn(self) -> Arguments:
-        """`theflash learn`, which TiKV reaches by mTLS."""
+        """`theflash learn`, which TiKV reaches through a unix socket."""
         arguments = ["learn", self._empty_store(), "--schema", self._schema(), "--memory", 64]
         cluster = self._undo.enter_context(cluster_of(FakeRaftCluster(), Ends({}, 0)))
         arguments += ["--pd", cluster.pd.address, "--listen", f"unix:{self.folder}/tikv.sock"]

@@ -1,0 +1,156 @@
+"""TiDB's and TiKV's side: forged binlogs and snapshots, large messages, strangers."""
+
+import os
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import grpc
+
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.replication.pump.wire import WriteBinlogRequest, decode_write_response
+from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.tidb.schema.history import SchemaHistory
+from tests.attack.harness import BreachError, Target, attack, breach_if, run_command
+from tests.support.binlog_writer import commit, prewrite
+from tests.support.engine_client import EngineClient
+from tests.support.learn_command import write_schema
+from tests.support.processes import CLOCK
+from tests.support.pump_client import CLUSTER, WRITE_BINLOG, PumpWriter
+from tests.support.serving import command
+from tests.support.stores import OLDEST_TS
+from tests.support.tls import FOLDER
+
+BIG_MIB = 500
+START_S = 15
+"""The time after which a command that should be rejected is taken to run."""
+
+
+@attack("pump", over=["pump"])
+def prewrites_that_cannot_be_applied(target: Target) -> str:
+    """Send prewrites whose values are no PrewriteValue; the writer must outlive them."""
+    values = (b"\xff" * 40, b"\x0a\xff\xff\xff\xff\x0f", b"{}", bytes(100))
+    with PumpWriter(target.server.addresses["pump"]) as writer:
+        for number, value in enumerate(values):
+            start_ts = (1 << 60) + (number << 20)
+            answer = writer.write(prewrite(start_ts, value))
+            breach_if(not answer, f"a prewrite of {value[:8]!r} is acknowledged")
+            writer.write(commit(start_ts, start_ts + 1))
+        for garbage in (b"\xff\xff", b"\x08" * 30):
+            breach_if(not writer.write(garbage), f"{garbage!r} is acknowledged")
+    CLOCK.sleep_ms(1_000)
+    breach_if(not target.server.is_alive, f"the writer has ended: {target.server.log[-300:]}")
+    return f"{len(values) + 2} messages"
+
+
+@attack("pump", over=["pump"], is_load=True, is_short=False)
+def large_binlogs(target: Target) -> str:
+    """Send messages of 500 MiB, six at a time."""
+    address = target.server.addresses["pump"]
+    body = WriteBinlogRequest(CLUSTER, bytes(BIG_MIB << 20)).to_bytes()
+    outcomes: list[str] = []
+
+    def send() -> None:
+        with grpc.insecure_channel(address, [("grpc.max_send_message_length", -1)]) as channel:
+            call = channel.unary_unary(WRITE_BINLOG)
+            try:
+                outcomes.append(decode_write_response(call(body, timeout=30))[:60])
+            except grpc.RpcError as error:
+                outcomes.append(error.code().name)
+
+    threads = [threading.Thread(target=send) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    breach_if("" in outcomes, "a message of 500 MiB is acknowledged")
+    return ", ".join(sorted(set(outcomes)))
+
+
+@attack("learn", over=["engine"], is_load=True, is_short=False)
+def large_snapshots(target: Target) -> str:
+    """Send eight snapshots of chunks of 120 MiB."""
+    address, outcomes = target.server.addresses["engine"], []
+
+    def send() -> None:
+        options = [("grpc.max_send_message_length", -1)]
+        with grpc.insecure_channel(address, options) as channel:
+            call = channel.stream_unary("/enginepb.Engine/ApplySnapshot")
+            try:
+                call(iter([bytes(120 << 20)] * 2), timeout=30)
+                outcomes.append("done")
+            except grpc.RpcError as error:
+                outcomes.append(error.code().name)
+
+    threads = [threading.Thread(target=send) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    breach_if("done" in outcomes, "a snapshot of zeros is applied")
+    return ", ".join(sorted(set(outcomes)))
+
+
+@attack("learn", over=["engine"])
+def forged_commands(target: Target) -> str:
+    """Send commands and snapshots that are no messages, or none of a known region."""
+    payloads = (b"", b"\xff" * 100, b"\x0a\x02\x08\x01", os.urandom(1000), b"\x0a\xff\xff\xff\x7f")
+    with EngineClient(target.server.addresses["engine"]) as client:
+        for payload in payloads:
+            with suppress(grpc.RpcError):
+                client.install([payload], 10)
+                raise BreachError(f"a snapshot of {payload[:8]!r} is applied")
+        for payload in payloads[1:]:
+            stream = client.commands(10)
+            with suppress(grpc.RpcError, StopIteration):
+                stream.send(payload)
+            stream.close()
+    return f"{2 * len(payloads) - 1} messages"
+
+
+def _schema(folder: Path) -> str:
+    history = SchemaHistory(OLDEST_TS, TimeStamp(1 << 62), (), ())
+    return f"file:{write_schema(folder / 'schema.json', history, 1 << 62)}"
+
+
+def _rejected(target: Target, arguments: list[object]) -> str:
+    """Start a command that must not listen; return its error."""
+    ran = run_command(command(*arguments), START_S)
+    breach_if(ran.status is None, f"it listens: {' '.join(map(str, arguments[2:]))}")
+    breach_if(ran.status != 2, f"status {ran.status}: {ran.output[-200:]}")
+    return ran.output.strip().splitlines()[-1][-160:]
+
+
+def _files(*names: str) -> list[object]:
+    files = {"ca": "ca.pem", "cert": "server.pem", "key": "server.key"}
+    return [word for name in names for word in (f"--{name}", FOLDER / files[name])]
+
+
+@attack("commands", over=["pump"])
+def pumps_without_authentication(target: Target) -> str:
+    """Have a writer listen on TCP, where any local user could send binlog."""
+    store = target.folder / "store"
+    registry.create(store, registry.MAGIC, LocalFileSystem())
+    plain = ["writer", store, "--schema", _schema(target.folder)]
+    plain += ["--source", "pump-server:127.0.0.1:0"]
+    texts = [_rejected(target, plain)]
+    if not target.is_short:
+        texts.append(_rejected(target, [*plain, *_files("ca", "cert", "key")]))
+        everywhere = [*plain[:-1], "pump-server:0.0.0.0:0"]
+        texts.append(_rejected(target, everywhere))
+    return "; ".join(texts)
+
+
+@attack("commands", over=["engine"])
+def learners_without_authentication(target: Target) -> str:
+    """Have a learner listen on TCP, where any local user could send rows."""
+    store = target.folder / "store"
+    registry.create(store, registry.MAGIC, LocalFileSystem())
+    plain = ["learn", store, "--pd", "127.0.0.1:1", "--schema", _schema(target.folder)]
+    plain += ["--listen", "127.0.0.1:0"]
+    texts = [_rejected(target, plain)]
+    if not target.is_short:
+        files = ["--cluster-ca", FOLDER / "ca.pem", "--cluster-cert", FOLDER / "server.pem"]
+        texts.append(_rejected(target, [*plain, *files, "--cluster-key", FOLDER / "server.key"]))
+    return "; ".join(texts)
