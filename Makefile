@@ -15,7 +15,7 @@ export PYSPARK_PYTHON := $(CURDIR)/$(python)
 unexport SPARK_HOME SPARK_CONF_DIR SPARK_REMOTE HADOOP_CONF_DIR PYSPARK_SUBMIT_ARGS
 unexport PYSPARK_DRIVER_PYTHON PYTHONHOME PYTHONPATH PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup jar lib wheel demo unit test test-long test-all golden-rewrite fuzz peer bank soak check format bench bench-rivals docs proto lock notebooks clean help java
+.PHONY: setup jar lib wheel demo unit test test-long test-all golden-rewrite attack fuzz peer bank soak check format bench bench-rivals docs proto lock notebooks clean help java
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "make %-14s %s\n", $$1, $$2}'
@@ -66,6 +66,12 @@ golden-rewrite: setup ## Replace expected by actual output in the golden scripts
 
 # Number of inputs for each parser: make fuzz N=1000000
 N := 100000
+
+# Which attacks, and how long each lasts under load: make attack ATTACK="--only floods --seconds 20"
+ATTACK :=
+
+attack: setup ## Attack every listener, measuring other callers, memory and recovery
+	$(python) -m tests.attack $(ATTACK)
 
 fuzz: setup ## Feed mutated inputs to every parser
 	$(python) -m tests.fuzz --inputs $(N)

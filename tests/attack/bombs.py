@@ -169,14 +169,13 @@ def _http2_load(target: Target, frame: Any) -> str:
     """Send frames by their odd numbers on one connection after another."""
 
     def open_one() -> Any:
-        sock = target.server.dial(target.protocol)
-        sock.settimeout(1)
-        sock.sendall(HTTP2_PREFACE)
-        for start in range(1, 20_000, 200):
-            if not target.goes_on():
-                break
-            sock.sendall(b"".join(map(frame, range(start, start + 200, 2))))
-        sock.close()
+        with target.server.dial(target.protocol) as sock:
+            sock.settimeout(1)
+            sock.sendall(HTTP2_PREFACE)
+            for start in range(1, 20_000, 200):
+                if not target.goes_on():
+                    break
+                sock.sendall(b"".join(map(frame, range(start, start + 200, 2))))
         raise ConnectionResetError
 
     return flood(target, 1, open_one)

@@ -39,7 +39,9 @@ def flood(target: Target, count: int, open_one: Callable[[], Any]) -> str:
     opened = refused = 0
     try:
         while target.goes_on():
-            socks = [sock for sock in socks if not _has_ended(sock)]
+            for sock in filter(_has_ended, list(socks)):
+                sock.close()
+                socks.remove(sock)
             for _ in range(count - len(socks)):
                 if not target.goes_on():
                     break
@@ -66,41 +68,59 @@ def _has_ended(sock: Any) -> bool:
 
 
 def _sending(target: Target, data: bytes) -> Callable[[], socket.socket]:
-    def open_one() -> socket.socket:
-        sock: socket.socket = target.server.dial(target.protocol)
-        sock.sendall(data)
-        return sock
+    return lambda: _begun(target.server.dial(target.protocol), lambda sock: sock.sendall(data))
 
-    return open_one
+
+def _begun(sock: socket.socket, begin: Callable[[socket.socket], object]) -> socket.socket:
+    """Do the first step on a connection, which is closed if that fails."""
+    try:
+        begin(sock)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 # -- before authentication
 
 
-@attack("tcp", "unix", "tls", "mtls", "learn", over=["frames"], is_load=True)
+@attack(
+    "tcp",
+    "unix",
+    "tls",
+    "mtls",
+    "learn",
+    over=["frames"],
+    is_load=True,
+    open="unauthenticated connections use all places",
+)
 def silent_connections(target: Target) -> str:
     """Connect, after the TLS handshake if there is one, and send nothing."""
     return flood(target, _MANY, _sending(target, b""))
 
 
-@attack("tcp", "unix", "mtls", over=["frames"], is_load=True)
+@attack(
+    "tcp",
+    "unix",
+    "mtls",
+    over=["frames"],
+    is_load=True,
+    open="unauthenticated connections use all places",
+)
 def half_greetings(target: Target) -> str:
     """Send the preface and a part of the proof."""
     begun = Header(FrameType.AUTH, 0, 32).to_bytes() + b"x"
     return flood(target, _MANY, _sending(target, PREFACE + begun))
 
 
-@attack("mtls", "tls", is_load=True)
+@attack("mtls", "tls", is_load=True, open="unauthenticated connections use all places")
 def half_tls_handshakes(target: Target) -> str:
     """Send the first bytes of a ClientHello."""
     address = target.server.addresses[target.protocol]
 
-    def open_one() -> socket.socket:
-        sock = dial(address)
-        sock.sendall(_CLIENT_HELLO)
-        return sock
-
-    return flood(target, _MANY, open_one)
+    return flood(
+        target, _MANY, lambda: _begun(dial(address), lambda sock: sock.sendall(_CLIENT_HELLO))
+    )
 
 
 @attack("tcp", "mtls", "learn", over=["grpc", "flight", "engine"], is_load=True)
@@ -154,7 +174,7 @@ def _calls(protocol: str, count: int, headers: tuple[tuple[str, str], ...] = ())
     return HTTP2_PREFACE + b"".join(calls)
 
 
-@attack("tcp", "mtls", over=["grpc", "flight"], is_load=True)
+@attack("tcp", "mtls", over=["grpc", "flight"], is_load=True, open="one token may use all calls")
 def half_calls_of_a_reader(target: Target) -> str:
     """Start 64 calls on each of several connections, declare 8 MiB for each, and send nothing."""
     token = (("authorization", f"Bearer {ATTACKER.value}"),)
@@ -164,30 +184,33 @@ def half_calls_of_a_reader(target: Target) -> str:
 
 
 def _authenticated(target: Target) -> socket.socket:
-    sock: socket.socket = target.server.dial()
-    authenticate(sock, ATTACKER if target.server.has_tokens else None)
-    return sock
+    token = ATTACKER if target.server.has_tokens else None
+    return _begun(target.server.dial(), lambda sock: authenticate(sock, token))
 
 
-@attack("tcp", "tls", "learn", over=["frames"], is_load=True)
+@attack(
+    "tcp", "tls", "learn", over=["frames"], is_load=True, open="one token may use all connections"
+)
 def idle_connections_of_a_reader(target: Target) -> str:
     """Authenticate, and make no call."""
     return flood(target, _PER_READER, lambda: _authenticated(target))
 
 
-@attack("tcp", over=["frames"], is_load=True)
+@attack("tcp", over=["frames"], is_load=True, open="one token may use all connections")
 def declared_requests(target: Target) -> str:
     """Declare requests of 8 MiB, and send nothing of them."""
 
-    def open_one() -> socket.socket:
-        sock = _authenticated(target)
-        sock.sendall(Header(FrameType.REQUEST, 1, REQUEST_BYTES_MAX).to_bytes())
-        return sock
+    request = Header(FrameType.REQUEST, 1, REQUEST_BYTES_MAX).to_bytes()
+    return flood(
+        target,
+        _PER_READER,
+        lambda: _begun(_authenticated(target), lambda sock: sock.sendall(request)),
+    )
 
-    return flood(target, _PER_READER, open_one)
 
-
-@attack("tcp", "mtls", over=["frames", "flight"], is_load=True)
+@attack(
+    "tcp", "mtls", over=["frames", "flight"], is_load=True, open="one token may use all connections"
+)
 def unread_scans(target: Target) -> str:
     """Start scans of many rows, and read none."""
     with target.server.client(ATTACKER) as planner:

@@ -32,6 +32,8 @@ READER_MS, ADMIN_MS, RECOVERY_MS = 1_000, 2_000, 5_000
 _SETTLE_MS = 1_000
 _POLL_S = 0.05
 _FINISH_S = 90
+_SHORT_S = 60
+"""The longest time of an attack under load in the short form; it ends when others were served."""
 ALL = ("frames", "grpc", "flight")
 COMMANDS = "commands"
 """The configuration of attacks that start their own commands."""
@@ -58,6 +60,7 @@ class Target:
         folder: An empty folder.
         is_short: Whether few repetitions suffice.
         seconds: How long an attack with `is_load` lasts.
+        enough: Ends it earlier.
     """
 
     configuration: str
@@ -66,6 +69,7 @@ class Target:
     folder: Path
     is_short: bool
     seconds: float
+    enough: threading.Event = field(default_factory=threading.Event)
     _end_ms: int = 0
 
     def __post_init__(self) -> None:
@@ -83,13 +87,7 @@ class Target:
 
     def goes_on(self) -> bool:
         """Whether an attack with `is_load` continues."""
-        return CLOCK.boottime_ms() < self._end_ms
-
-    def hold(self, act: Callable[[], object] = lambda: None) -> None:
-        """Repeat `act` until the attack's end."""
-        while self.goes_on():
-            act()
-            CLOCK.sleep_ms(50)
+        return CLOCK.boottime_ms() < self._end_ms and not self.enough.is_set()
 
 
 @dataclass(frozen=True)
@@ -243,19 +241,20 @@ def run(target: Target, declared: Attack) -> Result:
 
 
 def _served_beside(target: Target, declared: Attack, result: Result) -> None:
-    """Run an attack in a thread, and call the server once during it and once afterwards."""
+    """Run an attack in a thread until all others were served, and call them again afterwards."""
     failures: list[Exception] = []
 
     def attacking() -> None:
         try:
-            result.note = declared.run(target)
+            result.note = declared.run(replace(target, seconds=_SHORT_S, _end_ms=0))
         except Exception as error:  # noqa: BLE001 (raised below)
             failures.append(error)
 
     thread = threading.Thread(target=attacking)
     thread.start()
-    CLOCK.sleep_ms(round(target.seconds * 500))
+    CLOCK.sleep_ms(round(target.seconds * 1000))
     errors = [f"during the attack, {each}" for each in serve_once(target.server, target.protocol)]
+    target.enough.set()
     thread.join()
     for error in failures:
         raise error

@@ -12,7 +12,7 @@ import pickle
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import Any
 from urllib.request import urlopen
 
@@ -34,6 +34,8 @@ class Observer:
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
+        self.undo = ExitStack()
+        """Closes connections at the end."""
         self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
 
@@ -59,12 +61,13 @@ class Observer:
         self._ended.set()
         for thread in self._threads:
             thread.join()
+        self.undo.close()
 
 
 def observe(server: Server, protocol: str, observer: Observer) -> None:
     """Start the callers that a protocol has."""
     if protocol == "pump":
-        writer = PumpWriter(server.addresses["pump"])
+        writer = observer.undo.enter_context(PumpWriter(server.addresses["pump"]))
         observer.call_often("reader", _PAUSE_MS, lambda: writer.write(_PROBE, TIMEOUT_MS / 1000))
         return
     if protocol == "metrics":
@@ -77,7 +80,7 @@ def observe(server: Server, protocol: str, observer: Observer) -> None:
         with closing(server.transport(served, who)) as transport:
             transport.call(METHODS[name], request, TIMEOUT_MS)
 
-    pooled = server.transport(served, Role.READ)
+    pooled = observer.undo.enter_context(closing(server.transport(served, Role.READ)))
     status = METHODS["GetStatus"]
     observer.call_often(
         "reader", _PAUSE_MS, lambda: pooled.call(status, StatusRequest(), TIMEOUT_MS)

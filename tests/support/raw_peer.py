@@ -21,7 +21,11 @@ def dial(address: str, tls: TlsFiles | None = None) -> socket.socket:
     if address.startswith(UNIX):
         sock = socket.socket(socket.AF_UNIX)
         sock.settimeout(TIMEOUT_S)
-        sock.connect(address.removeprefix(UNIX))
+        try:
+            sock.connect(address.removeprefix(UNIX))
+        except OSError:
+            sock.close()
+            raise
         return sock
     host, port = split_host_port(address)
     sock = socket.create_connection((host, port), TIMEOUT_S)
@@ -32,7 +36,11 @@ def secured(sock: socket.socket, tls: TlsFiles, host: str = "localhost") -> ssl.
     """Make the TLS handshake of a client that also offers HTTP/2."""
     context = client_context(tls)
     context.set_alpn_protocols(["h2"])
-    return context.wrap_socket(sock, server_hostname=host)
+    try:
+        return context.wrap_socket(sock, server_hostname=host)
+    except OSError:
+        sock.close()
+        raise
 
 
 def receive(sock: socket.socket) -> tuple[Header, bytes] | None:
