@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 LONG = Path(__file__).with_name("long.txt")
 """The tests marked `long`, by their names."""
 SPARK = "test_spark_"
-"""What the file or function of a test that uses Spark's session is named after."""
+"""Prefix of the names of files or functions of tests that use Spark's session."""
 
 # Spark reads these when its JVM starts; `make` sets them too, a plain `pytest` does not.
 os.environ["PYSPARK_PYTHON"] = sys.executable

@@ -51,7 +51,7 @@ def breach_if(condition: object, text: str) -> None:
 
 @dataclass
 class Target:
-    """What an attack is run against.
+    """Targets of an attack.
 
     Attributes:
         configuration: The server's configuration, or `COMMANDS`.

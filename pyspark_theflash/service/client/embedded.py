@@ -77,7 +77,7 @@ def private_folder() -> Path:
     """Return the first folder for sockets that belongs to this user alone, created if missing.
 
     All processes of a user find the same one, as others can neither create nor replace it: the
-    folder for temporary files is used only where nobody else has taken the name.
+    folder for temporary files is used only where the name is free.
 
     Raises:
         OptionError: There is none.

@@ -34,7 +34,7 @@ def put(tikv: FakeRaftCluster, handle: int, ts: int) -> None:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    registry.create(tmp_path / "store", registry.MAGIC, FS, lambda: "id")
+    registry.create(tmp_path / "store", registry.MAGIC, FS)
     return tmp_path / "store"
 
 

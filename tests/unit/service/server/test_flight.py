@@ -25,7 +25,7 @@ from tests.support.serving import (
     write_tokens,
 )
 from tests.support.stores import StoreBuilder, id_column, table_info
-from tests.support.tls import FOLDER
+from tests.support.tls import FOLDER, trust
 
 TABLE = table_info(7, "shop.items", [id_column()])
 ADMIN = TOKENS[Role.ADMIN].value
