@@ -23,7 +23,13 @@ from pyspark_theflash.cli.jobs.arguments import (
 from pyspark_theflash.cli.jobs.learner import LearnerProcess, LearnerSettings
 from pyspark_theflash.cli.jobs.memory import use_system_memory
 from pyspark_theflash.cli.jobs.sources import Network
-from pyspark_theflash.cli.listeners import Listeners, add_listeners, server_tls, stop_event
+from pyspark_theflash.cli.listeners import (
+    Listeners,
+    add_listeners,
+    chosen_limits,
+    server_tls,
+    stop_event,
+)
 from pyspark_theflash.cli.serve import SOCKET
 from pyspark_theflash.cluster.resolve import LockPolicy
 from pyspark_theflash.net.address import UNIX
@@ -150,4 +156,5 @@ def _settings(arguments: argparse.Namespace) -> LearnerSettings:
         LockPolicy(arguments.lock_policy),
         FlushLimits(arguments.flush_size, arguments.flush_delay, arguments.memory),
         arguments.read_wait,
+        chosen_limits(arguments),
     )

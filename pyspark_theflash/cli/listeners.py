@@ -58,6 +58,11 @@ def add_listeners(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def chosen_limits(arguments: argparse.Namespace) -> Limits:
+    """Return the limits for callers. Raises `OptionError`."""
+    return Limits().with_changes(arguments.limit)
+
+
 def stop_event() -> threading.Event:
     """Return an event that SIGTERM and SIGINT set from now on."""
     event = threading.Event()
@@ -94,7 +99,6 @@ class Listeners:
         """
         self._arguments, self._service, self._clock, self._undo = arguments, service, clock, undo
         self._tls = server_tls(arguments)
-        self.limits = Limits().with_changes(arguments.limit)
         self._tokens = self._read_tokens()
 
     def security(self, address: str) -> tuple[ServerTls | None, tuple[str, ...]]:
@@ -115,8 +119,7 @@ class Listeners:
 
         tls, names = self.security(address)
         settings: dict[str, Any] = {"clock": self._clock, "tokens": self._tokens, "tls": tls}
-        settings |= {"allowed_names": names, "limits": self.limits}
-        server = SocketServer(self._service(), address, **settings)
+        server = SocketServer(self._service(), address, allowed_names=names, **settings)
         self._undo.callback(server.stop)
         return server
 

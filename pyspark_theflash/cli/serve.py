@@ -17,13 +17,13 @@ import os
 import secrets
 from contextlib import ExitStack
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pyspark_theflash.base.clock import Clock, SystemClock
 from pyspark_theflash.base.errors import UsageError
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.cli.jobs.arguments import add_seconds, add_store
-from pyspark_theflash.cli.listeners import Listeners, add_listeners, stop_event
+from pyspark_theflash.cli.listeners import Listeners, add_listeners, chosen_limits, stop_event
 from pyspark_theflash.net.address import UNIX
 from pyspark_theflash.service.server.control import WorkerSettings
 from pyspark_theflash.service.server.worker import leave_out_pandas
@@ -69,14 +69,15 @@ def run(arguments: argparse.Namespace) -> int:
     address = arguments.listen or f"{UNIX}{arguments.store.absolute() / SOCKET}"
     with ExitStack() as undo:
         clock, spare_key = SystemClock(), secrets.token_bytes(_KEY_BYTES)
+        limits = chosen_limits(arguments)
 
         @cache
         def service() -> "Service":
             """Return the service of this process, which is closed after its listeners."""
             from pyspark_theflash.service.api.service import Service
 
-            fs = LocalFileSystem()
-            opened = Service(arguments.store, fs=fs, clock=clock, spare_key=spare_key)
+            given: dict[str, Any] = {"spare_key": spare_key, "limits": limits}
+            opened = Service(arguments.store, fs=LocalFileSystem(), clock=clock, **given)
             undo.callback(opened.close)
             return opened
 
@@ -87,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             tls, names = listeners.security(address)
             access = (arguments.tokens, tls, names, spare_key)
-            settings = WorkerSettings(arguments.store, address, *access, limits=listeners.limits)
+            settings = WorkerSettings(arguments.store, address, *access, limits=limits)
             server = _front(arguments, settings, clock)
             undo.callback(server.stop)
         listeners.open_others()

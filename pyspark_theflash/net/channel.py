@@ -14,8 +14,16 @@ try:
 except ImportError as error:
     raise MissingExtraError("grpcio", "server") from error
 
-__all__ = ["connects", "describe", "grpc", "is_transient", "open_channel"]
+__all__ = ["IDENTITY_ONLY", "connects", "describe", "grpc", "is_transient", "open_channel"]
 
+IDENTITY_ONLY: Final = (
+    ("grpc.compression_enabled_algorithms_bitset", 1),
+    ("grpc.per_message_decompression", 0),
+)
+"""Options of channels and servers that reject compressed messages.
+
+gRPC checks the size of a message before it decompresses it, to any size.
+"""
 _REASON_CHARS: Final = 500
 _RECONNECT_MS_MAX: Final = 2000
 _CONNECT_MS: Final = 5000
@@ -44,6 +52,7 @@ def open_channel(address: str, tls: TlsFiles | None, *, max_message_bytes: int) 
     options = [
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", max_message_bytes),
+        *IDENTITY_ONLY,
         ("grpc.initial_reconnect_backoff_ms", 100),
         # Despite its name, this is the minimum connect timeout.
         ("grpc.min_reconnect_backoff_ms", _CONNECT_MS),

@@ -44,7 +44,7 @@ def server_tls(*, with_ca: bool = True, name: str = "server") -> ServerTls:
 @contextmanager
 def serving(store: Path, address: str, **settings: Any) -> Iterator[SocketServer]:
     """A server of the store at `store`, which answers."""
-    service = Service(store, fs=LocalFileSystem(), clock=CLOCK)
+    service = Service(store, fs=LocalFileSystem(), clock=CLOCK, limits=settings.pop("limits", None))
     server = SocketServer(service, address, clock=CLOCK, **settings)
     server.start()
     try:
@@ -101,7 +101,7 @@ def serving_secured(store: Path, folder: Path) -> Iterator[SocketServer]:
 @contextmanager
 def serving_flight(store: Path, address: str, **settings: Any) -> Iterator[FlightServer]:
     """The same over Arrow Flight."""
-    service = Service(store, fs=LocalFileSystem(), clock=CLOCK)
+    service = Service(store, fs=LocalFileSystem(), clock=CLOCK, limits=settings.pop("limits", None))
     server = FlightServer(service, address, clock=CLOCK, **settings)
     server.start()
     try:
@@ -113,7 +113,7 @@ def serving_flight(store: Path, address: str, **settings: Any) -> Iterator[Fligh
 @contextmanager
 def serving_grpc(store: Path, address: str, **settings: Any) -> Iterator[RpcServer]:
     """The same over gRPC."""
-    service = Service(store, fs=LocalFileSystem(), clock=CLOCK)
+    service = Service(store, fs=LocalFileSystem(), clock=CLOCK, limits=settings.pop("limits", None))
     server = RpcServer(service, address, clock=CLOCK, **settings)
     server.start()
     try:

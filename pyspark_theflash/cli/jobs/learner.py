@@ -36,6 +36,7 @@ from pyspark_theflash.net.address import UNIX
 from pyspark_theflash.replication.apply.columns import StoredColumns
 from pyspark_theflash.replication.opening import open_when_free
 from pyspark_theflash.replication.writer_latch import WriterLatch
+from pyspark_theflash.service.api.limits import Limits
 from pyspark_theflash.service.api.service import Service
 from pyspark_theflash.storage.engine.api import Engine, Publication
 from pyspark_theflash.storage.store.catalog import SCHEMA_KIND, feed_history
@@ -73,6 +74,7 @@ class LearnerSettings:
         schema: as in `--schema`; None: read from TiKV.
         advertise: HOST:PORT under which to register with PD; None: do not register.
         allowed_names: allowed common names of learners' certificates.
+        caller_limits: limits for callers of the service.
     """
 
     listen: str
@@ -84,6 +86,7 @@ class LearnerSettings:
     policy: LockPolicy = LockPolicy.WAIT
     limits: FlushLimits = field(default_factory=FlushLimits)
     read_wait_ms: int = READ_WAIT_MS
+    caller_limits: Limits = field(default_factory=Limits)
 
 
 class LearnerProcess:
@@ -273,7 +276,8 @@ class LearnerProcess:
         leases = LeaseTable(manifest, clock)
         self._upkeep = _Upkeep(leases, replica.overlays, hold, heartbeat)
         undo.callback(self._upkeep.stop)
-        self.service = Service(path, fs=self._fs, clock=clock, replica=replica)
+        limits = settings.caller_limits
+        self.service = Service(path, fs=self._fs, clock=clock, replica=replica, limits=limits)
         undo.callback(self.service.close)
 
     def _close_learner(self) -> None:

@@ -8,6 +8,8 @@ administrators.
 
 import threading
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Final
 
@@ -82,5 +84,31 @@ class Quota:
             if not self._used[identity]:
                 del self._used[identity]
 
+    @contextmanager
+    def used(self, identity: str, count: int = 1, *, is_admin: bool) -> Iterator[None]:
+        """Use `count` during a block. Raises like `acquire`."""
+        self.acquire(identity, count, is_admin=is_admin)
+        try:
+            yield
+        finally:
+            self.release(identity, count)
+
     def _refused(self, reason: str) -> ServiceUnavailableError:
         return ServiceUnavailableError(self._address, f"{reason}: try again later")
+
+
+class Usage:
+    """What the callers of one process use: the bytes and scans of `Limits`.
+
+    Attributes:
+        limits: The limits.
+        memory: Bytes of requests and responses.
+        scans: Scans that have not ended.
+    """
+
+    def __init__(self, limits: Limits, address: str) -> None:
+        """Count for the server of the store at `address`."""
+        self.limits = limits
+        self.memory = Quota(address, "bytes", limits.memory, limits.memory_per_identity)
+        # Connections, calls and memory bound all scans together.
+        self.scans = Quota(address, "scans", limits.connections, limits.scans_per_identity)

@@ -20,6 +20,7 @@ from pyspark_theflash.base.fs import FileSystem
 from pyspark_theflash.service.api.call import CallContext
 from pyspark_theflash.service.api.commands import command_of
 from pyspark_theflash.service.api.latches import LatchDesk, kind_of, latch_ttl_ms
+from pyspark_theflash.service.api.limits import Limits, Usage
 from pyspark_theflash.service.api.status import (
     latch_message,
     read_latches,
@@ -63,6 +64,7 @@ class Service:
         clock: Clock,
         spare_key: bytes | None = None,
         replica: "Replica | None" = None,
+        limits: Limits | None = None,
     ) -> None:
         """Check that the store exists.
 
@@ -72,11 +74,13 @@ class Service:
             clock: The clock of latches and deadlines.
             spare_key: The key that seals tickets if the store has none; None: a new one.
             replica: The learner through which a store fed by TiKV is read; None: from its files.
+            limits: Limits for callers; None: the defaults.
 
         Raises:
             StoreNotFoundError, StoreFormatError, CorruptionError: See `read_identity`.
         """
         self.path, self._fs, self._clock = path, fs, clock
+        self.usage = Usage(limits or Limits(), str(path))
         self._identity = CurrentIdentity(path, fs)
         self._identity.get()
         self._spare_key, self._replica = spare_key, replica

@@ -9,7 +9,6 @@ from typing import Final
 from pyspark_theflash.base.clock import Clock
 from pyspark_theflash.base.tls import ServerTls
 from pyspark_theflash.net.bind import bind, check_names, check_safe
-from pyspark_theflash.service.api.limits import Limits
 from pyspark_theflash.service.api.service import Service
 from pyspark_theflash.service.api.token import Tokens
 from pyspark_theflash.service.server.admission import Admission
@@ -35,7 +34,6 @@ class SocketServer(Sessions):
         tls: ServerTls | None = None,
         allowed_names: tuple[str, ...] = (),
         timeouts: Timeouts | None = None,
-        limits: Limits | None = None,
     ) -> None:
         """Listen on `address`; connections are accepted after `start`.
 
@@ -54,7 +52,6 @@ class SocketServer(Sessions):
             tls=tls,
             allowed_names=allowed_names,
             timeouts=timeouts,
-            limits=limits,
         )
         self._numbers = itertools.count(1)
         self._stopping = False
@@ -62,7 +59,7 @@ class SocketServer(Sessions):
         self._bound.sock.settimeout(_ACCEPT_S)
         self.address = self._bound.address
         """The listening address, with the actual port if `address` has port 0."""
-        self._admission: Admission[int] = Admission(self._limits, self.address)
+        self._admission: Admission[int] = Admission(service.usage.limits, self.address)
         self._acceptor = threading.Thread(target=self._accept, name="accept", daemon=True)
 
     def start(self) -> None:

@@ -34,8 +34,10 @@ class Timeouts:
     """For all these steps together."""
     idle_ms: int = 600_000
     """Between two calls."""
+    failure_ms: int = 500
+    """Before the response to a failed authentication."""
     frame_ms: int = 10_000
-    """For the rest of a frame that has begun."""
+    """For the rest of a frame that has begun, and for the message of a gRPC call."""
     send_ms: int = 60_000
     """For a caller to receive a response, or to send the next rows of a write."""
     rows_ms: int = 600_000

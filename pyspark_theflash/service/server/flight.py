@@ -25,7 +25,7 @@ from pyspark_theflash.base.errors import CodecError, UnsupportedError
 from pyspark_theflash.net.channel import grpc
 from pyspark_theflash.service.server.listener import Listener
 from pyspark_theflash.service.wire.message import Plan, PlanRequest, ScanRequest
-from pyspark_theflash.service.wire.method import METHODS, SCAN, method
+from pyspark_theflash.service.wire.method import METHODS, SCAN, Role, method
 from pyspark_theflash.service.wire.protobuf import decode, encode
 from pyspark_theflash.tidb.codec.document import SHAPE_ERRORS
 
@@ -48,30 +48,28 @@ class FlightServer(Listener):
     METADATA = (("x-arrow-status", "5"),)
 
     def handlers(self) -> dict[str, grpc.RpcMethodHandler]:
-        unary, stream = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
         return {
-            "GetFlightInfo": unary(self._get_flight_info),
-            "GetSchema": unary(self._get_schema),
-            "DoGet": stream(self._do_get),
-            "DoAction": stream(self._do_action),
-            "ListActions": stream(self._list_actions),
+            "GetFlightInfo": self.unary(self._get_flight_info),
+            "GetSchema": self.unary(self._get_schema),
+            "DoGet": self.stream(self._do_get),
+            "DoAction": self.stream(self._do_action),
+            "ListActions": self.stream(self._list_actions),
         }
 
     def _get_flight_info(self, body: bytes, context: grpc.ServicerContext) -> bytes:
         """Plan a scan; each split is an endpoint."""
-        with self.reporting(context):
-            return bytes(self._flight_info(body, context).serialize())
+        return bytes(self._flight_info(body, context).serialize())
 
     def _get_schema(self, body: bytes, context: grpc.ServicerContext) -> bytes:
-        with self.reporting(context):
-            info = self._flight_info(body, context)
-            return bytes(flight.SchemaResult(info.schema).serialize())
+        info = self._flight_info(body, context)
+        return bytes(flight.SchemaResult(info.schema).serialize())
 
     def _do_get(self, body: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
         """Return the rows of a split."""
-        with self.reporting(context):
-            call = self.call(SCAN, context)
-            request = ScanRequest(_parsed(flight.Ticket, body).ticket)
+        call = self.call(SCAN, context)
+        request = ScanRequest(_parsed(flight.Ticket, body).ticket)
+        is_admin = call.role is Role.ADMIN
+        with self.service.usage.scans.used(call.identity, is_admin=is_admin):
             rows = self.service.answer(SCAN, request, call)
             yield _flight_data(rows.schema.serialize())
             with closing(rows.batches) as batches:
@@ -80,26 +78,24 @@ class FlightServer(Listener):
 
     def _do_action(self, body: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
         """Make a call without rows; the response is binary or JSON like the request."""
-        with self.reporting(context):
-            action = _parsed(flight.Action, body)
-            called = method(action.type)
-            call = self.call(called, context)
-            if called is SCAN:
-                raise UnsupportedError("an action that returns rows (use DoGet)", SCAN.name)
-            if not called.is_unary:
-                raise UnsupportedError(
-                    "a call with rows over Arrow Flight (use the API's own protocol)", called.name
-                )
-            request = action.body.to_pybytes()
-            response = self.service.answer(called, _decoded(called.request, request), call)
-            yield bytes(flight.Result(encode(response, as_json=_is_json(request))).serialize())
+        action = _parsed(flight.Action, body)
+        called = method(action.type)
+        call = self.call(called, context)
+        if called is SCAN:
+            raise UnsupportedError("an action that returns rows (use DoGet)", SCAN.name)
+        if not called.is_unary:
+            raise UnsupportedError(
+                "a call with rows over Arrow Flight (use the API's own protocol)", called.name
+            )
+        request = action.body.to_pybytes()
+        response = self.service.answer(called, _decoded(called.request, request), call)
+        yield bytes(flight.Result(encode(response, as_json=_is_json(request))).serialize())
 
     def _list_actions(self, body: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
-        with self.reporting(context):
-            role, _ = self.authenticate(context)
-            for called in METHODS.values():
-                if role >= called.role:
-                    yield _action_type(called.name, f"role {called.role.name.lower()}")
+        role, _ = self.authenticate(context)
+        for called in METHODS.values():
+            if role >= called.role:
+                yield _action_type(called.name, f"role {called.role.name.lower()}")
 
     def _flight_info(self, body: bytes, context: grpc.ServicerContext) -> flight.FlightInfo:
         called = METHODS["PlanScan"]

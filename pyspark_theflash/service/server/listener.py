@@ -1,16 +1,21 @@
 """A gRPC server with authentication, limits and typed errors: the base of Flight's and gRPC's.
 
-The caller is authenticated before its message is read: a rejected call gets a handler of a request
-stream that reads none of it. A message above the size limit is rejected by its length.
+The caller is authenticated before its message is read: all handlers are those of request streams,
+which read a message only when they ask for it. A message above the size limit is rejected by its
+length, a compressed one because it could expand to any size.
+
+Each call has a thread. There are as many as `Limits.calls`, some for calls that are being rejected
+and some for those whose authentication failed, which are delayed. A caller has a time limit for its
+message and for each response that it receives.
 """
 
 import logging
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
-from functools import partial
-from typing import Any, ClassVar, Final, NoReturn
+from typing import Any, ClassVar, Final, NoReturn, TypeAlias
 
 from pyspark_theflash.base.clock import Clock
 from pyspark_theflash.base.errors import (
@@ -23,23 +28,34 @@ from pyspark_theflash.base.errors import (
 )
 from pyspark_theflash.base.tls import ServerTls
 from pyspark_theflash.net.bind import check_names, check_safe
-from pyspark_theflash.net.channel import grpc
+from pyspark_theflash.net.channel import IDENTITY_ONLY, grpc
 from pyspark_theflash.net.listen import bind_server
 from pyspark_theflash.service.api.call import CallContext
 from pyspark_theflash.service.api.error import encode_error
+from pyspark_theflash.service.api.limits import Quota
 from pyspark_theflash.service.api.service import Service
 from pyspark_theflash.service.api.token import Tokens, identity_of
-from pyspark_theflash.service.wire.frame import REQUEST_BYTES_MAX
-from pyspark_theflash.service.wire.method import METHODS, Method, Role
+from pyspark_theflash.service.server.control import ANYBODY, Timeouts
+from pyspark_theflash.service.server.failures import Failures
+from pyspark_theflash.service.server.watch import Watch
+from pyspark_theflash.service.wire.method import UNARY_BYTES_MAX, Method, Role
 from pyspark_theflash.service.wire.protobuf import encode
 
 _log = logging.getLogger(__name__)
+_Answer: TypeAlias = Callable[[bytes, grpc.ServicerContext], Any]
 
-CALLS_MAX: Final = 64
 _BEARER: Final = "Bearer "
 _STOP_S: Final = 5.0
 _TARPIT_MS_MAX: Final = 300
 """gRPC delays its own rejections, by up to a second, to slow down attackers."""
+_REJECTING: Final = 16
+"""Threads for calls that are being rejected."""
+_DELAYED: Final = 16
+"""Calls whose rejection is delayed at a time; others are rejected at once."""
+_QUEUED: Final = 4
+"""Calls for each thread above which gRPC rejects them."""
+_CONNECTIONS: Final = 4
+"""Connections of gRPC, which do not take a thread, for each of `Limits.connections`."""
 _METADATA_BYTES_MAX: Final = 6_000
 """gRPC accepts 8 KiB of metadata by default."""
 _DETAILS_CHARS_MAX: Final = 500
@@ -82,6 +98,7 @@ class Listener:
         tokens: Tokens | None = None,
         tls: ServerTls | None = None,
         allowed_names: tuple[str, ...] = (),
+        timeouts: Timeouts | None = None,
     ) -> None:
         """Listen on `address`; calls are answered after `start`.
 
@@ -92,6 +109,7 @@ class Listener:
             tokens: Callers' tokens; None: every caller is an admin.
             tls: The server's certificate; None: no TLS.
             allowed_names: Common names that callers' certificates may have; empty: any.
+            timeouts: Time limits for callers; None: the defaults.
 
         Raises:
             OptionError: The address cannot be used, or not safely.
@@ -100,18 +118,26 @@ class Listener:
         check_names(allowed_names, tls)
         self.service, self._clock, self._tokens = service, clock, tokens
         self._allowed = frozenset(name.encode() for name in allowed_names)
-        self._workers = ThreadPoolExecutor(CALLS_MAX, thread_name_prefix=self.NAME)
+        self._timeouts, limits = timeouts or Timeouts(), service.usage.limits
+        self._calls = Quota(address, "calls", limits.calls, limits.calls_per_identity)
+        self._watch, self._failures = Watch(clock), Failures(clock)
+        self._delayed = threading.BoundedSemaphore(_DELAYED)
+        threads = limits.calls + _REJECTING + _DELAYED
+        self._workers = ThreadPoolExecutor(threads, thread_name_prefix=self.NAME)
         self._server = grpc.server(
             self._workers,
-            interceptors=(_Interceptor(self),),
             options=[
-                ("grpc.max_receive_message_length", REQUEST_BYTES_MAX),
+                ("grpc.max_receive_message_length", UNARY_BYTES_MAX),
                 ("grpc.max_send_message_length", self.SEND_BYTES_MAX),
-                ("grpc.max_concurrent_streams", CALLS_MAX),
+                ("grpc.max_concurrent_streams", limits.calls),
+                ("grpc.max_allowed_incoming_connections", _CONNECTIONS * limits.connections),
+                ("grpc.server_handshake_timeout_ms", self._timeouts.greeting_ms),
+                ("grpc.max_connection_idle_ms", self._timeouts.frame_ms),
+                *IDENTITY_ONLY,
                 ("grpc.so_reuseport", 0),
                 ("grpc.http.tarpit_max_duration_ms", _TARPIT_MS_MAX),
             ],
-            maximum_concurrent_rpcs=CALLS_MAX,
+            maximum_concurrent_rpcs=_QUEUED * threads,
         )
         self.address = bind_server(self._server, address, _credentials(tls))
         """The listening address, with the actual port if `address` has port 0."""
@@ -125,25 +151,109 @@ class Listener:
     def start(self) -> None:
         """Answer calls."""
         self._server.start()
+        self._watch.start()
         _log.info("serving %s: address=%s", self.NAME, self.address)
 
     def stop(self) -> None:
         """Reject new calls, wait up to 5 s for calls in progress, then end all."""
         self._server.stop(_STOP_S).wait()
+        self._watch.stop()
         self._workers.shutdown(wait=False)
 
-    def authenticate(self, context: grpc.ServicerContext) -> tuple[Role, str]:
-        """Return the caller's role and identity. Raises `AuthenticationError`.
+    def unary(self, answer: _Answer, called: Method | None = None) -> grpc.RpcMethodHandler:
+        """Return the handler of a method with one response.
 
-        The token is checked again here, since it may have been revoked while the message arrived.
+        Args:
+            answer: Returns the response to a message; its errors are sent to the caller.
+            called: The method, whose role is checked before the message is read, if it is known.
         """
+
+        def behave(requests: Iterator[bytes], context: grpc.ServicerContext) -> Any:  # noqa: ANN401
+            with self._served(requests, context, called) as body:
+                return answer(body, context)
+
+        return grpc.stream_unary_rpc_method_handler(behave)
+
+    def stream(self, answer: _Answer) -> grpc.RpcMethodHandler:
+        """Return the handler of a method with several responses, which `answer` yields."""
+
+        def behave(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+            with (
+                self._served(requests, context, None) as body,
+                closing(answer(body, context)) as responses,
+            ):
+                for response in responses:
+                    with self._watch.within(context, self._timeouts.rows_ms):
+                        yield response
+
+        return grpc.stream_stream_rpc_method_handler(behave)
+
+    @contextmanager
+    def _served(
+        self, requests: Iterator[bytes], context: grpc.ServicerContext, called: Method | None
+    ) -> Iterator[bytes]:
+        """Authenticate a caller, and yield its message; errors of the block are sent to it."""
+        try:
+            role, identity = self._authenticated(context)
+            if called is not None:
+                called.check(role)
+            with self._slot(context, role, identity):
+                yield self._message(requests, context)
+        except Exception as error:  # noqa: BLE001 (all are sent to the caller)
+            self._abort(context, error)
+
+    @contextmanager
+    def _slot(self, context: grpc.ServicerContext, role: Role, identity: str) -> Iterator[None]:
+        """Count a call until its block has ended and its caller has received the response."""
+        self._calls.acquire(identity, is_admin=role is Role.ADMIN)
+        ends = [1, 2]
+
+        def end() -> None:
+            # `pop` is atomic.
+            if ends.pop() == 1:
+                self._calls.release(identity)
+
+        is_active = context.add_callback(end)
+        try:
+            yield
+        finally:
+            end()
+            if not is_active:
+                end()
+
+    def _message(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+        """Receive the message of a call. Raises `CallCancelledError`: it does not arrive."""
+        with self._watch.within(context, self._timeouts.frame_ms):
+            try:
+                return next(requests)
+            except (StopIteration, grpc.RpcError):
+                raise CallCancelledError("a call without a message") from None
+
+    def _authenticated(self, context: grpc.ServicerContext) -> tuple[Role, str]:
+        """Authenticate; an error is logged and delayed."""
+        try:
+            return self.authenticate(context)
+        except AuthenticationError as error:
+            self._failures.note(context.peer(), error)
+            if self._delayed.acquire(blocking=False):
+                is_over = threading.Event()
+                if context.add_callback(is_over.set):
+                    is_over.wait(self._timeouts.failure_ms / 1000)
+                self._delayed.release()
+            raise
+
+    def authenticate(self, context: grpc.ServicerContext) -> tuple[Role, str]:
+        """Return the caller's role and identity. Raises `AuthenticationError`."""
         names = context.auth_context().get("x509_common_name", ())
         if self._allowed and self._allowed.isdisjoint(names):
             raise AuthenticationError(self.address, "this certificate's name is not allowed")
-        return self.caller(context.invocation_metadata())
+        return self._caller(context.invocation_metadata())
 
     def call(self, called: Method, context: grpc.ServicerContext) -> CallContext:
-        """Return the context of a call. Raises `AuthenticationError` and `RoleError`."""
+        """Return the context of a call. Raises `AuthenticationError` and `RoleError`.
+
+        The token is checked again here, since it may have been revoked while the message arrived.
+        """
         role, identity = self.authenticate(context)
         called.check(role)
         left_s = context.time_remaining()
@@ -156,10 +266,10 @@ class Listener:
             identity=identity,
         )
 
-    def caller(self, metadata: Any) -> tuple[Role, str]:  # noqa: ANN401
+    def _caller(self, metadata: Any) -> tuple[Role, str]:  # noqa: ANN401
         """Return the role and identity of a token in metadata. Raises `AuthenticationError`."""
         if self._tokens is None:
-            return Role.ADMIN, "this machine"
+            return Role.ADMIN, ANYBODY
         header = dict(metadata).get("authorization", "")
         if not isinstance(header, str) or not header.startswith(_BEARER):
             raise AuthenticationError(self.address, "the call has no bearer token")
@@ -173,15 +283,7 @@ class Listener:
             raise AuthenticationError(self.address, "this token is not valid")
         return role, identity_of(stored)
 
-    @contextmanager
-    def reporting(self, context: grpc.ServicerContext) -> Iterator[None]:
-        """Send any error of the block to the caller."""
-        try:
-            yield
-        except Exception as error:  # noqa: BLE001 (see above)
-            self.abort(context, error)
-
-    def abort(self, context: grpc.ServicerContext, error: Exception) -> NoReturn:
+    def _abort(self, context: grpc.ServicerContext, error: Exception) -> NoReturn:
         """End a call with an error; the text is shortened if the metadata is too large."""
         error_message = encode_error(error)
         body = encode(error_message)
@@ -197,24 +299,6 @@ class Listener:
         details = f"{error_message.name}: {error_message.text}"
         context.abort(status, details[:_DETAILS_CHARS_MAX])
         raise error  # not reached: `context.abort` raises
-
-
-class _Interceptor(grpc.ServerInterceptor):  # type: ignore[misc] # grpc has no types
-    """Rejects calls without a valid token of a sufficient role, before their messages are read."""
-
-    def __init__(self, listener: Listener) -> None:
-        self._listener = listener
-
-    def intercept_service(self, continuation: Any, details: Any) -> Any:  # noqa: ANN401
-        try:
-            role, _ = self._listener.caller(details.invocation_metadata)
-            name = details.method.rpartition("/")[2]
-            if name in METHODS:  # Flight's own methods are not
-                METHODS[name].check(role)
-        except (AuthenticationError, RoleError) as error:
-            abort = partial(self._listener.abort, error=error)
-            return grpc.stream_unary_rpc_method_handler(lambda _, context: abort(context))
-        return continuation(details)
 
 
 def _credentials(tls: ServerTls | None) -> grpc.ServerCredentials | None:

@@ -40,9 +40,8 @@ class RpcServer(Listener):
 
     def _handler(self, called: Method) -> grpc.RpcMethodHandler:
         def answer(body: bytes, context: grpc.ServicerContext) -> bytes:
-            with self.reporting(context):
-                call = self.call(called, context)
-                request: Any = decode(called.request, body)
-                return encode(self.service.answer(called, request, call))
+            call = self.call(called, context)
+            request: Any = decode(called.request, body)
+            return encode(self.service.answer(called, request, call))
 
-        return grpc.unary_unary_rpc_method_handler(answer)
+        return self.unary(answer, called)

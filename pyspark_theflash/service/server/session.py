@@ -4,7 +4,7 @@ import logging
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import pyarrow as pa
 
@@ -30,7 +30,6 @@ from pyspark_theflash.service.wire.frame import (
     GREETING_BYTES_MAX,
     NONCE_BYTES,
     PREFACE,
-    REQUEST_BYTES_MAX,
     RESPONSE_BYTES_MAX,
     End,
     FrameType,
@@ -41,11 +40,21 @@ from pyspark_theflash.service.wire.frame import (
     encode_frame,
 )
 from pyspark_theflash.service.wire.link import Link
-from pyspark_theflash.service.wire.method import OPEN_WRITER, Method, Role, method
+from pyspark_theflash.service.wire.method import (
+    METHODS,
+    OPEN_WRITER,
+    REQUEST_BYTES_MAX,
+    Method,
+    Role,
+    method,
+)
 from pyspark_theflash.service.wire.protobuf import decode, encode
 from pyspark_theflash.service.wire.stream import StreamEncoder
 
 _log = logging.getLogger(__name__)
+_Reserve: TypeAlias = Callable[[int], None]
+_SMALL: Final = 1 << 16
+"""Responses up to this size are not counted."""
 _LOST: Final = (OSError, EOFError)
 """Errors of a connection that has ended; `TimeoutError` is an `OSError`."""
 
@@ -174,8 +183,8 @@ class ConnectionSession:
     def _answer_next(self) -> None:
         """Answer one call. Raises one of `_LOST` if the caller has closed the connection."""
         header = self._link.receive_header(REQUEST_BYTES_MAX, self._timeouts.idle_ms)
-        body = self._link.receive(header.length, self._timeouts.frame_ms)
         if header.type is FrameType.CANCEL:
+            self._link.skip(header.length, self._timeouts.frame_ms)
             return  # its call has ended already
         if header.type is not FrameType.REQUEST:
             raise ProtocolError(self._address, f"{header.type.name} where REQUEST is expected")
@@ -183,52 +192,85 @@ class ConnectionSession:
         self._rows_ended, self._end = False, End()
         self.is_busy = True
         try:
-            self._answer(Request.from_bytes(body))
-        finally:
-            self.is_busy = False
-
-    def _answer(self, request: Request) -> None:
-        role, called = self._role(self._stored()), None
-        try:
-            called = method(request.method)
-            called.check(role)
-            value: Any = decode(called.request, request.body, as_json=self._is_json)
+            wait_ms = self._timeouts.frame_ms
+            request, left_bytes = Request.read(header, lambda n: self._link.receive(n, wait_ms))
+            role = self._role(self._stored())
             call = CallContext(
-                called.name,
+                request.method,
                 request.timeout_ms,
                 self._clock,
                 self._is_cancelled,
                 role=role,
                 identity=self._identity(),
             )
+            with self._memory(call) as reserve:
+                self._answer(call, left_bytes, reserve)
+        finally:
+            self.is_busy = False
+
+    def _answer(self, call: CallContext, size_bytes: int, reserve: _Reserve) -> None:
+        try:
+            called = self._checked(call, size_bytes)
+            body = self._link.receive(size_bytes, self._timeouts.frame_ms, reserve)
+            value: Any = decode(called.request, body, as_json=self._is_json)
+            del body
             if called.takes_rows:
                 answer = self._with_rows(called, value, call)
+            elif called.gives_rows:
+                self._stream(called, value, call)
+                return
             else:
                 with _own_failures():
                     answer = self._service.answer(called, value, call)
             if called is OPEN_WRITER:
                 self._latch_id = value.latch.id
-            if called.gives_rows:
-                self._stream(answer, call)
-            else:
-                self._respond(encode(answer, as_json=self._is_json))
+            self._respond(encode(answer, as_json=self._is_json), reserve)
         except _LOST:
             raise
         except Exception as error:  # all errors are sent to the caller
             self._send_error(error)
             if isinstance(error, ProtocolError):
                 raise
-            if called is not None and called.takes_rows and not self._rows_ended:
-                self._skip_rows(called)
+            known = METHODS.get(call.method)
+            if known is not None and known.takes_rows and not self._rows_ended:
+                self._skip_rows(known)
+
+    def _checked(self, call: CallContext, size_bytes: int) -> Method:
+        """Check a call by its name, its role and its size; skip its request if it is rejected."""
+        try:
+            called = method(call.method)
+            called.check(call.role)
+            if size_bytes > called.bytes_max:
+                reason = f"has {size_bytes} bytes; at most {called.bytes_max} are allowed"
+                raise OptionError(called.request.__name__, reason)
+        except TheFlashError:
+            self._link.skip(size_bytes, self._timeouts.frame_ms)
+            raise
+        return called
+
+    @contextmanager
+    def _memory(self, call: CallContext) -> Iterator[_Reserve]:
+        """Yield a function that counts bytes in memory for a caller, until the block ends."""
+        quota, is_admin = self._service.usage.memory, call.role is Role.ADMIN
+        reserved = 0
+
+        def reserve(size_bytes: int) -> None:
+            nonlocal reserved
+            quota.acquire(call.identity, size_bytes, is_admin=is_admin)
+            reserved += size_bytes
+
+        try:
+            yield reserve
+        finally:
+            quota.release(call.identity, reserved)
 
     def _with_rows(self, called: Method, request: Any, call: CallContext) -> Any:  # noqa: ANN401
         """Receive all rows of a call, then answer it."""
         with _own_failures():
             incoming = Incoming(self._service.path, called)
         with incoming:
-            while (data := self._next_data(call)) is not None:
-                with _own_failures():
-                    incoming.add(data)
+            while self._add_data(incoming, call):
+                pass
             with _own_failures():
                 tables, batches = incoming.tables(stream_count(request))
                 received = End(batches, sum(map(len, tables)), incoming.size_bytes)
@@ -236,53 +278,63 @@ class ConnectionSession:
                     raise CodecError("end", "differs from the rows that were received")
                 return self._service.answer(called, request, call, tables)
 
-    def _next_data(self, call: CallContext) -> bytes | None:
-        """Receive the next bytes of rows; None after the last."""
+    def _add_data(self, incoming: Incoming, call: CallContext) -> bool:
+        """Receive the next bytes of rows; returns False after the last."""
         wait_ms = min(self._timeouts.send_ms, call.left_ms())
-        try:
-            header, body = self._link.receive_frame(DATA_BYTES_MAX, wait_ms)
-        except TimeoutError:
-            call.left_ms()  # raises if the deadline is the reason
-            raise
+        with self._memory(call) as reserve:
+            try:
+                header = self._link.receive_header(DATA_BYTES_MAX, wait_ms)
+                body = self._link.receive(header.length, wait_ms, reserve)
+            except TimeoutError:
+                call.left_ms()  # raises if the deadline is the reason
+                raise
+            if header.type is FrameType.DATA and header.call == self._call:
+                with _own_failures():
+                    incoming.add(body)
+                return True
         if header.call != self._call:
             raise ProtocolError(self._address, "rows of another call")
-        if header.type is FrameType.DATA:
-            return body
         self._rows_ended = header.type in (FrameType.END, FrameType.CANCEL)
         if header.type is FrameType.CANCEL:
             raise CallCancelledError(call.method)
         if header.type is not FrameType.END:
             raise ProtocolError(self._address, f"{header.type.name} in the middle of rows")
         self._end = End.from_bytes(body)
-        return None
+        return False
 
     def _skip_rows(self, called: Method) -> None:
         """Skip rows that the caller sent before it received the error."""
         deadline_ms = self._clock.boottime_ms() + self._timeouts.frame_ms
         left_bytes = bytes_max_of(called)
         while left_bytes > 0 and self._clock.boottime_ms() < deadline_ms:
-            header, body = self._link.receive_frame(DATA_BYTES_MAX, self._timeouts.frame_ms)
+            header = self._link.receive_header(DATA_BYTES_MAX, self._timeouts.frame_ms)
+            self._link.skip(header.length, self._timeouts.frame_ms)
             if header.type in (FrameType.END, FrameType.CANCEL):
                 return
             if header.type is not FrameType.DATA or header.call != self._call:
                 break
-            left_bytes -= len(body)
+            left_bytes -= header.length
         raise ProtocolError(self._address, "rows are sent after an error")
 
-    def _respond(self, body: bytes) -> None:
+    def _respond(self, body: bytes, reserve: _Reserve) -> None:
         if len(body) > RESPONSE_BYTES_MAX:
             reason = f"the response has {len(body)} bytes; at most {RESPONSE_BYTES_MAX} are allowed"
             raise OptionError("request", reason)
+        if len(body) > _SMALL:
+            reserve(len(body))
         end = self._frame(FrameType.END, End().to_bytes())
         self._link.send(self._frame(FrameType.RESPONSE, body) + end, self._timeouts.send_ms)
 
-    def _stream(self, rows: RowStream, call: CallContext) -> None:
+    def _stream(self, called: Method, request: Any, call: CallContext) -> None:  # noqa: ANN401
         """Send rows as an Arrow IPC stream. A full socket blocks until the caller reads."""
         encoder = StreamEncoder()
-        with closing(rows.batches) as batches:
-            for parts in encoder.encode(rows.schema, _own(batches)):
-                self._link.send_data(self._call, parts, self._timeouts.rows_ms)
-                call.check()
+        with self._service.usage.scans.used(call.identity, is_admin=call.role is Role.ADMIN):
+            with _own_failures():
+                rows: RowStream = self._service.answer(called, request, call)
+            with closing(rows.batches) as batches:
+                for parts in encoder.encode(rows.schema, _own(batches)):
+                    self._link.send_data(self._call, parts, self._timeouts.rows_ms)
+                    call.check()
         end = self._frame(FrameType.END, encoder.end().to_bytes())
         self._link.send(end, self._timeouts.rows_ms)
 

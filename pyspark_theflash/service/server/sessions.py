@@ -12,7 +12,6 @@ from typing import Any, Final
 from pyspark_theflash.base.clock import Clock
 from pyspark_theflash.base.errors import AuthenticationError
 from pyspark_theflash.base.tls import ServerTls
-from pyspark_theflash.service.api.limits import Limits
 from pyspark_theflash.service.api.service import Service
 from pyspark_theflash.service.api.token import Tokens
 from pyspark_theflash.service.server.control import DRAIN_MS, Greeted, Timeouts
@@ -50,7 +49,6 @@ class Sessions:
         tls: ServerTls | None = None,
         allowed_names: tuple[str, ...] = (),
         timeouts: Timeouts | None = None,
-        limits: Limits | None = None,
         linger_ms: int | None = None,
     ) -> None:
         """Accept connections through `take`.
@@ -63,7 +61,6 @@ class Sessions:
             tls: The server's certificate; None: no TLS.
             allowed_names: Common names that callers' certificates may have; empty: any.
             timeouts: Time limits for callers; None: the defaults.
-            limits: Other limits for callers; None: the defaults.
             linger_ms: How long the only connection waits here for its next call, before it is
                 returned to the router; None: connections stay until they end. Connections with TLS
                 always stay, because the state of TLS is in this process.
@@ -71,7 +68,7 @@ class Sessions:
         self._service, self.address, self._clock, self._tokens = service, address, clock, tokens
         self._tls = None if tls is None else tls.context()
         self._allowed = frozenset(allowed_names)
-        self._timeouts, self._limits = timeouts or Timeouts(), limits or Limits()
+        self._timeouts = timeouts or Timeouts()
         self._stay = linger_ms is None or tls is not None
         self._linger_ms = linger_ms or 0
         self._mutex = threading.Lock()

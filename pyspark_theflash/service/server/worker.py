@@ -81,7 +81,11 @@ def _serve(control: socket.socket, settings: WorkerSettings, clock: Clock) -> bo
     from pyspark_theflash.service.server.sessions import Sessions
 
     service = Service(
-        settings.store, fs=LocalFileSystem(), clock=clock, spare_key=settings.spare_key
+        settings.store,
+        fs=LocalFileSystem(),
+        clock=clock,
+        spare_key=settings.spare_key,
+        limits=settings.limits,
     )
     with closing(service):
         sessions = Sessions(
@@ -92,7 +96,6 @@ def _serve(control: socket.socket, settings: WorkerSettings, clock: Clock) -> bo
             tls=settings.tls,
             allowed_names=settings.allowed_names,
             timeouts=settings.timeouts,
-            limits=settings.limits,
             linger_ms=settings.linger_ms,
         )
         router = _Router(control, settings)

@@ -7,6 +7,7 @@ memory is allocated for the body.
 """
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
@@ -21,7 +22,6 @@ HEADER_BYTES: Final = 12
 JSON_FLAG: Final = 1
 GREETING_BYTES_MAX: Final = 4 << 10
 """The size limit of frames from a caller that is not authenticated yet."""
-REQUEST_BYTES_MAX: Final = 8 << 20
 RESPONSE_BYTES_MAX: Final = 64 << 20
 DATA_BYTES_MAX: Final = 4 << 20
 _HEADER: Final = struct.Struct(">BBHII")
@@ -126,16 +126,26 @@ class Request:
         return _REQUEST.pack(self.timeout_ms, len(name)) + name + self.body
 
     @classmethod
-    def from_bytes(cls, body: bytes) -> "Request":
-        """Inverse of `to_bytes`. Raises `CodecError`."""
-        if len(body) < _REQUEST.size:
+    def read(cls, header: Header, receive: Callable[[int], bytes]) -> tuple["Request", int]:
+        """Read a call without its encoded request.
+
+        Args:
+            header: The frame's header.
+            receive: Returns the next bytes of the frame's body.
+
+        Returns:
+            The call, and the size of its encoded request, which follows.
+
+        Raises:
+            CodecError: The bytes are not a call.
+        """
+        if header.length < _REQUEST.size:
             raise CodecError("request", "too short")
-        timeout_ms, name_bytes = _REQUEST.unpack_from(body)
-        end = _REQUEST.size + name_bytes
-        name = body[_REQUEST.size : end]
-        if len(name) < name_bytes or not name.isascii():
+        timeout_ms, name_bytes = _REQUEST.unpack(receive(_REQUEST.size))
+        left_bytes = header.length - _REQUEST.size - name_bytes
+        if left_bytes < 0 or not (name := receive(name_bytes)).isascii():
             raise CodecError("request", "not the name of a method")
-        return cls(name.decode(), timeout_ms, body[end:])
+        return cls(name.decode(), timeout_ms, b""), left_bytes
 
 
 @dataclass(frozen=True, slots=True)

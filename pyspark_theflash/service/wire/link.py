@@ -3,6 +3,7 @@
 import contextlib
 import select
 import socket
+from collections.abc import Callable
 from typing import Final
 
 from pyspark_theflash.base.clock import Clock
@@ -11,6 +12,8 @@ from pyspark_theflash.service.wire.frame import DATA_BYTES_MAX, HEADER_BYTES, Fr
 _GATHERED: Final = 512
 """The largest number of buffers in one `sendmsg`; Linux allows 1024."""
 _SMALL: Final = 1 << 14
+_PART: Final = 1 << 16
+"""The number of bytes for which memory is allocated before any of them has arrived."""
 _DRAIN_MS: Final = 300
 _DRAIN_BYTES: Final = 16 << 20
 
@@ -57,11 +60,44 @@ class Link:
         left_ms = max(deadline_ms - self._clock.boottime_ms(), 1)
         return header, self.receive(header.length, left_ms)
 
-    def receive(self, size_bytes: int, timeout_ms: int) -> bytes:
-        """Receive exactly `size_bytes` bytes."""
-        buffer = bytearray(size_bytes)
-        self.receive_into(memoryview(buffer), timeout_ms)
-        return bytes(buffer)
+    def receive(
+        self, size_bytes: int, timeout_ms: int, reserve: Callable[[int], None] = lambda _: None
+    ) -> bytes:
+        """Receive exactly `size_bytes` bytes.
+
+        Memory is allocated as bytes arrive, at most for twice as many.
+
+        Args:
+            size_bytes: The number of bytes.
+            timeout_ms: The time for all of them.
+            reserve: Called before memory is allocated for more than a small number of bytes. If it
+                raises, the other bytes are skipped first.
+        """
+        deadline_ms = self._clock.boottime_ms() + timeout_ms
+        parts: list[bytearray] = []
+        received = 0
+        while received < size_bytes:
+            left_ms = max(deadline_ms - self._clock.boottime_ms(), 1)
+            part_bytes = min(size_bytes - received, max(received, _PART))
+            if received:
+                try:
+                    reserve(part_bytes)
+                except BaseException:
+                    self.skip(size_bytes - received, left_ms)
+                    raise
+            parts.append(bytearray(part_bytes))
+            self.receive_into(memoryview(parts[-1]), left_ms)
+            received += part_bytes
+        return b"".join(parts)
+
+    def skip(self, size_bytes: int, timeout_ms: int) -> None:
+        """Receive bytes without keeping them."""
+        deadline_ms = self._clock.boottime_ms() + timeout_ms
+        scratch = memoryview(bytearray(min(size_bytes, _PART)))
+        while size_bytes:
+            view = scratch[:size_bytes]
+            self.receive_into(view, max(deadline_ms - self._clock.boottime_ms(), 1))
+            size_bytes -= len(view)
 
     def receive_into(self, view: memoryview, timeout_ms: int) -> None:
         """Receive exactly as many bytes as `view` has."""

@@ -12,6 +12,10 @@ from typing import Any, Final
 from pyspark_theflash.base.errors import RoleError, UnknownMethodError
 from pyspark_theflash.service.wire.message import SIGNATURES
 
+REQUEST_BYTES_MAX: Final = 8 << 20
+UNARY_BYTES_MAX: Final = 1 << 20
+"""The size limit of requests over gRPC and Flight, and of the same calls over a socket."""
+
 
 class Role(IntEnum):
     """The role of a caller; each includes those below it. The value is on the wire."""
@@ -51,6 +55,12 @@ class Method:
     def is_unary(self) -> bool:
         """Whether it has one request, one response and no rows."""
         return not (self.gives_rows or self.takes_rows or self.of_writer)
+
+    @property
+    def bytes_max(self) -> int:
+        """The size limit of its request: larger if that lists tickets, or writes."""
+        is_large = self.gives_rows or self.role is Role.WRITE
+        return REQUEST_BYTES_MAX if is_large else UNARY_BYTES_MAX
 
     @property
     def may_repeat(self) -> bool:

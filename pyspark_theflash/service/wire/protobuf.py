@@ -9,6 +9,7 @@ from google.protobuf.message import DecodeError, Message
 from pyspark_theflash.base.errors import CodecError, UnsupportedError
 from pyspark_theflash.base.options import timestamp_option
 from pyspark_theflash.service.wire import message as values
+from pyspark_theflash.service.wire.extent import check_fields, check_json
 from pyspark_theflash.tidb.codec.document import SHAPE_ERRORS, brief
 from pyspark_theflash.tidb.protocol._generated.theflash.v1 import theflash_pb2
 
@@ -22,6 +23,7 @@ _TIMESTAMPS: Final = {
     *("snapshot_ts", "snapshotTs", "safe_point", "safePoint"),
     *("resolved_ts", "resolvedTs", "start_ts", "startTs"),
 }
+_REQUESTS: Final = {request for request, _ in values.SIGNATURES.values()}
 _Value = TypeVar("_Value")
 
 
@@ -41,13 +43,14 @@ def decode(kind: type[_Value], body: bytes, *, as_json: bool = False) -> _Value:
     """Inverse of `encode`. In JSON, a timestamp may also be a time with its zone.
 
     Raises:
-        OptionError: A timestamp is invalid.
+        OptionError: A timestamp is invalid, or a field of a request is too large.
         CodecError: The bytes are not a message of this kind.
         UnsupportedError: A plan's expressions are too large.
     """
     decoded = _message(kind)
     try:
         if as_json:
+            check_json(body)
             document = json.loads(body.decode(), object_pairs_hook=_json_object)
             # protobuf raises SystemError for half a surrogate pair (`"\\ud800"`).
             json.dumps(document, ensure_ascii=False).encode()
@@ -57,6 +60,8 @@ def decode(kind: type[_Value], body: bytes, *, as_json: bool = False) -> _Value:
         if kind is values.PlanRequest:
             # Two bytes of a message can become a much larger object.
             check_extent(decoded)
+        if kind in _REQUESTS:
+            check_fields(decoded)
         return kind(**_attributes(decoded))
     except (DecodeError, json_format.Error, *SHAPE_ERRORS) as error:
         # The bytes may have a secret or a row's value, so the error omits them.

@@ -1,5 +1,6 @@
 """TheFlash API from both sides: requests, responses, and sealed tickets that callers return."""
 
+import io
 import json
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,6 +14,7 @@ from pyspark_theflash.base.errors import NotCaughtUpError
 from pyspark_theflash.base.types import Generation, PhysicalTableID, RegionID, TimeStamp
 from pyspark_theflash.service.api import seal, token
 from pyspark_theflash.service.api.error import decode_error, encode_error
+from pyspark_theflash.service.api.limits import Limits, Usage
 from pyspark_theflash.service.api.rows import RowStream
 from pyspark_theflash.service.api.seal import (
     SealedScan,
@@ -95,7 +97,7 @@ def api_frame(_: Path) -> Target:
         lambda data: Header.from_bytes(data.ljust(12, b"\0")[:12], 1 << 20),
         Hello.from_bytes,
         Ready.from_bytes,
-        Request.from_bytes,
+        _read_request,
         End.from_bytes,
         lambda data: check_preface(data.ljust(len(PREFACE))[: len(PREFACE)]),
     ]
@@ -227,6 +229,11 @@ def tokens_file(_: Path) -> Target:
     )
 
 
+def _read_request(data: bytes) -> object:
+    source = io.BytesIO(data)
+    return Request.read(Header(FrameType.REQUEST, 1, len(data)), source.read)
+
+
 def _frame(type_: FrameType, body: bytes, call: int = 0, *, is_json: bool = False) -> bytes:
     return Header(type_, call, len(body), is_json).to_bytes() + body
 
@@ -261,6 +268,7 @@ class _EmptyService:
     """Answers every call, with nothing."""
 
     store_id = "id"
+    usage = Usage(Limits(), "fuzz")
 
     def answer(self, called: Method, *_: object) -> object:
         if called.gives_rows:

@@ -11,9 +11,8 @@ import pytest
 from pyarrow import flight
 
 from pyspark_theflash.base.errors import OptionError
-from pyspark_theflash.service.wire.frame import REQUEST_BYTES_MAX
 from pyspark_theflash.service.wire.message import Error, PlanRequest
-from pyspark_theflash.service.wire.method import METHODS, Role
+from pyspark_theflash.service.wire.method import METHODS, REQUEST_BYTES_MAX, Role
 from pyspark_theflash.service.wire.protobuf import decode, encode
 from tests.support.flight_client import FlightTransport
 from tests.support.serving import (

@@ -36,14 +36,13 @@ from pyspark_theflash.service.wire.frame import (
     GREETING_BYTES_MAX,
     HEADER_BYTES,
     PREFACE,
-    REQUEST_BYTES_MAX,
     FrameType,
     Header,
     Hello,
     Request,
 )
 from pyspark_theflash.service.wire.message import Error
-from pyspark_theflash.service.wire.method import METHODS, Role
+from pyspark_theflash.service.wire.method import METHODS, REQUEST_BYTES_MAX, Role
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from tests.support.serving import CLOCK, TOKENS, server_tls, serving, tokens, write_tokens
 from tests.support.stores import StoreBuilder, column, id_column, table_info

@@ -1,0 +1,274 @@
+"""What one token can use of a server, and what others still can then."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+
+import pytest
+
+from pyspark_theflash.base.errors import OptionError, ServiceUnavailableError
+from pyspark_theflash.net.channel import grpc, open_channel
+from pyspark_theflash.service.api.limits import Limits
+from pyspark_theflash.service.api.token import Tokens
+from pyspark_theflash.service.client.theflash import connect
+from pyspark_theflash.service.server.control import Timeouts
+from pyspark_theflash.service.wire import protobuf as wire
+from pyspark_theflash.service.wire.frame import FrameType, Header, Request
+from pyspark_theflash.service.wire.message import Error, ScanRequest, StatusRequest
+from pyspark_theflash.service.wire.method import METHODS, Role
+from pyspark_theflash.tidb.codec.field_type import MySQLType
+from tests.support.flight_client import FlightTransport
+from tests.support.grpc_client import GrpcTransport
+from tests.support.serving import (
+    TOKENS,
+    serving,
+    serving_flight,
+    serving_grpc,
+    write_tokens,
+)
+from tests.support.stores import StoreBuilder, column, id_column, table_info
+from tests.unit.service.server.test_serve_security import dial, hello, receive, wait_until
+
+WIDE = table_info(
+    8, "shop.wide", [id_column(), column("text", MySQLType.BLOB, charset="binary", flen=1 << 20)]
+)
+OTHER = "another-token-that-may-read"
+READ, ADMIN = TOKENS[Role.READ].value, TOKENS[Role.ADMIN].value
+STATUS = METHODS["GetStatus"]
+MIB = 1 << 20
+LIMITS = Limits(calls=12, calls_per_identity=8, scans_per_identity=3, memory=4 * MIB)
+PATIENT = Timeouts(frame_ms=120_000, rows_ms=120_000, failure_ms=0)
+"""Nothing ends by a timeout here, so that only the limits decide."""
+HASTY = Timeouts(frame_ms=200, rows_ms=200, failure_ms=0)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """12 MB of rows: more than sockets and gRPC take in before somebody reads."""
+    path = tmp_path_factory.mktemp("wide") / "store"
+    rows = [(n, 110, [n, bytes([n % 256]) * (1 << 14)]) for n in range(800)]
+    return StoreBuilder(path, WIDE).publish(200, {WIDE: rows}).path
+
+
+@pytest.fixture
+def begin(store, tmp_path):
+    """Serve in this process, by one of the transports."""
+    roles = {ADMIN: "admin", READ: "read", OTHER: "read"}
+    known = Tokens(write_tokens(tmp_path / "tokens", roles))
+
+    @contextmanager
+    def started(server, timeouts=PATIENT, **limits):
+        chosen = Limits(**limits) if limits else LIMITS
+        settings = {"tokens": known, "timeouts": timeouts, "limits": chosen}
+        with server(store, "127.0.0.1:0", **settings) as made:
+            yield made.address
+
+    return started
+
+
+def status(address, token, transport=GrpcTransport):
+    made = transport(address, token)
+    try:
+        return made.call(STATUS, StatusRequest(), 20_000)
+    finally:
+        made.close()
+
+
+def half_calls(address, token, count, undo):
+    """Calls whose message never comes; an iterator that is never done is the request."""
+    never = threading.Event()
+    undo.callback(never.set)
+
+    def nothing():
+        never.wait()
+        return
+        yield b""
+
+    channel = open_channel(address, None, max_message_bytes=1 << 20)
+    undo.callback(channel.close)
+    ask = channel.stream_unary("/theflash.v1.TheFlash/GetStatus")
+    metadata = [("authorization", f"Bearer {token}")]
+    calls = [ask.future(nothing(), metadata=metadata, timeout=60) for _ in range(count)]
+    undo.callback(lambda: [call.cancel() for call in calls])
+    return calls
+
+
+def test_half_calls_over_grpc(begin):
+    """Of two tokens, they leave what is kept for administrators; of one, others still get in."""
+    with begin(serving_grpc) as address, ExitStack() as undo:
+        half_calls(address, READ, 5 * LIMITS.calls, undo)
+        wait_until(lambda: refused(lambda: status(address, READ)))
+        assert status(address, OTHER).resolved_ts == 200
+        half_calls(address, OTHER, 5 * LIMITS.calls, undo)
+        wait_until(lambda: refused(lambda: status(address, OTHER)))
+        assert status(address, ADMIN).resolved_ts == 200
+
+
+def test_half_calls_end(begin):
+    with begin(serving_grpc, timeouts=HASTY) as address, ExitStack() as undo:
+        for call in half_calls(address, READ, 3, undo):
+            assert call.exception(timeout=20).code() is grpc.StatusCode.CANCELLED
+        assert status(address, READ).resolved_ts == 200
+
+
+def test_calls_without_a_message_leave_nothing(begin):
+    """Neither those that are cancelled nor those that end without one keep their slots."""
+    with begin(serving_grpc) as address, ExitStack() as undo:
+        for _ in range(2 * LIMITS.calls_per_identity):
+            (call,) = half_calls(address, READ, 1, undo)
+            call.cancel()
+        channel = open_channel(address, None, max_message_bytes=1 << 20)
+        undo.callback(channel.close)
+        ask = channel.stream_unary("/theflash.v1.TheFlash/GetStatus")
+        for _ in range(2 * LIMITS.calls_per_identity):
+            with pytest.raises(grpc.RpcError):
+                ask(iter(()), metadata=[("authorization", f"Bearer {READ}")], timeout=20)
+        wait_until(lambda: not refused(lambda: status(address, READ)))
+
+
+def refused(call):
+    try:
+        call()
+    except ServiceUnavailableError:
+        return True
+    return False
+
+
+def unread(address, token, undo):
+    """A scan over Flight of which nothing but the schema is read."""
+    transport = FlightTransport(address, token)
+    undo.callback(transport.close)
+    plan = transport.call(METHODS["PlanScan"], METHODS["PlanScan"].request(table="shop.wide"), 0)
+    rows = transport.scan(METHODS["Scan"], ScanRequest(plan.splits[0].ticket), 60_000)
+    undo.callback(rows.close)
+    return rows
+
+
+def test_unread_scans_over_flight(begin):
+    with begin(serving_flight) as address, ExitStack() as undo:
+        for _ in range(LIMITS.scans_per_identity):
+            unread(address, READ, undo)
+        with pytest.raises(ServiceUnavailableError, match="uses its 3 scans"):
+            unread(address, READ, undo)
+        for token in (READ, OTHER, ADMIN):
+            assert status(address, token, FlightTransport).resolved_ts == 200
+        for _ in range(LIMITS.scans_per_identity + 1):
+            rows = unread(address, ADMIN, undo)
+        assert sum(batch.num_rows for batch in rows) == 800
+
+
+def test_unread_scans_over_flight_end(begin):
+    """Time is given between any two batches, not to a caller that takes none."""
+    with begin(serving_flight, timeouts=HASTY) as address, ExitStack() as undo:
+        for _ in range(2 * LIMITS.scans_per_identity):
+            wait_until(lambda: not refused(lambda: unread(address, READ, undo)))
+
+
+def test_unread_scans_with_frames(begin):
+    with begin(serving) as address, ExitStack() as undo:
+
+        def connected(token):
+            return undo.enter_context(connect(f"theflash://{address}", token=token))
+
+        api, king = connected(TOKENS[Role.READ]), connected(TOKENS[Role.ADMIN])
+        ticket = api.plan("shop.wide").splits[0].ticket
+        held = [api.scan(ticket) for _ in range(LIMITS.scans_per_identity)]
+        with pytest.raises(ServiceUnavailableError, match="uses its 3 scans"):
+            api.scan(ticket)
+        assert api.status().resolved_ts == 200
+        assert king.scan(ticket).read_all().num_rows == 800
+        assert held.pop().read_all().num_rows == 800
+        assert api.scan(ticket).read_all().num_rows == 800
+
+
+# -- memory
+
+
+def send_head(sock, name, size, sent=b""):
+    """The beginning of a call whose request has that size."""
+    head = Request(name, 0, b"").to_bytes()
+    sock.sendall(Header(FrameType.REQUEST, 1, len(head) + size).to_bytes() + head + sent)
+
+
+def error_of(sock):
+    header, body = receive(sock)
+    assert header.type is FrameType.ERROR
+    return wire.decode(Error, body).name
+
+
+def test_memory_is_for_what_has_arrived(begin):
+    """Lengths that are only declared count for nothing; bytes that have come do."""
+    with begin(serving, memory=4 * MIB, memory_per_identity=2 * MIB) as address:
+        with ExitStack() as undo:
+            socks = [undo.enter_context(dial(address)) for _ in range(8)]
+            for sock in socks:
+                hello(sock, TOKENS[Role.READ])
+                send_head(sock, "Scan", 7 * MIB)
+            with dial(address) as sock:
+                hello(sock, TOKENS[Role.READ])
+                send_head(sock, "Scan", MIB, bytes(MIB))
+                assert error_of(sock) in ("CodecError", "TicketError")
+                # Above the limit of one token; the connection goes on.
+                send_head(sock, "Scan", 3 * MIB, bytes(3 * MIB))
+                assert error_of(sock) == "ServiceUnavailableError"
+                send_head(sock, "GetStatus", 0)
+                assert receive(sock)[0].type is FrameType.RESPONSE
+        with dial(address) as sock:
+            hello(sock, TOKENS[Role.ADMIN])
+            send_head(sock, "Scan", 3 * MIB, bytes(3 * MIB))
+            assert error_of(sock) in ("CodecError", "TicketError")
+
+
+@pytest.mark.parametrize("name", ["Nonsense", "Compact", "PrepareRead"])
+def test_the_name_comes_first(begin, name):
+    """Who may not make a call is told so, and its request costs no memory, however large."""
+    wanted = {"Nonsense": "UnknownMethodError", "Compact": "RoleError"}
+    with begin(serving, memory=1) as address, dial(address) as sock:
+        hello(sock, TOKENS[Role.READ])
+        send_head(sock, name, 7 * MIB, bytes(7 * MIB))
+        assert error_of(sock) == wanted.get(name, OptionError.__name__)
+        send_head(sock, "GetStatus", 0)
+        assert receive(sock)[0].type is FrameType.RESPONSE
+
+
+def test_a_request_that_does_not_arrive(begin):
+    with begin(serving, timeouts=HASTY) as address, dial(address) as sock:
+        hello(sock, TOKENS[Role.READ])
+        send_head(sock, "Scan", 7 * MIB, bytes(100_000))
+        assert receive(sock) is None
+
+
+# -- compression
+
+
+def test_compressed_requests(begin):
+    """A message that could expand is refused by the server."""
+    with begin(serving_grpc) as address:
+        metadata = [("authorization", f"Bearer {READ}")]
+        for compression in (grpc.Compression.Gzip, grpc.Compression.Deflate):
+            with grpc.insecure_channel(address, compression=compression) as channel:
+                ask = channel.unary_unary("/theflash.v1.TheFlash/GetStatus")
+                with pytest.raises(grpc.RpcError) as caught:
+                    ask(bytes(MIB // 2), metadata=metadata, timeout=20)
+            assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_compressed_responses():
+    """And by a client: PD, TiKV and pumps answer channels of the same options."""
+    answer = grpc.unary_unary_rpc_method_handler(lambda body, context: bytes(MIB // 2))
+    with ExitStack() as undo:
+        pool = undo.enter_context(ThreadPoolExecutor(2))
+        server = grpc.server(pool, compression=grpc.Compression.Gzip)
+        server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler("pd", {"Ask": answer}),)
+        )
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        undo.callback(lambda: server.stop(None).wait())
+        channel = open_channel(f"127.0.0.1:{port}", None, max_message_bytes=MIB)
+        undo.callback(channel.close)
+        received = b""
+        with suppress(grpc.RpcError):
+            # gRPC may deliver the message before it notices, but as it is.
+            received = channel.unary_unary("/pd/Ask")(b"", timeout=20)
+        assert len(received) < MIB // 8
