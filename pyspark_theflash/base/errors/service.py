@@ -57,7 +57,7 @@ class UnknownMethodError(TheFlashError):
 
 
 class TicketError(TheFlashError):
-    """A ticket or handle was not issued by this store, or was modified."""
+    """A ticket or handle was not issued by this store or to this caller, or was modified."""
 
     what: str
     reason: str

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from pyspark_theflash.base.clock import Clock
 from pyspark_theflash.base.errors import CallCancelledError, DeadlineExceededError
+from pyspark_theflash.service.api.token import is_token
 from pyspark_theflash.service.wire.method import Role
 
 DEADLINE_MS_MAX = 86_400_000
@@ -36,6 +37,11 @@ class CallContext:
         self.method, self._clock, self._is_cancelled = method, clock, is_cancelled
         self.timeout_ms = min(timeout_ms or DEADLINE_MS_MAX, DEADLINE_MS_MAX)
         self._deadline_ms = clock.boottime_ms() + self.timeout_ms
+
+    @property
+    def owner(self) -> str:
+        """The owner of handles that the call creates: a token, or empty for all callers without."""
+        return self.identity if is_token(self.identity) else ""
 
     def left_ms(self) -> int:
         """Return the time until the deadline. Raises `DeadlineExceededError`: it has passed."""

@@ -31,6 +31,7 @@ from pyspark_theflash.read.plan.wait import wait_until
 from pyspark_theflash.read.present import Presentation, ZeroDates
 from pyspark_theflash.service.api.call import CallContext
 from pyspark_theflash.service.api.latches import PIN_MS_MAX, latch_ttl_ms
+from pyspark_theflash.service.api.limits import Limits
 from pyspark_theflash.service.api.pushed import pushed_of
 from pyspark_theflash.service.api.rows import Batches, RowStream, rows_schema, with_dictionaries
 from pyspark_theflash.service.api.seal import (
@@ -43,6 +44,7 @@ from pyspark_theflash.service.api.seal import (
     region_texts,
     sealed_handle,
 )
+from pyspark_theflash.service.api.snapshots import SnapshotQuota
 from pyspark_theflash.service.wire import message
 from pyspark_theflash.storage.engine.api import RegionScan
 from pyspark_theflash.storage.store.folder import CurrentIdentity, open_manifest
@@ -71,8 +73,10 @@ class Reads:
         identity: CurrentIdentity,
         spare_key: bytes | None,
         replica: "Replica | None",
+        limits: Limits,
     ) -> None:
         """See `Service`; `identity` reads the identity of the store in the folder."""
+        self.quota = SnapshotQuota(str(path), limits.snapshots_per_identity, self._living)
         self._path, self._fs, self._clock, self._identity = path, fs, clock, identity
         self._store_sealer = StoreSealer(path, fs, spare_key or new_key())
         self._plans = LeastRecent[tuple[str, SealedScan], ScanTask](_PLANS_MAX)
@@ -85,25 +89,32 @@ class Reads:
         """Close what is open; the next call opens it again."""
         self._open_store.close()
 
+    def _keep(self, snapshot: ReadSnapshot, call: CallContext) -> None:
+        """Keep a snapshot's latch beyond its block. Raises like `SnapshotQuota.check`."""
+        self.quota.check(call)
+        snapshot.keep_lease()
+        self.quota.add(call, snapshot.lease.id)
+
     def take_snapshot(self, request: message.Moment, call: CallContext) -> message.Snapshot:
         with self.opened(request, call) as snapshot:
             # Otherwise the latch ends with the block.
             if not request.handle:
-                snapshot.keep_lease()
-            return self._snapshot_message(snapshot.lease)
+                self._keep(snapshot, call)
+            return self._snapshot_message(snapshot.lease, call)
 
     def renew_snapshot(
         self, request: message.SnapshotRequest, call: CallContext
     ) -> message.Snapshot:
-        lease = self._lease_of(request.handle)
+        lease = self._lease_of(request.handle, call)
         with closing(open_manifest(self._path, self._fs)) as manifest:
             LeaseTable(manifest, self._clock).renew(lease)
-        return self._snapshot_message(lease)
+        return self._snapshot_message(lease, call)
 
     def release_snapshot(self, request: message.SnapshotRequest, call: CallContext) -> message.Done:
-        lease = self._lease_of(request.handle)
+        lease = self._lease_of(request.handle, call)
         with closing(open_manifest(self._path, self._fs)) as manifest:
             LeaseTable(manifest, self._clock).release(lease)
+        self.quota.remove(call, lease.id)
         return message.Done("released")
 
     def pin(self, request: message.Moment, call: CallContext) -> message.Snapshot:
@@ -114,7 +125,8 @@ class Reads:
         ):
             # The snapshot's own latch holds the timestamp until the pin does.
             leases = LeaseTable(manifest, self._clock)
-            return self._snapshot_message(leases.take(snapshot.snapshot_ts, ttl_ms, LatchKind.PIN))
+            pin = leases.take(snapshot.snapshot_ts, ttl_ms, LatchKind.PIN)
+            return self._snapshot_message(pin, call)
 
     def list_tables(self, request: message.TablesRequest, call: CallContext) -> message.Tables:
         with self.opened(request.moment, call) as snapshot:
@@ -165,10 +177,10 @@ class Reads:
             for task in plan.tasks[:1]:
                 self._plans.put((task.lease.id, shape), task)
             if not request.moment.handle:
-                snapshot.keep_lease()
+                self._keep(snapshot, call)
             self._open_store.note(snapshot.lease)
             return message.Plan(
-                self._snapshot_message(snapshot.lease),
+                self._snapshot_message(snapshot.lease, call),
                 plan.table.full_name,
                 _schema_bytes(plan.schema),
                 splits,
@@ -176,12 +188,17 @@ class Reads:
             )
 
     def scan(self, request: message.ScanRequest, call: CallContext) -> RowStream:
-        ticket, *more = (Ticket.opened(t, self._sealer) for t in (request.ticket, *request.more))
+        tickets = [Ticket.opened(t, self._sealer) for t in (request.ticket, *request.more)]
+        ticket, *more = tickets
         self._check_store(ticket.store_id, "ticket")
         if any(replace(each, region=ticket.region) != ticket for each in more):
             raise TicketError("ticket", "it is from another plan than the first one")
+        regions = [each.region for each in tickets]
+        places = {(r.physical_id, r.region_id, region_texts(r)) for r in regions}
+        if len(places) < len(tickets):
+            raise TicketError("ticket", "it is repeated in the request")
         task = self._task(ticket, call)
-        regions = [task.region, *(each.region for each in more)]
+        regions[0] = task.region
         if not request.dictionaries:
             return RowStream(task.schema, self._batches(task, regions, call))
         task = self._open_store.with_dictionaries(task)
@@ -205,7 +222,7 @@ class Reads:
         if moment.handle:
             if moment != message.Moment(handle=moment.handle):
                 raise OptionError("moment", "no other field may be set with a handle")
-            lease = self._lease_of(moment.handle)
+            lease = self._lease_of(moment.handle, call)
             ts = lease.snapshot_ts
         else:
             ttl_ms = latch_ttl_ms(moment.ttl_ms)
@@ -288,8 +305,8 @@ class Reads:
     def _batches(self, task: ScanTask, regions: Sequence[RegionScan], call: CallContext) -> Batches:
         yield from self._open_store.read(task, regions, call.check)
 
-    def _lease_of(self, handle: bytes) -> ReadLease:
-        store_id, lease = opened_handle(handle, self._sealer)
+    def _lease_of(self, handle: bytes, call: CallContext) -> ReadLease:
+        store_id, lease = opened_handle(handle, call.owner, self._sealer)
         self._check_store(store_id, "handle")
         return lease
 
@@ -297,12 +314,17 @@ class Reads:
         if store_id != self._store_id:
             raise TicketError(what, "it is from another store")
 
-    def handle(self, lease: ReadLease) -> bytes:
-        """Return the handle of a snapshot's lease."""
-        return sealed_handle(self._store_id, lease, self._sealer)
+    def handle(self, lease: ReadLease, call: CallContext) -> bytes:
+        """Return the handle of a snapshot's lease, for a caller."""
+        return sealed_handle(self._store_id, lease, call.owner, self._sealer)
 
-    def _snapshot_message(self, lease: ReadLease) -> message.Snapshot:
-        return message.Snapshot(self.handle(lease), lease.id, lease.snapshot_ts, lease.ttl_ms)
+    def _snapshot_message(self, lease: ReadLease, call: CallContext) -> message.Snapshot:
+        handle = self.handle(lease, call)
+        return message.Snapshot(handle, lease.id, lease.snapshot_ts, lease.ttl_ms)
+
+    def _living(self) -> set[str]:
+        with closing(open_manifest(self._path, self._fs)) as manifest:
+            return {latch.id for latch in LeaseTable(manifest, self._clock).living()}
 
     @property
     def _store_id(self) -> str:

@@ -210,16 +210,22 @@ def _split_overlay(parts: tuple[str, ...]) -> tuple[str | None, tuple[str, ...]]
     return None, parts
 
 
-def sealed_handle(store_id: str, lease: ReadLease, sealer: Sealer) -> bytes:
-    """Return the sealed handle of a snapshot."""
-    return sealer.seal(Purpose.HANDLE, [store_id, _lease_fields(lease)])
+def sealed_handle(store_id: str, lease: ReadLease, owner: str, sealer: Sealer) -> bytes:
+    """Return the sealed handle of a snapshot for its owner."""
+    return sealer.seal(Purpose.HANDLE, [store_id, _lease_fields(lease), owner])
 
 
-def opened_handle(handle: bytes, sealer: Sealer) -> tuple[str, ReadLease]:
-    """Return the store's id and the lease of a handle. Raises `TicketError`."""
+def opened_handle(handle: bytes, owner: str, sealer: Sealer) -> tuple[str, ReadLease]:
+    """Return the store's id and the lease of a handle.
+
+    Raises:
+        TicketError: It is not a handle of this store, or of another owner.
+    """
     try:
         with shaped("handle"):
-            store_id, lease = sealer.unseal(Purpose.HANDLE, handle)
+            store_id, lease, its_owner = sealer.unseal(Purpose.HANDLE, handle)
+            if text(its_owner) != owner:
+                raise TicketError("handle", "it belongs to another caller")
             return text(store_id), _lease(lease)
     except CodecError as error:
         raise TicketError("handle", "it has another version") from error

@@ -132,11 +132,13 @@ class Service:
         ttl_ms = latch_ttl_ms(request.ttl_ms)
         if kind_of(request, call) is not LatchKind.READ:
             return latch_message(self._desk.acquire(request, ttl_ms, call), self._clock)
+        self._reads.quota.check(call)
         with self._reads.opened(request.moment, call) as snapshot:
             # The snapshot's own latch holds the timestamp until this one does.
             latch = self._desk.acquire(request, ttl_ms, call, snapshot.snapshot_ts)
+        self._reads.quota.add(call, latch.id)
         lease = ReadLease(latch.id, latch.snapshot_ts, latch.generation, ttl_ms)
-        return replace(latch_message(latch, self._clock), handle=self._reads.handle(lease))
+        return replace(latch_message(latch, self._clock), handle=self._reads.handle(lease, call))
 
     def write(
         self, request: message.WriteRequest, call: CallContext, tables: "Sequence[pa.Table]"
@@ -207,7 +209,8 @@ class Service:
                 from pyspark_theflash.service.api.reads import Reads
 
                 place = self.path, self._fs, self._clock, self._identity
-                self._opened_reads = Reads(*place, self._spare_key, self._replica)
+                more = self._spare_key, self._replica, self.usage.limits
+                self._opened_reads = Reads(*place, *more)
             return self._opened_reads
 
     @property

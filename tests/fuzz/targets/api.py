@@ -200,7 +200,7 @@ def sealed_ticket(_: Path) -> Target:
     region = RegionScan(table, RegionID(3), RegionFiles(first_region(table), ()), "overlay")
     bodies = [
         Ticket("id", _LEASE, shape, region).sealed(sealer),
-        sealed_handle("id", _LEASE, sealer),
+        sealed_handle("id", _LEASE, "", sealer),
     ]
     documents = [json.loads(body[2:-32]) for body in bodies]
     seeds = [b"\1" + bodies[0][2:-32], b"\2" + bodies[1][2:-32]]
@@ -213,7 +213,7 @@ def sealed_ticket(_: Path) -> Target:
         if purpose is seal.Purpose.TICKET:
             Ticket.opened(whole, sealer)
         else:
-            opened_handle(whole, sealer)
+            opened_handle(whole, "", sealer)
 
     return Target(seeds, lambda rng: bytes([rng.randrange(1, 3)]) + changed(rng), parse)
 

@@ -53,15 +53,18 @@ def test_tickets_come_back():
     for region in (TICKET.region, memory, overlaid):
         ticket = replace(TICKET, region=region)
         assert Ticket.opened(ticket.sealed(SEALER), SEALER) == ticket
-    handle = sealed_handle("store", LEASE, SEALER)
-    assert opened_handle(handle, SEALER) == ("store", LEASE)
+    handle = sealed_handle("store", LEASE, "token 1", SEALER)
+    assert opened_handle(handle, "token 1", SEALER) == ("store", LEASE)
+    for other in ("token 2", ""):
+        with pytest.raises(TicketError, match="another caller"):
+            opened_handle(handle, other, SEALER)
 
 
 def test_one_is_not_taken_for_the_other():
     with pytest.raises(TicketError):
-        opened_handle(TICKET.sealed(SEALER), SEALER)
+        opened_handle(TICKET.sealed(SEALER), "", SEALER)
     with pytest.raises(TicketError):
-        Ticket.opened(sealed_handle("store", LEASE, SEALER), SEALER)
+        Ticket.opened(sealed_handle("store", LEASE, "", SEALER), SEALER)
 
 
 @pytest.mark.parametrize("body", [7, [], {"a": 1}, ["store", [1], [2], [3]], None])
@@ -70,7 +73,7 @@ def test_what_we_sealed_ourselves_and_do_not_know(body):
     with pytest.raises(TicketError):
         Ticket.opened(SEALER.seal(Purpose.TICKET, body), SEALER)
     with pytest.raises(TicketError):
-        opened_handle(SEALER.seal(Purpose.HANDLE, body), SEALER)
+        opened_handle(SEALER.seal(Purpose.HANDLE, body), "", SEALER)
 
 
 def test_the_key_is_the_stores(tmp_path):

@@ -6,15 +6,21 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 
-from pyspark_theflash.base.errors import OptionError, ServiceUnavailableError
+from pyspark_theflash.base.errors import OptionError, ServiceUnavailableError, TicketError
 from pyspark_theflash.net.channel import grpc, open_channel
 from pyspark_theflash.service.api.limits import Limits
-from pyspark_theflash.service.api.token import Tokens
+from pyspark_theflash.service.api.token import AccessToken, Tokens
 from pyspark_theflash.service.client.theflash import connect
 from pyspark_theflash.service.server.control import Timeouts
 from pyspark_theflash.service.wire import protobuf as wire
 from pyspark_theflash.service.wire.frame import FrameType, Header, Request
-from pyspark_theflash.service.wire.message import Error, ScanRequest, StatusRequest
+from pyspark_theflash.service.wire.message import (
+    AcquireRequest,
+    Error,
+    Moment,
+    ScanRequest,
+    StatusRequest,
+)
 from pyspark_theflash.service.wire.method import METHODS, Role
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from tests.support.flight_client import FlightTransport
@@ -272,3 +278,68 @@ def test_compressed_responses():
             # gRPC may deliver the message before it notices, but as it is.
             received = channel.unary_unary("/pd/Ask")(b"", timeout=20)
         assert len(received) < MIB // 8
+
+
+# -- snapshots and tickets
+
+
+def test_the_snapshots_of_one_token(begin):
+    with begin(serving, snapshots_per_identity=3) as address, ExitStack() as undo:
+
+        def connected(token):
+            return undo.enter_context(connect(f"theflash://{address}", token=token))
+
+        api, king = connected(TOKENS[Role.READ]), connected(TOKENS[Role.ADMIN])
+        for _ in range(5):
+            api.release(api.snapshot())
+        taken = [api.snapshot(), api.plan("shop.wide").snapshot]
+        latch = api.acquire_latch(AcquireRequest(kind="read"))
+        for call in (
+            api.snapshot,
+            lambda: api.plan("shop.wide"),
+            lambda: api.acquire_latch(AcquireRequest(kind="read")),
+        ):
+            with pytest.raises(ServiceUnavailableError, match="has 3 snapshots"):
+                call()
+        assert api.plan("shop.wide", moment=Moment(handle=taken[0].handle)).splits
+        assert len([king.snapshot() for _ in range(5)]) == 5
+        connected(AccessToken(OTHER)).snapshot()
+        # The end of a latch counts however it came.
+        king.remove_latch(taken[1].latch_id)
+        api.snapshot()
+        api.release_latch(latch)
+        api.snapshot()
+
+
+def test_a_handle_is_for_its_caller(begin):
+    with begin(serving) as address, ExitStack() as undo:
+        owner, *others = (
+            undo.enter_context(connect(f"theflash://{address}", token=token))
+            for token in (TOKENS[Role.READ], AccessToken(OTHER), TOKENS[Role.ADMIN])
+        )
+        snapshot = owner.snapshot()
+        for api in others:
+            for call in (
+                lambda api=api: api.renew(snapshot),
+                lambda api=api: api.release(snapshot),
+                lambda api=api: api.plan("shop.wide", moment=Moment(handle=snapshot.handle)),
+                lambda api=api: api.tables(Moment(handle=snapshot.handle)),
+            ):
+                with pytest.raises(TicketError, match="another caller"):
+                    call()
+        assert owner.renew(snapshot).snapshot_ts == 200
+        pin = others[1].pin(Moment(ttl_ms=60_000))
+        with pytest.raises(TicketError, match="another caller"):
+            owner.release(pin)
+        others[1].release(pin)
+
+
+def test_a_ticket_is_good_once_in_a_request(begin):
+    with (
+        begin(serving) as address,
+        connect(f"theflash://{address}", token=TOKENS[Role.READ]) as api,
+    ):
+        ticket = api.plan("shop.wide").splits[0].ticket
+        assert api.scan(ticket).read_all().num_rows == 800
+        with pytest.raises(TicketError, match="repeated"):
+            api.scan(ticket, more=(ticket,) * 3)
