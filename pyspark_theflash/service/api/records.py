@@ -1,6 +1,7 @@
 """Records of the manifest and stored rows as Arrow data, for a writer on another machine."""
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import chain
 from typing import Final
 
@@ -9,6 +10,7 @@ import pyarrow as pa
 from pyspark_theflash.base.errors import CodecError
 from pyspark_theflash.base.types import Generation
 from pyspark_theflash.service.api.rows import RowStream
+from pyspark_theflash.service.wire.uncompressed import open_uncompressed
 from pyspark_theflash.storage.store.manifest import ManifestChange, Record, View
 
 _SCHEMA: Final = pa.schema([("kind", pa.string()), ("key", pa.string()), ("body", pa.binary())])
@@ -62,7 +64,8 @@ def batches_of(rows: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Inverse of `batch_rows`."""
     for row in rows:
         for cell in row.column("batch"):
-            with pa.ipc.open_stream(cell.as_buffer()) as reader:
+            source = pa.BufferReader(cell.as_buffer())
+            with open_uncompressed(source.read_buffer, partial(CodecError, _LAYER)) as reader:
                 yield from reader
 
 

@@ -20,6 +20,7 @@ from pyspark_theflash.replication.incoming import IncomingRows
 from pyspark_theflash.replication.ingest import Ingestion
 from pyspark_theflash.service.wire.message import PublishRequest, SchemaChange, WriteRequest
 from pyspark_theflash.service.wire.method import WRITE, Method
+from pyspark_theflash.service.wire.uncompressed import is_compressed
 from pyspark_theflash.storage.store.manifest import file_errors
 from pyspark_theflash.tidb.codec.document import SHAPE_ERRORS, load
 from pyspark_theflash.tidb.schema.history import TableEvent
@@ -135,33 +136,11 @@ def _read_stream(source: pa.BufferReader) -> tuple[pa.Schema, list[pa.RecordBatc
             message = messages.read_next_message()
         except StopIteration:
             return schema, batches
-        if message.type != "record batch" or _is_compressed(message.metadata):
+        if message.type != "record batch" or is_compressed(message.metadata):
             raise CodecError(_LAYER, "a stream has messages other than uncompressed batches")
         if len(batches) == _BATCHES_MAX:
             raise CodecError(_LAYER, f"more than {_BATCHES_MAX} batches")
         batches.append(pa.ipc.read_record_batch(message, schema))
-
-
-def _is_compressed(metadata: pa.Buffer) -> bool:
-    """Whether a message of a batch has the field `compression`.
-
-    In a flatbuffer, a table begins with the distance back to its vtable, which has the offset of
-    each field; 0: the field is missing. The header is the third field of `Message`, and
-    `compression` the fourth of `RecordBatch`.
-    """
-    data = memoryview(metadata)
-    message = struct.unpack_from("<I", data)[0]
-    header = message + _field(data, message, 2)
-    batch = header + struct.unpack_from("<I", data, header)[0]
-    return _field(data, batch, 3) != 0
-
-
-def _field(data: memoryview, table: int, number: int) -> int:
-    """Return the offset of a field in a flatbuffer's table; 0: the field is missing."""
-    vtable = table - struct.unpack_from("<i", data, table)[0]
-    size = struct.unpack_from("<H", data, vtable)[0]
-    at = 4 + 2 * number
-    return struct.unpack_from("<H", data, vtable + at)[0] if at < size else 0
 
 
 def ingestion(request: WriteRequest, tables: Sequence[pa.Table]) -> Ingestion:

@@ -49,6 +49,7 @@ from pyspark_theflash.service.wire.message import Error
 from pyspark_theflash.service.wire.method import Method
 from pyspark_theflash.service.wire.protobuf import decode, encode
 from pyspark_theflash.service.wire.stream import StreamEncoder
+from pyspark_theflash.service.wire.uncompressed import open_uncompressed
 
 CONNECT_MS: Final = 5_000
 SEND_MS: Final = 30_000
@@ -370,7 +371,7 @@ class _Stream:
         connection.begin(called, request, timeout_ms)
         self._source = _Source(connection)
         try:
-            self._reader = pa.ipc.open_stream(pa.PythonFile(self._source, mode="r"))
+            self._reader = open_uncompressed(self._source.read, connection.broken)
         except _ARROW_ERRORS as error:
             raise self._not_arrow() from error
         self.schema = self._reader.schema
@@ -413,12 +414,10 @@ class _Stream:
 
 
 class _Source:
-    """The bytes of DATA frames as a file for Arrow.
+    """The bytes of DATA frames, for Arrow.
 
     It does not refer to Arrow's reader: the reader refers to it, and a cycle would never be freed.
     """
-
-    closed = False
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -426,7 +425,7 @@ class _Source:
         self.end: End | None = None
         self._is_first = True
 
-    def read(self, size_bytes: int = -1) -> Any:  # noqa: ANN401 (a buffer)
+    def read(self, size_bytes: int) -> Any:  # noqa: ANN401 (a buffer)
         """Return the next bytes: `size_bytes`, or fewer at the end."""
         if not 0 <= size_bytes <= _IPC_BYTES_MAX:
             raise self._connection.broken("a batch is too large")

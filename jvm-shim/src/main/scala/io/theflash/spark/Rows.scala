@@ -7,6 +7,7 @@ import scala.util.control.NonFatal
 
 import org.apache.arrow.memory.{BufferAllocator, RootAllocator}
 import org.apache.arrow.vector.VectorSchemaRoot
+import org.apache.arrow.vector.compression.NoCompressionCodec
 import org.apache.arrow.vector.dictionary.DictionaryProvider
 import org.apache.arrow.vector.ipc.ArrowStreamReader
 
@@ -32,7 +33,7 @@ private[spark] final class Rows(client: Client, tickets: Seq[String]) extends Au
     try {
       if (reader == null) {
         allocator = Rows.root.newChildAllocator("theflash scan", 0, Rows.MemoryMax)
-        reader = new ArrowStreamReader(data, allocator)
+        reader = new ArrowStreamReader(data, allocator, NoCompressionCodec.Factory.INSTANCE)
       }
       if (reader.loadNextBatch()) {
         val root = reader.getVectorSchemaRoot
