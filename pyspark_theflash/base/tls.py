@@ -63,11 +63,7 @@ class ServerTls:
     ca: Path | None = None
 
     def context(self) -> ssl.SSLContext:
-        """Return the SSL context for accepted connections.
-
-        Raises:
-            OptionError: A certificate is invalid, or the key does not match it.
-        """
+        """Return the SSL context for accepted connections. Raises `OptionError`."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         # Session resumption is off, so that every connection presents a certificate.
         context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET

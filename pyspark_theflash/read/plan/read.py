@@ -202,11 +202,7 @@ def _late_keys(task: ScanTask) -> Sequence[ColumnInfo]:
 
 
 def open_store(task: ScanTask, fs: FileSystem) -> Manifest:
-    """Open the manifest of the task's store.
-
-    Raises:
-        StoreMismatchError: The store at the task's path is not the one it was planned on.
-    """
+    """Open the manifest of the task's store. Raises `StoreMismatchError`."""
     try:
         manifest = open_manifest(Path(task.store_path), fs)
     except StoreNotFoundError as error:

@@ -61,11 +61,7 @@ def sql_type(tp: pa.DataType) -> pa.DataType:
 def sql_batches(
     batches: Iterable[pa.RecordBatch], schema: pa.Schema, columns: Sequence[str]
 ) -> Iterator[pa.RecordBatch]:
-    """Cast batches of these columns to their types in `schema`.
-
-    Raises:
-        UnrepresentableValueError: A value has too many digits.
-    """
+    """Cast batches of columns to their types in `schema`. Raises `UnrepresentableValueError`."""
     types = [schema.field(name).type for name in columns]
     for batch in batches:
         arrays = map(_cast, batch.columns, types, columns)

@@ -90,11 +90,7 @@ def _held(
 def with_defaults(
     table: TableInfo, infos: Sequence[ColumnInfo], columns: Columns, rows: int
 ) -> Columns:
-    """Replace absent values by those that a scan returns.
-
-    Raises:
-        CodecError: An origin default is not a value of its type.
-    """
+    """Replace absent values by those that a scan returns. Raises `CodecError`."""
     if not any(absence(info.id) in columns for info in infos):
         return columns
     stored = {column_name(id): values for id, values in columns.items()}

@@ -72,11 +72,7 @@ _OTHER: Final = {
 
 
 def arrow_type(field_type: FieldType) -> pa.DataType:
-    """Return the Arrow type that represents every value of a TiDB type.
-
-    Raises:
-        UnsupportedError: The type is `NULL` or `UNSPECIFIED`, or has a size TiDB does not allow.
-    """
+    """Return the Arrow type for the values of a TiDB type. Raises `UnsupportedError`."""
     tp = field_type.tp
     _check_size(field_type)
     if tp in _SIGNED:

@@ -82,11 +82,7 @@ class Content:
 def check_checksums(
     reader: Reader, rows: Positions, at: Positions, content: Content, keys: RecordKeys | None
 ) -> None:
-    """Check the checksums of `rows`, whose headers are at the positions `at`.
-
-    Raises:
-        CodecError: A checksum does not match, or its version is unknown.
-    """
+    """Check the checksums of `rows`, with headers at the positions `at`. Raises `CodecError`."""
     versions = reader.bytes_at(at) & _VERSION_MASK
     reader.check(versions <= _HANDLE, "unknown checksum version", at)
     if keys is not None:

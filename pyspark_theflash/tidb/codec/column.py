@@ -74,12 +74,7 @@ def _empty_column(spec: ColumnSpec) -> DecodedColumn:
 def assemble(
     reader: Reader, spec: ColumnSpec, pieces: Sequence[Piece], row_count: int
 ) -> DecodedColumn:
-    """Assemble one column from its pieces.
-
-    Raises:
-        CodecError: A row holds the column twice, or a value that is invalid for its type.
-        UnsupportedError: TiDB does not store columns of this type.
-    """
+    """Assemble one column from its pieces. Raises `CodecError`, `UnsupportedError`."""
     tp = arrow_type(spec.type)
     if len(pieces) == 1 and len(pieces[0].rows) == row_count:
         values = pieces[0].values

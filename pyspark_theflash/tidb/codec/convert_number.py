@@ -59,11 +59,7 @@ _Floats = npt.NDArray[np.float64]
 
 
 def to_integer(change: TypeChange, values: pa.Array) -> pa.Array:
-    """Convert values to TINYINT to BIGINT; null where TiDB stores NULL.
-
-    Raises:
-        UnsupportedError: TiDB stores a float as a number that is out of the column's range.
-    """
+    """Convert values to an integer type; null where TiDB has NULL. Raises `UnsupportedError`."""
     new = change.new
     low, high = integer_range(new)
     if new.is_unsigned:

@@ -87,20 +87,12 @@ _SIZES: Final = _sizes()
 
 
 def ends_at(reader: Reader, at: Positions, limit: Positions) -> Positions:
-    """Return the end positions of the values whose type bytes are at the positions `at`.
-
-    Raises:
-        CodecError: A value extends beyond its `limit`, or its type is unknown.
-    """
+    """Return the end positions of the values whose type bytes are at `at`. Raises `CodecError`."""
     return _values_at(reader, at, limit).end
 
 
 def check_values(reader: Reader, at: Positions, end: Positions) -> None:
-    """Check that the bytes from each position to its end are one valid value.
-
-    Raises:
-        CodecError: They are not, or values are nested more than `MAX_DEPTH` deep.
-    """
+    """Check that the bytes from each position to its end are one value. Raises `CodecError`."""
     values = _values_at(reader, at, end)
     reader.check(values.end == end, "trailing bytes after a JSON value", at)
     for _ in range(MAX_DEPTH):

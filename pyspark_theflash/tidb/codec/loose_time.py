@@ -132,11 +132,7 @@ class _Fields(NamedTuple):
 
 
 def loose_datetime(text: bytes, fsp: int, change: TypeChange) -> int:
-    """Parse a date and time, rounded to `fsp` fractional digits; return it packed.
-
-    Raises:
-        UnsupportedError: The result depends on unknown settings of the session.
-    """
+    """Parse date and time, rounded to `fsp` digits; return it packed. Raises `UnsupportedError`."""
     pieces, fraction, zone = _split(text.decode("latin-1"))
     if fraction and _is_incomplete(pieces):
         pieces, fraction = [*pieces, fraction], ""
@@ -329,11 +325,7 @@ def loose_datetime_of_number(number: int, change: TypeChange) -> int:
 
 
 def loose_time(text: bytes, fsp: int, change: TypeChange) -> int:
-    """Parse a time, rounded to `fsp` fractional digits; return microseconds.
-
-    Raises:
-        UnsupportedError: The result depends on unknown settings of the session.
-    """
+    """Parse a time, rounded to `fsp` digits; return microseconds. Raises `UnsupportedError`."""
     trimmed = trim(text)
     rest = trimmed.decode("latin-1")
     time_us, is_complete = _time(rest, fsp)

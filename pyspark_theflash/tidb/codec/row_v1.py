@@ -64,11 +64,7 @@ def decode_rows_v1(rows: RowBuffer, columns: Sequence[ColumnSpec]) -> DecodedRow
 def decode_updates_v1(
     rows: RowBuffer, columns: Sequence[ColumnSpec]
 ) -> tuple[DecodedRows, DecodedRows]:
-    """Decode updated rows of a binlog into old and new rows.
-
-    Raises:
-        CodecError: A row is invalid, or the beginning of its new half is ambiguous.
-    """
+    """Decode updated rows of a binlog into old and new rows. Raises `CodecError`."""
     reader = Reader(rows, _LAYER)
     old, new = _split_updates(reader, _read_pairs(reader, reader.starts.copy()))
     return decode_pieces(reader, old, columns), decode_pieces(reader, new, columns)

@@ -27,11 +27,7 @@ def ends_at(reader: Reader, at: Positions, limit: Positions) -> Positions:
 
 
 def vectors_at(reader: Reader, at: Positions, end: Positions) -> pa.Array:
-    """Decode the vectors from each position to its end as list<float32>.
-
-    Raises:
-        CodecError: The bytes are not one vector, or an element is not finite.
-    """
+    """Decode the vectors from each position to its end as list<float32>. Raises `CodecError`."""
     reader.check(ends_at(reader, at, end) == end, "trailing bytes after a vector", at)
     content = reader.slices(at + _COUNT_BYTES, end)
     data, bounds = variable_width(content)

@@ -35,11 +35,7 @@ from pyspark_theflash.tidb.expression.vector import (
 
 
 def load_column(values: Array, field_type: FieldType) -> Vector:
-    """Convert a column in storage form to a vector.
-
-    Raises:
-        LackingError: The column is JSON or VECTOR.
-    """
+    """Convert a column in storage form to a vector. Raises `LackingError`."""
     tp = field_type.tp
     null = np.asarray(values.is_null())
     if tp in STRING_TYPES:

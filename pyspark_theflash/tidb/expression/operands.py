@@ -70,11 +70,7 @@ def common(left: Vector, right: Vector) -> tuple[Vector, Vector]:
 
 
 def between_operands(operands: Sequence[Vector]) -> list[Vector]:
-    """Convert the operands of BETWEEN to the kind that all three are compared as.
-
-    Raises:
-        LackingError: The conversion is not supported.
-    """
+    """Convert the three operands of BETWEEN to their common kind. Raises `LackingError`."""
     operands = [plain(operand) for operand in operands]
     if any(v.is_year is not False for v in operands[1:]):
         _reject_chosen_number(operands[0])

@@ -133,11 +133,7 @@ def list_columns_placement(
     definitions: Sequence[PartitionDefinition],
     where: str,
 ) -> ListColumnsPlacement:
-    """Return the placement of LIST COLUMNS, for columns by name and type.
-
-    Raises:
-        UnsupportedError: A value or the type of a column is not supported.
-    """
+    """Return the placement of LIST COLUMNS, by name and type. Raises `UnsupportedError`."""
     other, places, listed_values = NO_PARTITION, [], []
     for place, values in _values(definitions):
         if len(values) == 1 and is_word(values[0], DEFAULT):

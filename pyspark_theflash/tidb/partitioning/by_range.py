@@ -104,11 +104,7 @@ def range_columns_placement(
     definitions: Sequence[PartitionDefinition],
     where: str,
 ) -> RangeColumnsPlacement:
-    """Return the placement of RANGE COLUMNS, for columns by name and type.
-
-    Raises:
-        UnsupportedError: A bound or the type of a column is not supported.
-    """
+    """Return the placement of RANGE COLUMNS, by name and type. Raises `UnsupportedError`."""
     bounds = []
     for place, (_, field_type) in enumerate(columns):
         texts = [definition.less_than[place] for definition in definitions]

@@ -244,11 +244,7 @@ class SchemaHistory:
         return next(e.full_name for e in self._by_id[table_id] if e.name is not None)
 
     def table_by_name(self, full_name: str, ts: TimeStamp) -> TableInfo:
-        """Return the table called `db.table` at `ts`, ignoring case as TiDB does.
-
-        Raises:
-            TableNotFoundError: No table has this name at `ts`.
-        """
+        """Return the table `db.table` at `ts`, case-insensitively. Raises `TableNotFoundError`."""
         name_key = full_name.lower()
         for table_id in sorted(self._ids_by_name.get(name_key, ())):
             event = self._event_in_force(table_id, ts)
@@ -330,11 +326,7 @@ class SchemaHistory:
         return TimeStamp(0) if event is None else event.ts
 
     def extend(self, other: "SchemaHistory") -> "SchemaHistory":
-        """Return this history continued by `other`.
-
-        Raises:
-            SchemaConflictError: `other` differs in the time that both cover.
-        """
+        """Return this history continued by `other`. Raises `SchemaConflictError`."""
         if other.start_ts != self.start_ts:
             raise SchemaConflictError(f"start_ts {other.start_ts}", self.start_ts)
         until = min(self.end_ts, other.end_ts)

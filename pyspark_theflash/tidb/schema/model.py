@@ -230,11 +230,7 @@ class TableInfo:
 
 
 def parse_table_info(db: str, info: Mapping[str, Any], json_text: str | None = None) -> TableInfo:
-    """Parse a TableInfo; `json_text` is the text of `info`, if the caller has it.
-
-    Raises:
-        SchemaFileError: The JSON is not a TableInfo.
-    """
+    """Parse a TableInfo; `json_text` is its text, if available. Raises `SchemaFileError`."""
     try:
         columns = tuple(_column(c) for c in items(info["cols"]))
         _check_changing(columns)
