@@ -111,12 +111,12 @@ class Ingestion:
 
 @dataclass(frozen=True, slots=True)
 class Ingested:
-    """Result of a write, which is durable. `known` transactions had been applied before."""
+    """Result of a write, which is durable. `repeated` transactions had been applied before."""
 
     generation: Generation
     rows: int
     transactions: int
-    known: int
+    repeated: int
     resolved_ts: TimeStamp
 
 
@@ -185,7 +185,7 @@ class _Ingest:
         rows = [checked_rows(incoming, history) for incoming in self._ingestion.rows]
         check_disjoint(rows)
         self._check_regions(rows)
-        new, entries, known = self._new_rows(rows)
+        new, entries, repeated = self._new_rows(rows)
         progress = self._next_progress(history)
         change = self._change(history, new, entries, progress)
         generation = self._view.generation
@@ -196,7 +196,7 @@ class _Ingest:
             generation = self._engine.publish(Publication(versions, change))
             fail_point("ingest.after_publish")
         count = sum(each.batch.num_rows for each in new)
-        return Ingested(generation, count, len(entries), known, progress.resolved_ts)
+        return Ingested(generation, count, len(entries), repeated, progress.resolved_ts)
 
     # -- schema and progress
 

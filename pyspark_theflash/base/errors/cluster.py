@@ -88,8 +88,8 @@ class RegionEpochNotMatchError(TheFlashError):
     retryable = True
     region_id: int
     wanted: int
-    found: int
-    template = "region {region_id} is of version {found}, not {wanted}"
+    actual: int
+    template = "region {region_id} is of version {actual}, not {wanted}"
 
 
 class RegionBehindError(TheFlashError):

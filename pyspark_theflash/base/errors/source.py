@@ -9,9 +9,9 @@ class ClusterMismatchError(TheFlashError):
 
     deterministic = True
     where: str
-    found: int
+    actual: int
     expected: int
-    template = "{where} is of cluster {found}, not {expected}"
+    template = "{where} is of cluster {actual}, not {expected}"
 
 
 class NoPartitionError(TheFlashError):

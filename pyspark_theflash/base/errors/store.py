@@ -58,10 +58,10 @@ class StoreFormatError(TheFlashError):
 
     deterministic = True
     path: str
-    found: int
+    format: int
     supported: int
     template = (
-        "{path} has format {found}; this version reads up to {supported}: upgrade pyspark_theflash"
+        "{path} has format {format}; this version reads up to {supported}: upgrade pyspark_theflash"
     )
 
 
@@ -182,10 +182,10 @@ class ColumnNotFoundError(TheFlashError):
 
     table: str
     column: str
-    known: tuple[str, ...]
+    existing: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"no column {self.column!r} in {self.table}; it has {', '.join(self.known)}"
+        return f"no column {self.column!r} in {self.table}; it has {', '.join(self.existing)}"
 
 
 class NotCaughtUpError(TheFlashError):

@@ -83,7 +83,7 @@ class OrphanWatch:
                 # Before the record is published, so that a contradiction is not stored.
                 self._state.pairing.settle(orphan.start_ts, orphan.commit_ts)
                 text = "start_ts=%d: %s at commit_ts=%d, by TiKV"
-                _log.warning(text, orphan.start_ts, orphan.known, orphan.commit_ts)
+                _log.warning(text, orphan.start_ts, orphan.state, orphan.commit_ts)
         if changed:
             records = [orphan.to_record() for orphan in changed]
             self._engine.publish(Publication((), ManifestChange(records)))
@@ -97,9 +97,9 @@ class OrphanWatch:
             size_bytes = 0 if pending.payload is None else len(pending.payload)
             orphan = Orphan(pending.start_ts, pending.hold_ts, size_bytes, NO_ANSWER)
             if pending.payload is None:
-                orphan = replace(orphan, known=NO_PREWRITE)
+                orphan = replace(orphan, state=NO_PREWRITE)
             elif not pending.primary:
-                orphan = replace(orphan, known=NO_KEY)
+                orphan = replace(orphan, state=NO_KEY)
             elif is_available:
                 try:
                     outcome = self._state.cluster.outcome(pending.primary, pending.start_ts)
@@ -112,7 +112,7 @@ class OrphanWatch:
                 else:
                     known = NOT_ASKED if outcome is None else outcome.state.value
                     commit_ts = None if outcome is None else outcome.commit_ts
-                    orphan = replace(orphan, known=known, commit_ts=commit_ts)
+                    orphan = replace(orphan, state=known, commit_ts=commit_ts)
             orphans.append(orphan)
         return orphans
 
@@ -148,7 +148,7 @@ def decide(order: ResolveOrder, engine: Engine, running: WriterMemory | None) ->
     has_arrived = body is not None and PendingTransaction.from_bytes(body).commit_ts
     if has_arrived or (running is not None and not running.is_open(start_ts)):
         raise OptionError("start_ts", f"the commit or rollback of {start_ts} has arrived")
-    decided = replace(orphan, known=BY_HAND, commit_ts=order.commit_ts, by_hand=True)
+    decided = replace(orphan, state=BY_HAND, commit_ts=order.commit_ts, by_hand=True)
     engine.publish(Publication((), ManifestChange([decided.to_record()])))
     fail_point("orphans.by_hand")
     if running is not None:
@@ -160,10 +160,10 @@ def _check(orphan: Orphan, commit_ts: TimeStamp, resolved_ts: TimeStamp) -> None
     start_ts = orphan.start_ts
     if orphan.commit_ts is not None:
         outcome = f"committed at {orphan.commit_ts}" if orphan.commit_ts else "rolled back"
-        raise OptionError("start_ts", f"{start_ts} is known to be {outcome} ({orphan.known})")
-    if orphan.known == OutcomeState.OPEN.value:
+        raise OptionError("start_ts", f"{start_ts} is known to be {outcome} ({orphan.state})")
+    if orphan.state == OutcomeState.OPEN.value:
         raise OptionError("start_ts", f"{start_ts} is open in TiKV and may still commit")
-    if orphan.known == NO_PREWRITE:
+    if orphan.state == NO_PREWRITE:
         raise OptionError("start_ts", f"{start_ts}: {NO_PREWRITE}, and so are its changes")
     lower = max(orphan.hold_ts, resolved_ts, start_ts)
     if commit_ts and commit_ts <= lower:

@@ -221,7 +221,7 @@ def _orphans(view: View, clock: Clock) -> tuple[OrphanMessage, ...]:
             orphan.start_ts,
             now_ms - physical_ms(orphan.hold_ts),
             orphan.size_bytes,
-            orphan.known,
+            orphan.state,
             orphan.commit_ts,
             orphan.by_hand,
         )

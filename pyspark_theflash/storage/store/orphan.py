@@ -27,13 +27,13 @@ class Orphan:
 
     `hold_ts`: `resolved_ts` remains below it while the outcome is unknown. `size_bytes`: the size
     of the transaction's changes. `commit_ts`: None while the outcome is unknown, 0 if rolled back.
-    `by_hand`: whether an operator decided. `known`: the state as text, to be displayed.
+    `by_hand`: whether an operator decided. `state`: the state as text, to be displayed.
     """
 
     start_ts: TimeStamp
     hold_ts: TimeStamp
     size_bytes: int
-    known: str
+    state: str
     commit_ts: TimeStamp | None = None
     by_hand: bool = False
 
@@ -44,19 +44,19 @@ class Orphan:
 
     def to_record(self) -> Record:
         """Encode the manifest record."""
-        fields = [self.hold_ts, self.size_bytes, self.known, self.commit_ts, self.by_hand]
+        fields = [self.hold_ts, self.size_bytes, self.state, self.commit_ts, self.by_hand]
         return Record(ORPHAN_KIND, self.key, json.dumps(fields).encode())
 
     @classmethod
     def from_record(cls, key: str, body: bytes) -> "Orphan":
         """Inverse of `to_record`. Raises `CodecError`."""
         with shaped(f"{ORPHAN_KIND} record"):
-            hold_ts, size_bytes, known, commit_ts, by_hand = load(body)
+            hold_ts, size_bytes, state, commit_ts, by_hand = load(body)
             return cls(
                 TimeStamp(uint64(int(key))),
                 TimeStamp(uint64(hold_ts)),
                 uint64(size_bytes),
-                text(known),
+                text(state),
                 None if commit_ts is None else TimeStamp(uint64(commit_ts)),
                 boolean(by_hand),
             )

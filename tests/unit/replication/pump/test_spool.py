@@ -332,7 +332,7 @@ def test_one_cluster(folder):
     spool = opened(folder)
     with pytest.raises(ClusterMismatchError) as caught:
         spool.check_cluster(7)
-    assert (caught.value.found, caught.value.expected) == (7, 2**64 - 1)
+    assert (caught.value.actual, caught.value.expected) == (7, 2**64 - 1)
     assert content(spool) == []
     (folder / ".cluster").write_bytes(b"")
     with pytest.raises(CorruptionError, match="not a cluster id"):
