@@ -110,9 +110,9 @@ class OrphanWatch:
                     _log.warning(text, pending.start_ts, error)
                     is_available = False
                 else:
-                    known = NOT_ASKED if outcome is None else outcome.state.value
+                    state = NOT_ASKED if outcome is None else outcome.state.value
                     commit_ts = None if outcome is None else outcome.commit_ts
-                    orphan = replace(orphan, state=known, commit_ts=commit_ts)
+                    orphan = replace(orphan, state=state, commit_ts=commit_ts)
             orphans.append(orphan)
         return orphans
 
