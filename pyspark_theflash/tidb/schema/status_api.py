@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
-from pyspark_theflash.base.clock import Clock
+from pyspark_theflash.base.clock import Clock, Deadline
 from pyspark_theflash.base.errors import (
     OptionError,
     SchemaSourceError,
@@ -144,9 +144,8 @@ class StatusApi:
             ServiceUnavailableError: There is no response in time, or it has an error status.
             SchemaSourceError: The path does not exist, or the response is not JSON.
         """
-        deadline_ms = self._clock.boottime_ms() + self._timeout_ms
         try:
-            status, body = self._request(path, deadline_ms)
+            status, body = self._request(path, Deadline(self._clock, self._timeout_ms))
         except ssl.SSLCertVerificationError as error:
             raise SchemaSourceError(self.address, f"TLS: {error.verify_message}") from error
         except (OSError, http.client.HTTPException) as error:
@@ -164,24 +163,24 @@ class StatusApi:
         except SHAPE_ERRORS as error:
             raise self._unexpected(path, error) from error
 
-    def _request(self, path: str, deadline_ms: int) -> tuple[int, bytes]:
+    def _request(self, path: str, deadline: Deadline) -> tuple[int, bytes]:
         """Send a request; repeat it once on a new connection if the reused one is closed."""
         is_old = self._connection is not None
         try:
-            return self._exchange(path, deadline_ms)
+            return self._exchange(path, deadline)
         except (http.client.RemoteDisconnected, ConnectionError):
             self.close()
             if not is_old:
                 raise
-        return self._exchange(path, deadline_ms)
+        return self._exchange(path, deadline)
 
-    def _exchange(self, path: str, deadline_ms: int) -> tuple[int, bytes]:
-        connection = self._connect(deadline_ms)
+    def _exchange(self, path: str, deadline: Deadline) -> tuple[int, bytes]:
+        connection = self._connect(deadline)
         connection.request("GET", path)
         response = connection.getresponse()
         body = bytearray()
         while True:
-            self._limit(connection, deadline_ms)
+            self._limit(connection, deadline)
             chunk = _read1(response)
             if not chunk:
                 break
@@ -196,7 +195,7 @@ class StatusApi:
         response.close()
         return response.status, bytes(body)
 
-    def _connect(self, deadline_ms: int) -> http.client.HTTPConnection:
+    def _connect(self, deadline: Deadline) -> http.client.HTTPConnection:
         if self._connection is None:
             host, port = self.address.rsplit(":", 1)
             host = host.strip("[]")
@@ -205,16 +204,16 @@ class StatusApi:
                 if self._tls
                 else http.client.HTTPConnection(host, int(port))
             )
-        self._limit(self._connection, deadline_ms)
+        self._limit(self._connection, deadline)
         if self._connection.sock is None:
             self._connection.connect()
         return self._connection
 
-    def _limit(self, connection: http.client.HTTPConnection, deadline_ms: int) -> None:
+    def _limit(self, connection: http.client.HTTPConnection, deadline: Deadline) -> None:
         """Set the socket timeout so that the next network operation ends by the deadline."""
-        left_ms = deadline_ms - self._clock.boottime_ms()
-        if left_ms <= 0:
-            raise TimeoutError(f"no response within {self._timeout_ms} ms")
+        left_ms = deadline.left_ms()
+        if not left_ms:
+            raise TimeoutError(f"no response within {deadline.timeout_ms} ms")
         connection.timeout = left_ms / 1000
         if connection.sock is not None:
             connection.sock.settimeout(left_ms / 1000)

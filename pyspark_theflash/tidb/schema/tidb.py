@@ -40,7 +40,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
-from pyspark_theflash.base.clock import Clock
+from pyspark_theflash.base.clock import Clock, Deadline
 from pyspark_theflash.base.errors import (
     NotCaughtUpError,
     SchemaConflictError,
@@ -103,15 +103,15 @@ class TidbSchemaSource:
             SchemaFileError: A key has unexpected content.
             ServiceUnavailableError, SchemaSourceError: As raised by the reader.
         """
-        deadline_ms = self._clock.boottime_ms() + self._timeout_ms
+        deadline = Deadline(self._clock, self._timeout_ms)
         while True:
             scan = _MetaScan(self._reader, at_least, self._may_wait)
             history = scan.continue_from(after) if after else scan.begin()
             if history is not None and history.end_ts >= at_least:
                 return history
-            if self._clock.boottime_ms() >= deadline_ms:
+            if not deadline.left_ms():
                 raise NotCaughtUpError(history.end_ts if history else 0, at_least)
-            self._clock.sleep_ms(_RETRY_MS)
+            deadline.sleep_ms(_RETRY_MS)
 
     def _may_wait(self, version: SchemaVersion) -> bool:
         """Return whether to wait for a finished job with this version.
@@ -145,11 +145,11 @@ class TidbSchemaSource:
         Raises:
             ServiceUnavailableError, SchemaSourceError: As raised by the reader.
         """
-        deadline_ms = self._clock.boottime_ms() + self._timeout_ms
+        deadline = Deadline(self._clock, self._timeout_ms)
         while (state := self._reader.read_key(key)).locked_ts is not None and state.locked_ts < ts:
-            if self._clock.boottime_ms() >= deadline_ms:
+            if not deadline.left_ms():
                 return None
-            self._clock.sleep_ms(_RETRY_MS)
+            deadline.sleep_ms(_RETRY_MS)
         if (write := state.at(ts)) is not None:
             return write.value is not None
         return None if self._may_be_collected(ts) else False

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Final
 
-from pyspark_theflash.base.clock import Clock
+from pyspark_theflash.base.clock import Clock, Deadline
 from pyspark_theflash.base.errors import StoreInUseError
 from pyspark_theflash.storage.store.manifest import file_errors
 
@@ -36,13 +36,13 @@ class ReadersLock:
             EngineError: The file cannot be opened.
         """
         path = folder / READERS_LOCK_FILE
-        deadline_ms = clock.boottime_ms() + _PATIENCE_MS
+        deadline = Deadline(clock, _PATIENCE_MS)
         with contextlib.ExitStack() as undo, file_errors(path):
             self._file = undo.enter_context(open(path, "rb"))
             while not _lock(self._file, fcntl.LOCK_SH):
-                if clock.boottime_ms() >= deadline_ms:
+                if not deadline.left_ms():
                     raise StoreInUseError(str(folder), "a process that removes old files")
-                clock.sleep_ms(_STEP_MS)
+                deadline.sleep_ms(_STEP_MS)
             undo.pop_all()
 
     def release(self) -> None:
