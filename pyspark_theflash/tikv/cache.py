@@ -30,11 +30,7 @@ from pyspark_theflash.tidb.codec.key import RawKey
 from pyspark_theflash.tidb.codec.number import encode_uint_desc
 from pyspark_theflash.tidb.codec.reader import Positions
 from pyspark_theflash.tikv.pending import Delta, PendingEntries
-from pyspark_theflash.tikv.request import (
-    Family,
-    Requests,
-    record_keys,
-)
+from pyspark_theflash.tikv.request import Family, Requests, record_keys
 from pyspark_theflash.tikv.versions import (
     TS_BYTES,
     LongCommit,

@@ -18,12 +18,7 @@ import pyarrow as pa
 
 from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
 from pyspark_theflash.storage.engine.api import HandleSet
-from pyspark_theflash.storage.mvcc.project import (
-    ScanColumn,
-    batch_of,
-    project,
-    stored_names,
-)
+from pyspark_theflash.storage.mvcc.project import ScanColumn, batch_of, project, stored_names
 from pyspark_theflash.storage.mvcc.version import HANDLE, Op, absence_name, column_name, is_absence
 from pyspark_theflash.tidb.codec.array import joined
 from pyspark_theflash.tidb.codec.reader import Positions

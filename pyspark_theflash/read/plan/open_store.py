@@ -13,11 +13,7 @@ from typing import TYPE_CHECKING, Final
 import pyarrow as pa
 
 from pyspark_theflash.base.clock import Clock
-from pyspark_theflash.base.errors import (
-    CorruptionError,
-    StoreReplacedError,
-    TheFlashError,
-)
+from pyspark_theflash.base.errors import CorruptionError, StoreReplacedError, TheFlashError
 from pyspark_theflash.base.fs import FileSystem
 from pyspark_theflash.read.plan.read import (
     LeaseKeeper,

@@ -17,12 +17,7 @@ from enum import Enum
 from typing import Any, Final, TypeAlias, TypeVar
 
 from pyspark_theflash.base.clock import Clock
-from pyspark_theflash.base.errors import (
-    EngineError,
-    OptionError,
-    TheFlashError,
-    rebuilt,
-)
+from pyspark_theflash.base.errors import EngineError, OptionError, TheFlashError, rebuilt
 from pyspark_theflash.base.types import PhysicalTableID, RegionID, TimeStamp
 from pyspark_theflash.storage.store import transient
 from pyspark_theflash.storage.store.latch.holder import Holder

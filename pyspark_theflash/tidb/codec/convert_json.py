@@ -31,12 +31,7 @@ from pyspark_theflash.base.errors import CodecError
 from pyspark_theflash.tidb.codec.array import map_distinct
 from pyspark_theflash.tidb.codec.arrow import arrow_type, decimal_type
 from pyspark_theflash.tidb.codec.change import TypeChange
-from pyspark_theflash.tidb.codec.convert_number import (
-    fit_decimal,
-    integer_range,
-    to_float,
-    to_year,
-)
+from pyspark_theflash.tidb.codec.convert_number import fit_decimal, integer_range, to_float, to_year
 from pyspark_theflash.tidb.codec.convert_string import string_form
 from pyspark_theflash.tidb.codec.convert_time import to_datetime, to_time
 from pyspark_theflash.tidb.codec.field_type import (

@@ -27,11 +27,7 @@ from pyspark_theflash.tidb.codec.collation import is_bytewise, sort_keys
 from pyspark_theflash.tidb.codec.column import Piece, assemble
 from pyspark_theflash.tidb.codec.datum import DatumFlag, Form, form_of, values_at
 from pyspark_theflash.tidb.codec.decimal import encode_decimals
-from pyspark_theflash.tidb.codec.field_type import (
-    DATETIME_TYPES,
-    FieldType,
-    MySQLType,
-)
+from pyspark_theflash.tidb.codec.field_type import DATETIME_TYPES, FieldType, MySQLType
 from pyspark_theflash.tidb.codec.number import comparable_from_floats
 from pyspark_theflash.tidb.codec.reader import Positions, Reader, Words
 from pyspark_theflash.tidb.codec.row import ColumnSpec, RowBuffer

@@ -16,11 +16,7 @@ from typing import Final, NewType
 from pyspark_theflash.base.errors import CodecError
 from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
 from pyspark_theflash.tidb.codec.bytes import decode_bytes
-from pyspark_theflash.tidb.codec.number import (
-    decode_int,
-    decode_uint_desc,
-    encode_int,
-)
+from pyspark_theflash.tidb.codec.number import decode_int, decode_uint_desc, encode_int
 
 RawKey = NewType("RawKey", bytes)
 """A key as TiDB encodes it."""

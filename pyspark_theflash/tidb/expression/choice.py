@@ -18,13 +18,7 @@ from pyspark_theflash.tidb.expression.convert import (
     to_real,
 )
 from pyspark_theflash.tidb.expression.failure import LackingError, reject_in_condition
-from pyspark_theflash.tidb.expression.vector import (
-    INTEGERS,
-    Kind,
-    Vector,
-    nothing,
-    null_of,
-)
+from pyspark_theflash.tidb.expression.vector import INTEGERS, Kind, Vector, nothing, null_of
 
 Rows = npt.NDArray[np.int64]
 

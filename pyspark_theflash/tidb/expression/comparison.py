@@ -21,12 +21,7 @@ from pyspark_theflash.tidb.expression.convert import (
 )
 from pyspark_theflash.tidb.expression.failure import LackingError
 from pyspark_theflash.tidb.expression.operands import among_operands, between_operands, common
-from pyspark_theflash.tidb.expression.vector import (
-    Kind,
-    Vector,
-    booleans,
-    null_of,
-)
+from pyspark_theflash.tidb.expression.vector import Kind, Vector, booleans, null_of
 
 
 def _keys(left: Vector, right: Vector) -> tuple[Any, Any]:

@@ -5,14 +5,7 @@ from dataclasses import replace
 from typing import Final, NamedTuple
 
 from pyspark_theflash.tidb.codec.field_type import FieldType, MySQLType
-from pyspark_theflash.tidb.expression import (
-    arithmetic,
-    choice,
-    comparison,
-    dates,
-    numbers,
-    strings,
-)
+from pyspark_theflash.tidb.expression import arithmetic, choice, comparison, dates, numbers, strings
 from pyspark_theflash.tidb.expression.failure import LackingError
 from pyspark_theflash.tidb.expression.vector import EXPLICIT, Kind, Vector
 

@@ -100,7 +100,7 @@ def _build(table: TableInfo, partition: PartitionInfo) -> Placement | None:
             return list_columns_placement(columns, definitions, where)
         return list_placement(partition.expr, definitions, where)
     if partition.type == PartitionType.HASH:
-        return HashPlacement(parse(partition.expr, where), len(definitions), where)
+        return HashPlacement(parse(partition.expr, where), where, len(definitions))
     if partition.type == PartitionType.KEY:
         return key_placement(columns, len(definitions), where)
     raise UnsupportedError(f"partitioning of type {partition.type}", where)

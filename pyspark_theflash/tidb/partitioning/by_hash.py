@@ -18,30 +18,20 @@ from pyspark_theflash.tidb.codec.array import join_bytes
 from pyspark_theflash.tidb.codec.collation import sort_keys
 from pyspark_theflash.tidb.codec.field_type import STRING_TYPES, FieldType, MySQLType
 from pyspark_theflash.tidb.codec.text import format_column
-from pyspark_theflash.tidb.expression.evaluate import (
-    Expression,
-    TypedArray,
-    evaluate_integers,
-)
-from pyspark_theflash.tidb.partitioning.placement import Indexes
+from pyspark_theflash.tidb.expression.evaluate import TypedArray
+from pyspark_theflash.tidb.partitioning.placement import ExpressionPlacement, Indexes
 
 _COLLATED = STRING_TYPES | {MySQLType.ENUM, MySQLType.SET}
 
 
 @dataclass(frozen=True, slots=True)
-class HashPlacement:
+class HashPlacement(ExpressionPlacement):
     """HASH (expr)."""
 
-    expression: Expression
     count: int
-    where: str
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return self.expression.columns
 
     def locate(self, columns: Mapping[str, TypedArray], rows: int) -> Indexes:
-        values, null = evaluate_integers(self.expression, columns, rows, self.where)
+        values, null = self.numbers(columns, rows)
         places = np.abs(np.fmod(values.view(np.int64), np.int64(self.count)))
         return np.where(null, 0, places)
 

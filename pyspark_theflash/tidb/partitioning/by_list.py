@@ -12,12 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pyspark_theflash.tidb.codec.field_type import FieldType
-from pyspark_theflash.tidb.expression.evaluate import (
-    Expression,
-    TypedArray,
-    evaluate_integers,
-    parse,
-)
+from pyspark_theflash.tidb.expression.evaluate import TypedArray, parse
 from pyspark_theflash.tidb.partitioning.bounds import (
     DEFAULT,
     comparable,
@@ -25,28 +20,22 @@ from pyspark_theflash.tidb.partitioning.bounds import (
     is_word,
     typed_bounds,
 )
-from pyspark_theflash.tidb.partitioning.placement import NO_PARTITION, Indexes
+from pyspark_theflash.tidb.partitioning.placement import NO_PARTITION, ExpressionPlacement, Indexes
 from pyspark_theflash.tidb.schema.model import PartitionDefinition
 
 _NO_MATCH = -1
 
 
 @dataclass(frozen=True, slots=True)
-class ListPlacement:
+class ListPlacement(ExpressionPlacement):
     """LIST (expr): partition by value, of NULL, and of all other values (DEFAULT)."""
 
-    expression: Expression
     partition_of: Mapping[int, int]
     null_partition: int
     other_partition: int
-    where: str
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return self.expression.columns
 
     def locate(self, columns: Mapping[str, TypedArray], rows: int) -> Indexes:
-        values, null = evaluate_integers(self.expression, columns, rows, self.where)
+        values, null = self.numbers(columns, rows)
         limits = np.iinfo(values.dtype)
         keys = sorted(v for v in self.partition_of if limits.min <= v <= limits.max)
         partitions = np.array([self.partition_of[v] for v in keys] + [NO_PARTITION], np.int64)
@@ -73,7 +62,7 @@ def list_placement(
         else:
             partition_of[value] = place
     null_partition = other if null is None else null
-    return ListPlacement(parse(expr, where), partition_of, null_partition, other, where)
+    return ListPlacement(parse(expr, where), where, partition_of, null_partition, other)
 
 
 def _values(

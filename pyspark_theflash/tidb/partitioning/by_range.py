@@ -12,12 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pyspark_theflash.tidb.codec.field_type import FieldType
-from pyspark_theflash.tidb.expression.evaluate import (
-    Expression,
-    TypedArray,
-    evaluate_integers,
-    parse,
-)
+from pyspark_theflash.tidb.expression.evaluate import TypedArray, parse
 from pyspark_theflash.tidb.partitioning.bounds import (
     MAXVALUE,
     comparable,
@@ -25,25 +20,19 @@ from pyspark_theflash.tidb.partitioning.bounds import (
     is_word,
     typed_bounds,
 )
-from pyspark_theflash.tidb.partitioning.placement import NO_PARTITION, Indexes
+from pyspark_theflash.tidb.partitioning.placement import NO_PARTITION, ExpressionPlacement, Indexes
 from pyspark_theflash.tidb.schema.model import PartitionDefinition
 
 
 @dataclass(frozen=True, slots=True)
-class RangePlacement:
+class RangePlacement(ExpressionPlacement):
     """RANGE (expr). `upper` are the bounds without MAXVALUE; `is_open` is true if there is one."""
 
-    expression: Expression
     upper: tuple[int, ...]
     is_open: bool
-    where: str
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return self.expression.columns
 
     def locate(self, columns: Mapping[str, TypedArray], rows: int) -> Indexes:
-        values, null = evaluate_integers(self.expression, columns, rows, self.where)
+        values, null = self.numbers(columns, rows)
         # Clip bounds to the range of the values' type.
         limits = np.iinfo(values.dtype)
         reachable = [max(bound, int(limits.min)) for bound in self.upper if bound <= limits.max]
@@ -64,7 +53,7 @@ def range_placement(
         if bound is not None:
             upper.append(bound)
     is_open = len(upper) < len(definitions)
-    return RangePlacement(parse(expr, where), tuple(upper), is_open, where)
+    return RangePlacement(parse(expr, where), where, tuple(upper), is_open)
 
 
 @dataclass(frozen=True, slots=True)

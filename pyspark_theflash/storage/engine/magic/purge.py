@@ -13,11 +13,7 @@ from pathlib import Path
 
 from pyspark_theflash.storage.engine.api import CompactionReport, Handle
 from pyspark_theflash.storage.engine.magic.compaction import PIECES_A_FILE, Write, merge_into_one
-from pyspark_theflash.storage.engine.magic.file import (
-    DataFile,
-    combine_chunks,
-    read_columns,
-)
+from pyspark_theflash.storage.engine.magic.file import DataFile, combine_chunks, read_columns
 from pyspark_theflash.storage.engine.magic.handles import within
 from pyspark_theflash.storage.engine.magic.layout import Layout, LayoutChange
 from pyspark_theflash.storage.engine.magic.merge import Cursor, sample_of

@@ -22,11 +22,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pyspark_theflash.base.clock import Clock
-from pyspark_theflash.base.errors import (
-    LatchNotFoundError,
-    LeaseExpiredError,
-    StoreFullError,
-)
+from pyspark_theflash.base.errors import LatchNotFoundError, LeaseExpiredError, StoreFullError
 from pyspark_theflash.base.types import Generation, TimeStamp
 from pyspark_theflash.storage.store import transient
 from pyspark_theflash.storage.store.latch.holder import Holder
