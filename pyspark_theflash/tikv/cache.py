@@ -27,7 +27,7 @@ from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.cluster.lock import decode_lock
 from pyspark_theflash.cluster.write import Write, WriteKind, decode_write
 from pyspark_theflash.tidb.codec.key import RawKey
-from pyspark_theflash.tidb.codec.number import encode_uint_desc
+from pyspark_theflash.tidb.codec.number import decode_uint_desc, encode_uint_desc
 from pyspark_theflash.tidb.codec.reader import Positions
 from pyspark_theflash.tikv.pending import Delta, PendingEntries
 from pyspark_theflash.tikv.request import Family, Requests, record_keys
@@ -36,7 +36,6 @@ from pyspark_theflash.tikv.versions import (
     LongCommit,
     Versions,
     decode_commits,
-    split_write_key,
     versions_of,
 )
 
@@ -245,8 +244,9 @@ class Cache:
 
     def orphans_at(self, start: bytes, end: bytes, snapshot_ts: TimeStamp) -> list[TimeStamp]:
         """Return the commit_ts of orphans in a range at or below a snapshot, in order."""
-        orphans = (split_write_key(key)[1] for key, _ in self.orphans.within(start, end))
-        return sorted(commit_ts for commit_ts in orphans if commit_ts <= snapshot_ts)
+        keys = (key for key, _ in self.orphans.within(start, end))
+        all_ts = (TimeStamp(decode_uint_desc(key, len(key) - TS_BYTES)) for key in keys)
+        return sorted(commit_ts for commit_ts in all_ts if commit_ts <= snapshot_ts)
 
 
 def _is_of(lock: bytes | None, start_ts: TimeStamp) -> bool:

@@ -126,7 +126,7 @@ class OwnThread:
         try:
             self._engine = self._thread.submit(open_engine).result()
         except BaseException:
-            self._thread.shutdown()
+            self._thread.shutdown(wait=False)
             raise
 
     def run(self, work: Callable[[Engine], T]) -> "Future[T]":

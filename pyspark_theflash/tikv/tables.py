@@ -30,15 +30,13 @@ SchemaAt = Callable[[TimeStamp], "PhysicalTables"]
 class PhysicalTables:
     """The replicated tables of a schema history. Immutable."""
 
-    def __init__(
-        self, history: SchemaHistory, replicates: Callable[[TableID], bool] = lambda _: True
-    ) -> None:
+    def __init__(self, history: SchemaHistory) -> None:
         self.history: Final = history
         self._owners: dict[PhysicalTableID, list[tuple[TimeStamp, TableID]]] = defaultdict(list)
         changes: dict[TableID, list[TimeStamp]] = defaultdict(list)
         for event in history.events:
             changes[event.table_id].append(event.ts)
-            if event.name is not None and replicates(event.table_id):
+            if event.name is not None:
                 for physical_id in event.stored_ids:
                     owners = self._owners[physical_id]
                     if not owners or owners[-1][1] != event.table_id:

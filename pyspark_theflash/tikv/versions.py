@@ -26,7 +26,7 @@ from pyspark_theflash.storage.mvcc.version import Op
 from pyspark_theflash.tidb.codec.array import binary, variable_width
 from pyspark_theflash.tidb.codec.bytes import bytes_at
 from pyspark_theflash.tidb.codec.key import HANDLE_AT, MvccKey, decode_mvcc_key, decode_record_key
-from pyspark_theflash.tidb.codec.number import decode_uint_desc, encode_uint_desc, uvarints_at
+from pyspark_theflash.tidb.codec.number import encode_uint_desc, uvarints_at
 from pyspark_theflash.tidb.codec.reader import Mask, Positions
 from pyspark_theflash.tikv.request import INT_KEY_BYTES, Requests, RowKeyPositions, record_keys
 
@@ -264,8 +264,3 @@ def versions_of(rows: Sequence[tuple[bytes, Write, bytes]]) -> list[Versions]:
             )
         )
     return versions
-
-
-def split_write_key(key: bytes) -> tuple[bytes, TimeStamp]:
-    """Split a key of the write column family into its memcomparable key and its commit_ts."""
-    return key[:-TS_BYTES], TimeStamp(decode_uint_desc(key, len(key) - TS_BYTES))

@@ -28,6 +28,7 @@ _log = logging.getLogger(__name__)
 
 HEARTBEAT_MS: Final = 10_000
 TTL_S: Final = 300
+"""The time to live of a service safe point."""
 LABEL: Final = ("engine", "theflash")
 """PD places no regions on stores with an `engine` label that no placement rule matches."""
 VERSION: Final = "6.6.0"
@@ -38,11 +39,8 @@ _CALL_MS: Final = 10_000
 class SharedHold:
     """A service safe point shared by all reads of a store. Thread-safe."""
 
-    def __init__(
-        self, directory: Directory, service: str, *, clock: Clock, ttl_s: int = TTL_S
-    ) -> None:
-        self._directory, self._service = directory, service
-        self._clock, self._ttl_s = clock, ttl_s
+    def __init__(self, directory: Directory, service: str, *, clock: Clock) -> None:
+        self._directory, self._service, self._clock = directory, service, clock
         self._mutex = threading.RLock()
         self._held: TimeStamp | None = None
         self._renewed_ms = self._held_until_ms = 0
@@ -78,7 +76,7 @@ class SharedHold:
             if lowest_ts is None:
                 self._release()
                 return
-            due_ms = self._renewed_ms + 1000 * self._ttl_s // 3
+            due_ms = self._renewed_ms + 1000 * TTL_S // 3
             if lowest_ts != self._held or self._clock.boottime_ms() >= due_ms:
                 try:
                     self._hold(lowest_ts)
@@ -93,18 +91,16 @@ class SharedHold:
             try:
                 self._release()
             except (ServiceUnavailableError, ServiceRefusedError) as error:
-                _log.warning(
-                    "safe point of %s remains for %s s: %s", self._service, self._ttl_s, error
-                )
+                _log.warning("safe point of %s remains for %s s: %s", self._service, TTL_S, error)
 
     def _hold(self, safe_point: TimeStamp) -> None:
         # The TTL is counted from before the call, so it ends here before it ends in PD.
         now_ms = self._clock.boottime_ms()
-        lowest = self._update(safe_point, self._ttl_s)
+        lowest = self._update(safe_point, TTL_S)
         if lowest > safe_point:
             raise SnapshotTooOldError(safe_point, lowest)
         self._held, self._renewed_ms = safe_point, now_ms
-        self._held_until_ms = now_ms + 1000 * self._ttl_s
+        self._held_until_ms = now_ms + 1000 * TTL_S
 
     def _release(self) -> None:
         if self._held is not None:
@@ -112,7 +108,7 @@ class SharedHold:
             self._held = None
 
     def _update(self, safe_point: TimeStamp, ttl_s: int) -> TimeStamp:
-        deadline = Deadline(self._clock, min(_CALL_MS, 1000 * self._ttl_s))
+        deadline = Deadline(self._clock, _CALL_MS)
         return self._directory.hold_safe_point(self._service, safe_point, ttl_s, deadline)
 
 

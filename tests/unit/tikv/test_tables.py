@@ -87,8 +87,3 @@ def test_tables_in_a_range() -> None:
     assert list(found.within(middle)) == [20]
     assert list(found.within(EncodedKeyRange(b"", b"m"))) == []
     assert list(found.within(EncodedKeyRange(b"u", b""))) == []
-
-
-def test_tables_that_are_left_out() -> None:
-    history = SchemaHistory(TimeStamp(1), TimeStamp(100), [event(5, PLAIN)], ())
-    assert not PhysicalTables(history, lambda table_id: table_id != 20).has(PhysicalTableID(20))

@@ -22,7 +22,7 @@ def asked(tikv):
 
 def test_one_hold_for_all(tikv, directory):
     held, clock = tikv.pd.service_safe_points, ManualClock()
-    hold = SharedHold(directory, "us", clock=clock, ttl_s=300)
+    hold = SharedHold(directory, "us", clock=clock)
     hold.ensure(TimeStamp(50))
     hold.ensure(TimeStamp(70))
     assert (held[b"us"], hold.held, asked(tikv)) == (50, 50, 1)
@@ -45,7 +45,7 @@ def test_one_hold_for_all(tikv, directory):
 
 def test_what_comes_too_late(tikv, directory):
     tikv.pd.service_safe_points[b"gc_worker"] = 60
-    hold = SharedHold(directory, "us", clock=ManualClock(), ttl_s=300)
+    hold = SharedHold(directory, "us", clock=ManualClock())
     with pytest.raises(SnapshotTooOldError):
         hold.ensure(TimeStamp(50))
     assert hold.held is None
@@ -59,7 +59,7 @@ def test_what_comes_too_late(tikv, directory):
 
 def test_a_hold_that_has_run_out_is_taken_again(tikv, directory):
     clock = ManualClock()
-    hold = SharedHold(directory, "us", clock=clock, ttl_s=300)
+    hold = SharedHold(directory, "us", clock=clock)
     hold.ensure(TimeStamp(50))
     clock.now_ms += 300_000
     assert hold.held is None
