@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Files of an archive of our own into a folder.
+    """Extract one of the fixtures' archives into a folder.
 
     `filter` is there from Python 3.10.12, 3.11.4 and 3.12 on, the last of which warns without it.
     """

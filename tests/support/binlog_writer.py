@@ -54,7 +54,7 @@ def commit(start_ts: int, commit_ts: int, ddl: DdlInfo | None = None) -> bytes:
 
 
 def merged(start_ts: int, commit_ts: int, value: bytes = b"", ddl: DdlInfo | None = None) -> bytes:
-    """A commit as a pump hands it out: with what its prewrite said."""
+    """A commit as a pump sends it, with the content of its prewrite."""
     message = _message(binlog_pb2.Commit, start_ts, commit_ts, ddl)
     if ddl is None:
         message.prewrite_value = value

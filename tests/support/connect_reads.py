@@ -1,7 +1,7 @@
-"""Reads a store over Spark Connect and prints what came, as JSON: a program, run by a test.
+"""Program that reads a store over Spark Connect and prints the results as JSON.
 
-A process of its own, because a Connect server is a plugin that a Spark session has from its start.
-Server and client share the process and talk over a loopback port that the system chooses.
+It is a separate process, because a Connect server is a plugin that a Spark session loads when it
+starts. Server and client are in the same process, and use a loopback port chosen by the system.
 
     python -m tests.support.connect_reads STORE FOLDER
 """

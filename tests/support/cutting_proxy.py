@@ -1,4 +1,4 @@
-"""A way to a server on which answers get lost."""
+"""A proxy that loses answers of a server."""
 
 import socket
 import threading
@@ -32,7 +32,7 @@ class CuttingProxy:
                 _Pair(self, caller, socket.create_connection(self._server))
 
     def loses_answer(self) -> bool:
-        """Whether this answer to a Publish gets lost."""
+        """Return whether to lose this answer to a Publish."""
         self.answers += 1
         is_lost = self.answers % self._nth == 0
         self.cuts += is_lost
@@ -40,7 +40,7 @@ class CuttingProxy:
 
 
 class _Pair:
-    """One connection, in two."""
+    """A connection to a client and the one to the server."""
 
     def __init__(self, proxy: CuttingProxy, caller: socket.socket, server: socket.socket) -> None:
         self._proxy, self._caller, self._server = proxy, caller, server
@@ -52,7 +52,7 @@ class _Pair:
         with suppress(OSError):
             way()
         for end in (self._caller, self._server):
-            # The other thread waits on it, which a mere close would not end.
+            # Closing alone would not end the other thread's call.
             with suppress(OSError), closing(end):
                 end.shutdown(socket.SHUT_RDWR)
 

@@ -1,4 +1,4 @@
-"""Data files of the engine `magic`, encoded at once."""
+"""Data files of the engine `magic`, encoded in one call."""
 
 import pyarrow as pa
 

@@ -1,4 +1,4 @@
-"""Comparing decoded columns with rows of the oracle."""
+"""Comparison of decoded columns with rows of the oracle."""
 
 import datetime as dt
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ def types_of(columns: Sequence[ColumnSpec]) -> Types:
 def assert_decoded(
     decoded: DecodedRows, columns: Sequence[ColumnSpec], rows: Sequence[Row]
 ) -> None:
-    """The same values, the same absences, the right Arrow types."""
+    """Check values, absences and Arrow types of decoded columns."""
     for spec, column in zip(columns, decoded.columns, strict=True):
         column.values.validate(full=True)
         assert column.values.type == arrow_type(spec.type)
@@ -35,7 +35,7 @@ def assert_decoded(
 
 
 def as_python(values: "pa.Array[Any]") -> list[Any]:
-    """Stored values as the oracle has them."""
+    """Convert stored values to those of the oracle."""
     if pa.types.is_date32(values.type):
         days = values.view(pa.int32()).to_pylist()
         return [None if day is None else _date(day) for day in days]

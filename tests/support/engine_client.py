@@ -28,29 +28,29 @@ class EngineClient:
         self.close()
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._channel.close()
 
     def install(self, chunks: Iterable[bytes], timeout_s: float = 30) -> bytes:
-        """Send a snapshot; returns the answer."""
+        """Send a snapshot; return the response."""
         call = self._channel.stream_unary(APPLY_SNAPSHOT)
         answer: bytes = call(iter(chunks), timeout=timeout_s)
         return answer
 
     def commands(self, timeout_s: float = 30) -> "CommandStream":
-        """Begin to send commands."""
+        """Open a stream of commands."""
         return CommandStream(self._channel.stream_stream(APPLY_COMMAND_BATCH), timeout_s)
 
 
 class CommandStream:
-    """Batches out, answers in."""
+    """A stream of batches to the engine and of its responses."""
 
     def __init__(self, call: grpc.StreamStreamMultiCallable, timeout_s: float) -> None:
         self._batches: Queue[bytes | None] = Queue()
         self._answers = call(iter(self._batches.get, None), timeout=timeout_s)
 
     def send(self, batch: bytes) -> list[Applied]:
-        """Send a batch; returns the next answer."""
+        """Send a batch; return the next response."""
         self.put(batch)
         return self.next()
 
@@ -59,20 +59,20 @@ class CommandStream:
         self._batches.put(batch)
 
     def next(self) -> list[Applied]:
-        """The next answer."""
+        """Return the next response."""
         return decode_responses(next(self._answers))
 
     def end(self) -> Iterator[list[Applied]]:
-        """Send no more; the answers that are left."""
+        """End the stream of batches; return the remaining responses."""
         self.close()
         return self.answers()
 
     def close(self) -> None:
-        """Send no more."""
+        """End the stream of batches."""
         self._batches.put(None)
 
     def answers(self) -> Iterator[list[Applied]]:
-        """The answers from now on, to the end."""
+        """Yield the responses until the end."""
         return map(decode_responses, self._answers)
 
 

@@ -1,4 +1,4 @@
-"""One table with a column of every type that Spark can see, and what Spark shows of its row."""
+"""A table with a column of every type that Spark can read, and its rows in Spark."""
 
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
@@ -75,4 +75,4 @@ SPARK_TYPES: Final = {"id": "bigint", **{name: shown for name, _, _, shown, _, _
 SHOWN: Final = {"id": 1, **{name: shown for name, *_, shown in _COLUMNS}}
 """Row 1 as Spark shows it."""
 NULLS: Final = {name: {"id": 2, "virtual": 3}.get(name) for name in SHOWN}
-"""Row 2, which has nothing but its id, and what is computed from that."""
+"""Row 2, which has only its id and values computed from it."""

@@ -133,7 +133,7 @@ SCENARIOS: Final[Mapping[str, Sequence[str]]] = {
         "INSERT INTO p VALUES (6, 'six', NULL)",
         EXCHANGE,
     ],
-    # TiDB shows what former columns of the same id have left in the rows.
+    # TiDB shows values of former columns with the same id.
     "reused": [
         *_DROPPED,
         "ALTER TABLE p ADD COLUMN c INT DEFAULT 6",

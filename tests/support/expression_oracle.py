@@ -1,7 +1,7 @@
 """Integer expressions as trees of Python, evaluated a row at a time by the rules of MySQL's manual.
 
-A tree is a column's name, an int, None, or a tuple of an operator and its operands. `evaluate` says
-what one row gives, `sql` how the tree is written.
+A tree is a column's name, an int, None, or a tuple of an operator and its operands. `evaluate`
+returns the value for one row, `sql` the text of the tree.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ Row: TypeAlias = Mapping[str, int | None]
 
 
 class Overflow(Exception):
-    """A BIGINT that is none."""
+    """A value outside the range of BIGINT."""
 
 
 def _truncated(dividend: int, divisor: int) -> int:
@@ -41,7 +41,7 @@ def evaluate(tree: Tree, row: Row) -> int | None:
     """The tree's value for one row.
 
     Raises:
-        Overflow: an intermediate result is no BIGINT.
+        Overflow: An intermediate result is not a BIGINT.
     """
     if isinstance(tree, str):
         return row[tree]

@@ -11,7 +11,7 @@ from pyspark_theflash.tidb.protocol._generated.pd import pdpb_pb2
 
 
 class FakePD:
-    """One member, which leads as long as `leader` is not another's url. Started by `with`."""
+    """One member, the leader unless `leader` is another's URL. Started by `with`."""
 
     def __init__(self, cluster_id: int) -> None:
         self.cluster_id = cluster_id

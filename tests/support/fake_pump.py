@@ -1,7 +1,7 @@
-"""tidb-binlog's pump, as far as one who pulls from it can see.
+"""tidb-binlog's pump, as seen by a client that pulls from it.
 
-It sorts by commit_ts, puts prewrites into their commits, goes on behind the commit_ts that it is
-given as an offset, and says in `meta` what it sends.
+It sorts by commit_ts, inserts prewrites into their commits, continues after the commit_ts that is
+passed as an offset, and describes in `meta` what it sends.
 """
 
 import threading
@@ -15,7 +15,7 @@ from pyspark_theflash.tidb.protocol._generated.tipb import binlog_pb2, pump_pb2
 
 @dataclass
 class FakePump:
-    """Started by `with`. `requests` are those it got; `fail_next` ends pulls after their first."""
+    """Started by `with`. `requests` are those received; `fail_next` ends pulls after a message."""
 
     cluster_id: int
     messages: list[bytes]

@@ -38,7 +38,7 @@ _NEVER = Deadline(SystemClock(), 1 << 40)
 
 
 class ClusterPD(FakePD):
-    """PD of a `SimCluster`. `stale` is what it still believes of regions, if anything."""
+    """PD of a `SimCluster`. `stale` are its outdated regions, if any."""
 
     def __init__(self, cluster: SimCluster) -> None:
         super().__init__(CLUSTER)
@@ -50,7 +50,7 @@ class ClusterPD(FakePD):
         self.heartbeats: list[pdpb_pb2.StoreStats] = []
 
     def freeze(self) -> None:
-        """PD hears nothing new of regions until `stale` is None again."""
+        """Stop updating the regions in PD until `stale` is None again."""
         self.stale = self._regions()
 
     def _services(self) -> dict[str, dict[str, grpc.RpcMethodHandler]]:
@@ -174,10 +174,10 @@ class FakeTiKV:
         self.pd = ClusterPD(self.cluster)
         self.calls: list[tuple[int, str]] = []
         self.faults: list[errorpb_pb2.Error] = []
-        """The next requests that a region would have served meet these."""
+        """Errors of the next requests to regions."""
         self.failures: list[grpc.StatusCode] = []
         self.before: Callable[[str], None] = lambda _: None
-        """Called before each request is looked at, with its name."""
+        """Called with the name of each request before it is handled."""
         self.page = 1 << 30
         """The maximum number of keys in the response to a scan, regardless of its limit."""
         self._servers: dict[int, Any] = {}
@@ -282,7 +282,7 @@ class FakeTiKV:
             leader = leader_message(region)
             other = errorpb_pb2.NotLeader(leader=leader)
             return None, errorpb_pb2.Error(not_leader=other)
-        # Reads do not mind other peers.
+        # Reads do not check the peer.
         if context.region_epoch.version != region.epoch.version:
             now = [region_message(r) for r in self.cluster.sorted() if r.epoch == region.epoch]
             moved = errorpb_pb2.EpochNotMatch(current_regions=now)

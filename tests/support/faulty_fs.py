@@ -28,9 +28,9 @@ class Failure(Enum):
 
 
 class FaultyFileSystem(LocalFileSystem):
-    """The local file system, of which call number `fail_at` (from 0) and all later ones fail.
+    """The local file system, whose call number `fail_at` (from 0) and all later ones fail.
 
-    If it is not `lasting`, only the first call fails that is of a kind that does.
+    Without `lasting`, only the first call of a failing kind fails.
     """
 
     def __init__(
@@ -41,11 +41,11 @@ class FaultyFileSystem(LocalFileSystem):
         self.failed = 0
 
     def fail_from_now(self) -> None:
-        """The next call is the first that fails."""
+        """Let the next call be the first that fails."""
         self._fail_at = len(self.calls)
 
     def heal(self) -> None:
-        """From now on nothing fails."""
+        """End the failure."""
         self._fail_at = None
 
     def make_folder(self, path: Path) -> None:
@@ -87,7 +87,7 @@ class FaultyFileSystem(LocalFileSystem):
         return self._failure is not Failure.IO_ERROR
 
     def step(self, name: str) -> None:
-        """Count a call, and fail it if it is its turn."""
+        """Count a call, and raise the error if it is to fail."""
         self.calls.append(name)
         if self._fail_at is None or len(self.calls) <= self._fail_at:
             return

@@ -1,4 +1,4 @@
-"""A workload that comes while a writer follows it: as a folder that grows, or from a TiDB."""
+"""A workload that arrives while a writer follows it: as a growing folder, or from a TiDB."""
 
 import random
 import threading
@@ -26,10 +26,10 @@ class Feed(Protocol):
         """The options of the writer's command line that name it."""
 
     def finish(self) -> None:
-        """Give the rest without delay."""
+        """Provide the rest without delay."""
 
     def stop(self) -> None:
-        """Give nothing more."""
+        """Provide nothing more."""
 
 
 def messages(chosen: Workload, until_ts: TimeStamp) -> list[bytes]:
@@ -42,25 +42,25 @@ def messages(chosen: Workload, until_ts: TimeStamp) -> list[bytes]:
 
 
 class WholeFile:
-    """All is there from the start, and `--once` vouches for it."""
+    """All input is present from the start, for `--once`."""
 
     def __init__(self, chosen: Workload) -> None:
         self.arguments = ["--source", f"file:{chosen.binlog}", "--once"]
 
     def finish(self) -> None:
-        """It is there."""
+        """Do nothing: it is complete."""
 
     def stop(self) -> None:
-        """It has not begun."""
+        """Do nothing: there is no thread."""
 
 
 class GrowingFolder:
-    """Files that grow in pieces that end anywhere, a next one begun now and then."""
+    """Files that grow in pieces of any length; sometimes a new file is started."""
 
     def __init__(
         self, content: list[bytes], folder: Path, seconds: float, rng: random.Random
     ) -> None:
-        """Give `content` within about so many seconds."""
+        """Write `content` within about so many seconds."""
         folder.mkdir()
         self._folder, self._rng = folder, rng
         self.arguments = ["--source", f"file:{folder}", *_FOLLOWING]
@@ -137,7 +137,7 @@ class Tidb:
                 self.sent_again += 1
                 return
             if answer.endswith("the pump is stopping"):
-                # The pump of a writer that ends with an error, as TiDB would see it.
+                # The writer has ended with an error.
                 self.sent_again += 1
                 return
             assert answer == "", answer

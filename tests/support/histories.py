@@ -25,8 +25,8 @@ def publications(
 ) -> Iterator[Publication]:
     """A history of `rounds` publications; timestamps grow by ten with each version.
 
-    A table comes in up to two batches a publication, and in none at times. The record `note round`
-    is the publication's number; every other of the records `round <number>` goes again.
+    A publication has up to two batches of a table, or none. The record `note round` is the
+    publication's number; every other of the records `round <number>` is deleted again.
     """
     ts = 100
     for number in range(rounds):

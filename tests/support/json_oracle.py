@@ -1,4 +1,4 @@
-"""Binary JSON made one value at a time, in plain Python: what the package's is compared with.
+"""Binary JSON encoded one value at a time in plain Python, to compare the package with.
 
 Values are Python's: None, bool, int, float, str, list, dict. An int from 2**63 on is unsigned.
 """

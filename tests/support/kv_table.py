@@ -1,4 +1,4 @@
-"""A table of integers and texts, and its rows as TiKV has them."""
+"""A table of integers and texts, and its rows in TiKV's formats."""
 
 from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.tidb.codec.field_type import MySQLType

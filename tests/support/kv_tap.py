@@ -1,7 +1,7 @@
 """Captured kvrpcpb requests from TiDB to TiKV, decoded by hand.
 
-The project's own stubs have less than is needed here, so messages are read as what they are on the
-wire: fields by number, each a list of numbers or bytes.
+The project's own stubs do not have all fields that are needed here, so messages are decoded to
+fields by number, each a list of numbers or bytes.
 """
 
 import gzip
@@ -61,7 +61,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Call:
-    """One call: its name, what was asked and answered."""
+    """One call: its name, request and response."""
 
     line: int
     rpc: str
@@ -86,7 +86,7 @@ def locks() -> dict[str, Any]:
 
 
 def history() -> SchemaHistory:
-    """The schema history of the capture, which reaches TiDB's last answer."""
+    """The schema history of the capture, up to TiDB's last answer."""
     document = json.loads(gzip.decompress((TAP / "schema.json.gz").read_bytes()))
     truth = json.loads((TAP / "truth" / "truth.json").read_text())
     events = [

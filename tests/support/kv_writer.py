@@ -1,8 +1,8 @@
-"""A client that writes to TiKV as TiDB does, but may stop anywhere; and one that dies there.
+"""A client that writes to TiKV as TiDB does and may stop at any stage, also by being killed.
 
     python -m tests.support.kv_writer PD STAGE TTL_MS KEY KEY...
 
-swaps the values of keys (hex) up to a stage, says at which start_ts, and waits to be killed.
+swaps the values of keys (hex) up to a stage, prints the start_ts, and waits to be killed.
 """
 
 import subprocess
@@ -103,7 +103,7 @@ class KvWriter:
         self._ask(keys, "KvCommit", request, decode)
 
     def swap(self, keys: Sequence[RawKey], stage: str, ttl_ms: int) -> TimeStamp:
-        """Give the keys each other's values, up to a stage; the start_ts."""
+        """Swap the values of keys up to a stage; return the start_ts."""
         deadline = Deadline(_CLOCK, _TIMEOUT_MS)
         start_ts = self.client.now(deadline)
         found = [self.client.get(key, start_ts, deadline) for key in (*keys[1:], keys[0])]
@@ -147,9 +147,9 @@ class KvWriter:
 
 
 def dies_at(stage: str, pd_address: str, keys: Sequence[RawKey], ttl_ms: int) -> int | None:
-    """A process that swaps values up to a stage and is killed there; its start_ts.
+    """Swap values up to a stage in a process that is killed there; return the start_ts.
 
-    None where TiKV refused its writes, as others were faster.
+    None if TiKV rejected its writes because of conflicts.
     """
     arguments = [pd_address, stage, str(ttl_ms), *(key.hex() for key in keys)]
     process = subprocess.Popen(

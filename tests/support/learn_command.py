@@ -1,4 +1,4 @@
-"""`theflash learn` as a process of its own."""
+"""`theflash learn` in a separate process."""
 
 import json
 import subprocess
@@ -15,14 +15,14 @@ END_S = 60
 
 @dataclass
 class Learn:
-    """A running command: where TiKV sends to, and where readers come."""
+    """A running command, with its addresses for TiKV and for readers."""
 
     process: subprocess.Popen[str]
     listen: str
     serve: str
 
     def stop(self) -> int:
-        """SIGTERM; the exit status."""
+        """Send SIGTERM; return the exit status."""
         self.process.terminate()
         return self.process.wait(END_S)
 
@@ -33,7 +33,7 @@ def command(*arguments: object) -> list[str]:
 
 @contextmanager
 def learning(store: Path, pd: str, *options: object) -> Iterator[Learn]:
-    """The command, once it serves; killed at the end if it has not ended by then."""
+    """Start the command and wait until it serves; kill it at the end if it is still running."""
     arguments = ["learn", store, "--pd", pd, "--listen", "127.0.0.1:0", *options]
     with subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -46,12 +46,12 @@ def learning(store: Path, pd: str, *options: object) -> Iterator[Learn]:
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """A command that ends by itself."""
+    """Run a command that ends by itself."""
     return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=END_S)
 
 
 def write_schema(path: Path, history: SchemaHistory, end_ts: int) -> Path:
-    """A schema file of a history, which vouches up to `end_ts`."""
+    """Write a schema file of a history that ends at `end_ts`."""
     changes = [
         {
             "ts": event.ts,

@@ -57,7 +57,7 @@ def all_rolled_back(locks: Sequence[Lock], snapshot_ts: TimeStamp) -> ResolvedLo
 
 
 class Learning:
-    """A learner over an engine of its own: `memory`, which forgets nothing, or a store on disk."""
+    """A learner with its own engine: `memory`, which survives `kill`, or a store on disk."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class Learning:
 
     @classmethod
     def reopened(cls, tikv: FakeRaftCluster, history: SchemaHistory, folder: Path) -> "Learning":
-        """One that takes up a store that another process has left."""
+        """Open a store that another process has left."""
         made = cls.__new__(cls)
         made.tikv, made.tables = tikv, PhysicalTables(history)
         made._folder, made._limits = folder, None
@@ -88,7 +88,7 @@ class Learning:
         return made
 
     def open(self) -> None:
-        """Take up what is durable."""
+        """Open the durable state."""
         self.engine = (
             self._memory
             if self._folder is None
@@ -103,7 +103,7 @@ class Learning:
         )
 
     def kill(self) -> None:
-        """Lose all that is in memory, and open what is on disk."""
+        """Lose all data in memory, and open the durable state."""
         if self._folder is not None:
             with suppress(Exception):
                 self.engine.close()
@@ -115,29 +115,29 @@ class Learning:
             self.engine.close()
 
     def install(self, region: FakeRegion, chunk_pairs: int = 50) -> None:
-        """Take a region as it is now."""
+        """Install a snapshot of a region."""
         builder = SnapshotBuilder()
         for chunk in self.tikv.snapshot(region, chunk_pairs):
             builder.add(chunk)
         self.learner.install(builder.finish())
 
     def send(self, entries: Iterable[bytes]) -> None:
-        """Have some commands applied, as one batch."""
+        """Apply commands as one batch."""
         self.learner.apply(decode_commands(batch(entries)))
 
     def flush(self) -> None:
-        """Write out what is applied, and remove what no region covers."""
+        """Flush applied rows, and purge those that no region covers."""
         self.learner.flush()
         self.purge_left()
 
     def purge_left(self) -> None:
-        """Remove the rows of regions that have left."""
+        """Purge the rows of removed regions."""
         self.learner.purge_left(columns_of)
 
     def catch_up(
         self, rng: random.Random, without: frozenset[int] = frozenset(), most: int = 40
     ) -> None:
-        """Send what was written since the last time, some of it again, in batches of any size."""
+        """Send the commands since the last call, some of them again, in batches of any size."""
         log = self.tikv.log
         at = max(0, self.sent - rng.choice([0, 0, 0, 1, 5, 30]))
         while at < len(log):
@@ -150,7 +150,7 @@ class Learning:
         self.sent = len(log)
 
     def _shuffled(self, places: list[int], rng: random.Random) -> list[int]:
-        """Commands of regions in any order, those of each region in theirs."""
+        """Shuffle commands, but not those of one region."""
         queues: dict[int, list[int]] = {}
         for place in reversed(places):
             queues.setdefault(self.tikv.log[place][0], []).append(place)
@@ -159,7 +159,7 @@ class Learning:
         return [queues[region].pop() for region in order]
 
     def send_again(self, rng: random.Random, without: frozenset[int] = frozenset()) -> None:
-        """After a loss: from the first command that is missing, or from anywhere before it."""
+        """Send again after a loss: from the first missing command, or from anywhere before it."""
         applied = {int(s.id): s.applied.applied_index for s in self.learner.store.regions()}
         missing = (
             place

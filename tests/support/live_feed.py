@@ -23,7 +23,7 @@ _TERM = 6
 
 
 class LiveFeed:
-    """Feeds a learner with the regions that PD has now; no more may be made after that."""
+    """Feeds a learner with the regions in PD; no region may be created afterwards."""
 
     def __init__(self, tap: Path, directory: Directory) -> None:
         self._tap, self._at, self._line = tap, 0, 0
@@ -37,7 +37,7 @@ class LiveFeed:
                 encoded(each.range.end) if each.range.end else b"",
                 each.epoch.version,
                 each.epoch.conf_ver,
-                # What the running second has brought may not be all of it.
+                # The changes of the current second may be incomplete.
                 now_s - 1,
                 [(1, STORE), (2, LEARNER)],
             )
@@ -51,7 +51,7 @@ class LiveFeed:
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
     def start(self, address: str) -> None:
-        """Send the regions as they are, then what happens."""
+        """Send the regions, then their changes."""
         self._client = EngineClient(address)
         for region in self._raft.regions.values():
             self._client.install(self._raft.snapshot(region, 500))
@@ -86,7 +86,7 @@ class LiveFeed:
         self._stream.send(batch(each.SerializeToString() for each in commands.values()))
 
     def _read(self) -> None:
-        """Do what the tap has got by now."""
+        """Apply the calls in the tap so far."""
         with self._tap.open("rb") as file:
             file.seek(self._at)
             for line in file:

@@ -1,4 +1,4 @@
-"""DDL of every kind for a real TiDB, what TiDB says about its tables, and its answers recorded.
+"""DDL of every kind for a real TiDB, and recordings of its tables and answers.
 
     python -m tests.support.live_schema FILE    run STEPS on a real TiDB and record
 
@@ -93,7 +93,7 @@ def run(session: MySqlConnection, statement: str) -> None:
 
 
 def shown_by_tidb(session: MySqlConnection) -> Shown:
-    """The base tables that TiDB shows now.
+    """Return the base tables that TiDB shows now.
 
     It shows some twice (the first table of a RENAME TABLE over databases), hence DISTINCT.
     """
@@ -123,7 +123,7 @@ def shown_by_tidb(session: MySqlConnection) -> Shown:
 
 
 def shown_by_history(history: SchemaHistory, ts: int) -> Shown:
-    """The same out of a schema history."""
+    """Return the same from a schema history."""
     tables = [t for t in tables_at(history, TimeStamp(ts)) if _is_base_table(t)]
     return sorted(
         (
@@ -146,7 +146,7 @@ class ReplayedApi(StatusApi):
         self._answers: dict[str, deque[Any]] = {}
 
     def next_read(self) -> TimeStamp:
-        """Turn to the answers of the next read; its `at_least`."""
+        """Use the answers of the next read; return its `at_least`."""
         read = next(self._reads)
         self._answers = {path: deque(answers) for path, answers in read["answers"].items()}
         return TimeStamp(read["at_least"])

@@ -34,7 +34,7 @@ _TABLE: Final = "w.t"
 _RECORDED: Final = 1500
 _CLOCK: Final = SystemClock()
 Found = frozenset[int] | str
-"""The ids of rows, or why there are none."""
+"""The ids of rows, or the reason why there are none."""
 
 
 class LiveWhere:
@@ -60,7 +60,7 @@ class LiveWhere:
         return frozenset(row for batch in batches for row in batch.column(0).to_pylist())
 
     def recorded(self) -> dict[str, Any]:
-        """A recording but for its `table_info`."""
+        """Return a recording without its `table_info`."""
         random = [condition(Random(f"recorded {number}")) for number in range(_RECORDED)]
         answers = [(text, self.theirs(text)) for text in [*FOUND, *random]]
         return {
@@ -88,7 +88,7 @@ def live_where(peer: Peer, store: Path, seed: str) -> Iterator[LiveWhere]:
 
 
 def _value(value: str | None) -> Any:
-    """A text, or bytes that are none."""
+    """Return a text, or bytes that are not one."""
     if value is None or not any("\udc80" <= c <= "\udcff" or c < " " for c in value):
         return value
     return {"x": value.encode(errors="surrogateescape").hex()}

@@ -28,7 +28,7 @@ class Writer:
         self._thread.start()
 
     def stop(self) -> int:
-        """End it gracefully; its exit status."""
+        """End it gracefully; return its exit status."""
         self._thread.join()
         assert self._process is not None
         self._process.terminate()
@@ -62,11 +62,11 @@ def _answers(url: str) -> bool:
 
 @contextmanager
 def following(folder: Path, store: Path, schema: str = "tidb") -> Iterator[Peer]:
-    """A TiDB, and a writer of the store that is its pump."""
+    """Run a TiDB, and a writer of the store as its pump."""
     socket = folder / "pump.sock"
     assert main(["init", str(store)]) == 0
     peer = Peer(folder / "peer", binlog_socket=socket)
-    # TiDB comes up when its pump is there, the pump when PD is.
+    # TiDB starts after its pump, the pump after PD.
     writer = Writer(peer, socket, store, schema)
     with peer:
         try:

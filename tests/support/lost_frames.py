@@ -36,9 +36,9 @@ def messages_of(chosen: Workload) -> list[bytes]:
 def without(
     messages: list[bytes], rng: random.Random, count: int, *, ddl: bool = False, after: int = 0
 ) -> tuple[list[bytes], list[Lost]]:
-    """The messages without some ends of transactions that began after a timestamp, by start_ts.
+    """Remove some commits or rollbacks of transactions that began after a timestamp, by start_ts.
 
-    Only of those of DDL with `ddl`, of others without.
+    With `ddl`, only those of DDL are removed, otherwise only others.
     """
     decoded = [binlog_pb2.Binlog.FromString(message) for message in messages]
     ends = [
@@ -62,7 +62,7 @@ def binlog_file(messages: list[bytes]) -> bytes:
 
 
 def tell(tikv: FakeTiKV, lost: list[Lost]) -> None:
-    """Have TiKV's primary keys say how these transactions ended, beside others' records."""
+    """Write the outcomes of transactions to their primary keys in TiKV, beside other records."""
     with tikv.cluster.mutex:
         for each in lost:
             # A transaction may have only locked its primary key.

@@ -9,7 +9,7 @@ class ManualClock(SystemClock):
     """A clock whose time is `now_ms`.
 
     `asleep` is called with the milliseconds of each sleep. The wall clock is wrong on purpose:
-    nothing that lasts may be measured on it.
+    durations must not be measured with it.
     """
 
     def __init__(self, asleep: Callable[[int], object] = lambda _: None) -> None:

@@ -36,7 +36,7 @@ TRUNCATE_PARTITION, REORGANIZE = 23, 64
 
 
 def info(table_id: int, name: str, *columns: str, **properties: Any) -> dict[str, Any]:
-    """A TableInfo of integer columns, whose ids are their first letters' places in the alphabet.
+    """Return a TableInfo of integer columns, whose ids are the positions of their first letters.
 
     `b!` is a column in state write-only, `c-b` one called `b` with the id of `c`.
     """
@@ -66,7 +66,7 @@ class MetaCluster:
         """The databases that the server lists while its schema is outdated."""
 
     def tso(self) -> TimeStamp:
-        """A timestamp that PD would give out now."""
+        """Return a timestamp that PD would allocate now."""
         self.ts += 10
         return TimeStamp(self.ts)
 
@@ -84,7 +84,7 @@ class MetaCluster:
         diff: Info | None = None,
         ends: bool = True,
     ) -> TimeStamp:
-        """One schema version; the commit_ts of its tables. `ends` says that its job is done."""
+        """Create a schema version; return the commit_ts of its tables. `ends` finishes its job."""
         self.raise_version()
         return self.change(action, changes, database=database, diff=diff, ends=ends)
 
@@ -121,7 +121,7 @@ class MetaCluster:
         return self._commit(start_ts, writes)
 
     def collect(self, safe_point: int) -> None:
-        """Of each key, keep what is above the safe point and the newest below, unless a delete."""
+        """Keep the versions above the safe point, and each key's newest below unless a delete."""
         for writes in self.keys.values():
             old = [w for w in writes if w.commit_ts <= safe_point]
             kept = [w for w in old[-1:] if w.value is not None]
@@ -154,7 +154,7 @@ class MetaCluster:
     def _write_database(
         self, database_id: int, name: str | None, writes: dict[bytes, bytes | None]
     ) -> None:
-        """Make a database, or drop it (`name` None) with its tables, which are not in the job."""
+        """Create a database, or drop it (`name` None) with its tables, which are not in the job."""
         if name is not None:
             self._databases[database_id] = self._names[database_id] = name
             text = json.dumps({"id": database_id, "db_name": {"O": name}, "state": STATE_PUBLIC})

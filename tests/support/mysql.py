@@ -1,4 +1,4 @@
-"""A client of MySQL's text protocol, as little as tests need to talk to a TiDB.
+"""A minimal client of MySQL's text protocol, for tests with a TiDB.
 
     packet      length (3 bytes, little-endian), sequence number, payload
     handshake   server: greeting        client: capabilities, user, no password, no database
@@ -61,10 +61,10 @@ class MySqlConnection:
         self._socket.close()
 
     def query(self, statement: str) -> list[Row]:
-        """The rows of one statement; none where it is not a query.
+        """Execute a statement; return its rows, none if it is not a query.
 
         Raises:
-            MySqlError: the server refused it.
+            MySqlError: The server rejected it.
         """
         self._sequence = 0
         self._send(_COM_QUERY + statement.encode())
@@ -127,7 +127,7 @@ def _row(packet: bytes, count: int) -> Row:
 
 
 def _length(packet: bytes, at: int) -> tuple[int, int]:
-    """A length-encoded integer and the offset behind it."""
+    """Decode a length-encoded integer; return it and the offset after it."""
     first = packet[at]
     if first not in _LENGTHS:
         return first, at + 1

@@ -11,7 +11,7 @@ DEFAULT = object()
 
 
 def range_place(row: Sequence[Any], bounds: Sequence[Sequence[Any]]) -> int | None:
-    """The first partition of which the bound lies above the row; None for none."""
+    """Return the first partition whose bound is above the row; None if there is none."""
     for place, bound in enumerate(bounds):
         if _is_below(row, bound):
             return place
@@ -28,5 +28,5 @@ def _is_below(row: Sequence[Any], bound: Sequence[Any]) -> bool:
 
 
 def list_place(row: tuple[Any, ...], places: Mapping[Any, int]) -> int | None:
-    """The partition that names the row's values, else the DEFAULT one; None for none."""
+    """Return the partition with the row's values, else the DEFAULT one; None if there is none."""
     return places.get(row, places.get(DEFAULT))

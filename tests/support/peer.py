@@ -3,9 +3,9 @@
     with Peer(folder, binlog_socket=socket) as peer:
         peer.sql("CREATE TABLE test.t (a INT PRIMARY KEY)")
 
-`make peer` builds the commands. With `binlog_socket`, TiDB writes its binlog to the pump that
-answers there; it must do so before the start, and no transaction commits while it does not.
-Nothing is kept: every Peer is a new cluster.
+`make peer` builds the commands. With `binlog_socket`, TiDB writes its binlog to the pump at
+that socket; the pump must run before the start, and transactions commit only while it runs.
+Every Peer is a new cluster.
 """
 
 import contextlib
@@ -46,7 +46,7 @@ enable-placement-rules = false
 [dashboard]
 enable-telemetry = false
 """
-# unistore takes no batches of requests: it would answer some of them with nothing.
+# unistore does not support batches of requests: some would get no response.
 _TIDB_CONFIG: Final = """\
 host = "127.0.0.1"
 advertise-address = "127.0.0.1"
@@ -85,13 +85,13 @@ class Ports:
 class Peer:
     """A running cluster of one TiDB. Start it with `with`, or `start` and `stop`.
 
-    The thread that starts it must live on: its end is taken for that of the tests.
+    The thread that starts it must continue: its end is regarded as the end of the tests.
     """
 
     def __init__(
         self, folder: Path, *, binlog_socket: Path | None = None, tap: Path | None = None
     ) -> None:
-        """`tap` is a file to which the store writes every changing request it gets."""
+        """`tap` is a file to which the store writes every request that changes it."""
         self._folder, self._socket, self._tap = folder, binlog_socket, tap
         self._processes: list[tuple[str, subprocess.Popen[bytes]]] = []
         self.ports: Final = _free_ports()
@@ -110,7 +110,7 @@ class Peer:
 
     @property
     def pids(self) -> dict[str, int]:
-        """The process of each part, by the name of its command."""
+        """Return the process id of each part, by the name of its command."""
         return {name: process.pid for name, process in self._processes}
 
     def __enter__(self) -> "Peer":
@@ -126,10 +126,10 @@ class Peer:
         self.stop()
 
     def start(self) -> None:
-        """Start all parts and wait until TiDB takes statements.
+        """Start all parts and wait until TiDB accepts statements.
 
         Raises:
-            RuntimeError: one of them did not come up; its last words are in the message.
+            RuntimeError: A part did not start; the end of its log is in the message.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -141,7 +141,7 @@ class Peer:
             raise
 
     def stop(self) -> None:
-        """Stop TiDB first, which needs the others to end in order, then the rest."""
+        """Stop TiDB first, which needs the others for an orderly exit, then the rest."""
         while self._processes:
             _, process = self._processes.pop()
             process.terminate()
@@ -152,11 +152,11 @@ class Peer:
                 process.wait()
 
     def connect(self) -> MySqlConnection:
-        """A session of its own, to be closed by the caller."""
+        """Open a session, which the caller must close."""
         return MySqlConnection(HOST, self.ports.sql)
 
     def sql(self, *statements: str) -> list[Row]:
-        """Run statements in a session of their own; the rows of the last one."""
+        """Run statements in a new session; return the rows of the last one."""
         rows: list[Row] = []
         with self.connect() as session:
             for statement in statements:
@@ -164,7 +164,7 @@ class Peer:
         return rows
 
     def tso(self) -> int:
-        """A timestamp that PD gives out now."""
+        """Return a new timestamp of PD."""
         ((ts,),) = self.sql("BEGIN", "SELECT @@tidb_current_ts")
         return int(ts or 0)
 
@@ -214,7 +214,7 @@ class Peer:
         self._processes.append((name, process))
 
     def _wait(self, is_ready: Callable[[], bool]) -> None:
-        """Until the newest part is ready, while all of them run."""
+        """Wait until the newest part is ready, while all of them run."""
         deadline_ms = _CLOCK.boottime_ms() + START_TIMEOUT_MS
         while not is_ready():
             ended = [name for name, process in self._processes if process.poll() is not None]

@@ -1,8 +1,8 @@
-"""Transactions as TiKV keeps them: locks and records of keys, as a model for tests of readers.
+"""A model of TiKV's transactions: locks and records of keys, for tests of readers.
 
-Written from what TiKV does (`src/storage/txn/actions`, `.../commands`), and apart from what reads
-it. A key has at most one lock, and records by commit_ts; a rollback is a record at its start_ts.
-Timestamps are (milliseconds << 18); `now_ms` is PD's clock and moves only by `pass_ms`.
+It follows TiKV (`src/storage/txn/actions`, `.../commands`), and is independent of the code that
+reads it. A key has at most one lock, and records by commit_ts; a rollback is a record at its
+start_ts. Timestamps are (milliseconds << 18); `now_ms` is PD's clock and moves only by `pass_ms`.
 """
 
 import copy
@@ -35,7 +35,7 @@ class Record:
 
 
 class Locked(Exception):
-    """A read that met a lock."""
+    """A read was blocked by a lock."""
 
     def __init__(self, lock: Lock) -> None:
         super().__init__(lock)
@@ -43,11 +43,11 @@ class Locked(Exception):
 
 
 class Refused(Exception):
-    """A write that TiKV would refuse."""
+    """A write that TiKV would reject."""
 
 
 class Percolator:
-    """All keys of a cluster. A `Transactions` by itself: every answer is of this moment.
+    """All keys of a cluster. A `Transactions` whose responses are current.
 
     `region_of` determines which keys are in one request; by default all of them.
     """
@@ -69,7 +69,7 @@ class Percolator:
         self.now_ms, self._logical = self.now_ms + ms, 0
 
     def state(self) -> object:
-        """Everything there is, to be compared."""
+        """Return the complete state, for comparison."""
         return copy.deepcopy((self.locks, self.records))
 
     # Writers.
@@ -111,7 +111,7 @@ class Percolator:
             )
 
     def commit(self, start_ts: int, commit_ts: int, keys: Iterable[bytes]) -> None:
-        """Raises `Refused`, as where a reader has pushed the primary."""
+        """Commit keys. Raises `Refused`, for instance if a reader has pushed the primary."""
         for key in keys:
             lock = self.locks.get(key)
             if lock is None or lock.start_ts != start_ts:
@@ -143,7 +143,7 @@ class Percolator:
         ignored: Iterable[int] = (),
         committed: Iterable[int] = (),
     ) -> bytes | None:
-        """The value at a timestamp. Raises `Locked`."""
+        """Return the value at a timestamp. Raises `Locked`."""
         lock = self.locks.get(key)
         data = lock is not None and lock.kind in (LockKind.PUT, LockKind.DELETE)
         if lock is not None and data and lock.start_ts <= ts and lock.min_commit_ts <= ts:

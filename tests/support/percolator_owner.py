@@ -1,4 +1,4 @@
-"""Owners of transactions, for models: they go one step at a time, and may never come back.
+"""Owners of transactions, for models: they execute one step at a time, and may stop at any step.
 
 Owners do what TiDB does: all keys are prewritten, then the primary is committed, then the rest.
 """
@@ -41,7 +41,7 @@ class Owner:
                 self.is_over = n == 2 * len(self.keys)
         except Refused:
             self.is_over = True
-            # A commit of a pushed transaction is tried with a later timestamp; others give up.
+            # TiDB repeats a pushed commit with a later timestamp, so only prewrites are rolled back.
             if n <= len(self.keys):
                 tikv.rollback(self.start_ts, self.keys)
 

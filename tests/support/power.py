@@ -1,8 +1,8 @@
 """The content of a folder after a power cut: only what was synced.
 
 A killed process loses nothing that it has written, so killing shows no missing fsync. Here every
-fsync is watched: a file's content is durable as of its last one, a folder's entries as of its own.
-SQLite syncs by itself; its files are taken as they stand.
+fsync is observed: a file's content is durable as of its last one, a folder's entries likewise.
+SQLite syncs by itself; its files are copied in their current state.
 """
 
 import os
@@ -20,10 +20,10 @@ _NOT_KEPT = f"{DATABASE}-shm"
 
 
 class Power:
-    """Watches all below `root`, which is durable as it stands at construction.
+    """Observes all files below `root`, whose state at construction is durable.
 
-    At each `step`th fsync, and by `look`, it puts what would be left into new folders below
-    `target` and hands them to `check`.
+    At each `step`th fsync, and by `look`, it copies the durable state into new folders below
+    `target` and passes them to `check`.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Power:
 
     @contextmanager
     def watched(self) -> Iterator["Power"]:
-        """Within the block, every fsync of this process is seen."""
+        """Observe every fsync of this process within the block."""
         fsync = os.fsync
 
         def watch(fd: int) -> None:
@@ -66,7 +66,7 @@ class Power:
                 os.close(fd)
 
     def look(self) -> None:
-        """Check what would be left now.
+        """Check the states that a power cut would leave now.
 
         Entries of folders that were not synced may have reached the disk all the same, their
         files' contents not; or they may not.

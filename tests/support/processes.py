@@ -12,7 +12,7 @@ _PROC = Path("/proc")
 
 
 def wait_until(condition: Callable[[], object], timeout_ms: int = 10_000) -> None:
-    """Until something is so; fails if it does not come to that."""
+    """Wait until a condition is true; fail after a time."""
     deadline_ms = CLOCK.boottime_ms() + timeout_ms
     while not condition():
         assert CLOCK.boottime_ms() < deadline_ms
@@ -20,14 +20,14 @@ def wait_until(condition: Callable[[], object], timeout_ms: int = 10_000) -> Non
 
 
 def command_line(pid: int) -> list[str]:
-    """The words that a process was started with; none if it is no more."""
+    """Return the arguments of a process; none if it has ended."""
     with suppress(OSError):
         return (_PROC / str(pid) / "cmdline").read_text().split("\0")
     return []
 
 
 def engines(store: Path) -> list[int]:
-    """The processes that serve a store."""
+    """Return the processes that serve a store."""
     found = []
     for pid in _pids():
         words = command_line(pid)
@@ -37,12 +37,12 @@ def engines(store: Path) -> list[int]:
 
 
 def children(pid: int) -> list[int]:
-    """The processes that a process has started, and that have not ended."""
+    """Return the running processes that a process has started."""
     return [child for child in _pids() if _stat(child)[1:2] == [str(pid)]]
 
 
 def descendants(pid: int) -> list[int]:
-    """Its children, theirs, and so on."""
+    """Return the children of a process, their children, and so on."""
     found = children(pid)
     for child in found:
         found += children(child)
@@ -50,12 +50,12 @@ def descendants(pid: int) -> list[int]:
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether a process was sent SIGSTOP and rests."""
+    """Return whether a process is stopped by SIGSTOP."""
     return _stat(pid)[:1] == ["T"]
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process has not ended, waited for or not."""
+    """Return whether a process has not ended, reaped or not."""
     return _stat(pid)[:1] not in ([], ["Z"])
 
 
@@ -69,7 +69,7 @@ def _pids() -> list[int]:
 
 
 def _stat(pid: int) -> list[str]:
-    """State, parent and so on; nothing of a process that is no more."""
+    """Return state, parent and so on; nothing if the process has ended."""
     with suppress(OSError):
         return (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
     return []

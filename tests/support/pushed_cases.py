@@ -61,7 +61,7 @@ _EDGES: Final[dict[str, list[Any]]] = {
 def rows(size: int = 12, *, narrow: bool = False) -> st.SearchStrategy[dict[str, pa.Array]]:
     """Columns of some rows, by a seed; the texts as dictionaries or not.
 
-    `narrow`: decimals may be so, as those that are only computed with.
+    `narrow`: decimals may be narrow, like those that are only computed with.
     """
     are_narrow = st.booleans() if narrow else st.just(False)
     seeds, counts = st.integers(0, 1 << 30), st.integers(0, size)
@@ -75,7 +75,7 @@ def _arrays(
     made = {}
     for name, tp in TYPES.items():
         choices = [None, *_EDGES[name]]
-        # A slice, so that what looks at buffers has an offset to get wrong.
+        # A slice, so that buffers have an offset.
         values = [chance.choice(choices) for _ in range(count + 1)]
         made[name] = pa.array(values, tp, from_pandas=False).slice(1)
     if with_dictionaries:
@@ -222,7 +222,7 @@ ORDERS: Final = st.lists(
 
 
 def python_rows(columns: dict[str, pa.Array]) -> list[dict[str, Any]]:
-    """The rows as Python has them."""
+    """Return the rows as Python's values."""
     lists = {name: values.to_pylist() for name, values in columns.items()}
     lists["single"] = [None if v is None else float(np.float32(v)) for v in lists["single"]]
     return [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]

@@ -1,7 +1,6 @@
 """Filters, aggregates and orders, evaluated row by row on Python's values.
 
-Written apart from `pyspark_theflash.read.sql`: from the API's messages and the rows as
-dictionaries.
+Independent of `pyspark_theflash.read.sql`: it uses the API's messages and rows as dictionaries.
 """
 
 import math
@@ -19,12 +18,12 @@ EPOCH = datetime(1970, 1, 1)
 
 
 def keeps(expression: Expression, row: Row) -> bool:
-    """Whether a condition is true for a row; unknown is not."""
+    """Return whether a condition is true for a row, and not unknown."""
     return truth(expression, row) is True
 
 
 def truth(expression: Expression, row: Row) -> bool | None:
-    """True, false, or None for unknown."""
+    """Return true, false, or None for unknown."""
     name, arguments = expression.name, expression.arguments
     if name == "and":
         told = [truth(each, row) for each in arguments]
@@ -51,7 +50,7 @@ def truth(expression: Expression, row: Row) -> bool | None:
 
 
 def truth_of(name: str, left: Any, right: Any) -> bool | None:
-    """A comparison of two values."""
+    """Evaluate a comparison of two values."""
     if left is None or right is None:
         return None
     if name in ("starts with", "ends with", "contains"):
@@ -69,7 +68,7 @@ def truth_of(name: str, left: Any, right: Any) -> bool | None:
 
 
 def value(expression: Expression, row: Row) -> Any:
-    """Of a column, a literal, or arithmetic."""
+    """Evaluate a column, a literal, or arithmetic."""
     if expression.name == "column":
         (found,) = [v for name, v in row.items() if name.lower() == expression.column.lower()]
         return found
@@ -84,7 +83,7 @@ def value(expression: Expression, row: Row) -> Any:
 
 
 def literal_value(literal: Literal) -> Any:
-    """As Python has it."""
+    """Convert a literal to Python's value."""
     kind, text = literal.type, literal.text
     if kind == "null":
         return None
@@ -119,7 +118,7 @@ def _key(given: Any) -> Any:
 
 
 def aggregated(aggregation: Aggregation, rows: Iterable[Row]) -> dict[tuple[Any, ...], list[Any]]:
-    """The aggregates of each group, exact sums as fractions; groups by what `group_key` makes."""
+    """Return the aggregates by group (see `group_key`), exact sums as fractions."""
     groups: dict[tuple[Any, ...], list[Row]] = {} if aggregation.groups else {(): []}
     for row in rows:
         groups.setdefault(tuple(group_key(row[g]) for g in aggregation.groups), []).append(row)
@@ -130,7 +129,7 @@ def aggregated(aggregation: Aggregation, rows: Iterable[Row]) -> dict[tuple[Any,
 
 
 def group_key(given: Any) -> Any:
-    """Zero has no sign, and NaN is one value."""
+    """Return the key of a group: zero has no sign, and NaN is one value."""
     if isinstance(given, float):
         return "NaN" if math.isnan(given) else given + 0.0
     return given
@@ -145,7 +144,7 @@ def _aggregate(function: str, argument: Expression | None, rows: Sequence[Row]) 
     if not values:
         return None
     if function == "sum":
-        # What has infinities has no exact sum.
+        # There is no exact sum of infinities.
         return sum(values) if isinstance(values[0], float) else sum(map(Fraction, values))
     return (min if function == "min" else max)(values, key=_key)
 
@@ -153,7 +152,7 @@ def _aggregate(function: str, argument: Expression | None, rows: Sequence[Row]) 
 def merged(
     aggregation: Aggregation, partials: Iterable[Mapping[str, Any]]
 ) -> dict[tuple[Any, ...], list[Any]]:
-    """Partials put together, as a receiver does."""
+    """Merge partial aggregates, as a receiver does."""
     groups: dict[tuple[Any, ...], list[Any]] = {}
     for partial in partials:
         key = tuple(group_key(partial[g]) for g in aggregation.groups)
@@ -179,7 +178,7 @@ def _exactly(given: Any) -> Any:
 
 
 def same(left: Any, right: Any) -> bool:
-    """Whether two aggregates are the same; sums of floats nearly."""
+    """Return whether two aggregates are equal; sums of floats approximately."""
     if isinstance(left, float) and isinstance(right, float):
         if math.isnan(left) or math.isnan(right) or math.isinf(left) or math.isinf(right):
             return bool(_key(left) == _key(right))
@@ -192,7 +191,7 @@ def same(left: Any, right: Any) -> bool:
 
 
 def sort_key(order: Sequence[SortKey], row: Row) -> list[Any]:
-    """Rows sorted by this are in that order."""
+    """Return the sort key of a row for an order."""
     return [_Place(row[key.column], key) for key in order]
 
 

@@ -19,10 +19,7 @@ LEADER = 1
 
 
 class Ends(Percolator):
-    """Transactions of which the end of the story is known: start_ts -> commit_ts, else rolled back.
-
-    What is not `decided` yet is locked as long as it likes.
-    """
+    """Transactions with given outcomes: start_ts -> commit_ts; all others are rolled back."""
 
     def __init__(self, ends: Mapping[int, int], now_ms: int) -> None:
         super().__init__(now_ms)
@@ -49,7 +46,7 @@ class RaftCluster(SimCluster):
 
     @regions.setter
     def regions(self, _: dict[int, SimRegion]) -> None:
-        """They are the other's."""
+        """The regions of the `FakeRaftCluster`."""
 
 
 def _region(region: FakeRegion) -> SimRegion:
@@ -71,12 +68,12 @@ def cluster_of(raft: FakeRaftCluster, transactions: Percolator) -> FakeTiKV:
 
 
 class Sender:
-    """Sends a log's entries, from the first that is not durable on whenever it connects."""
+    """Sends a log's entries; after each connection, from the first that is not durable."""
 
     def __init__(self, raft: FakeRaftCluster, mutex: threading.RLock) -> None:
         self._raft, self._mutex = raft, mutex
         self.durable: dict[int, int] = {}
-        """Region -> the index up to which nothing is to be sent again."""
+        """Region -> the index up to which entries are durable."""
         self._client: EngineClient | None = None
         self._stream: CommandStream | None = None
         self._sent = 0
@@ -95,7 +92,7 @@ class Sender:
             self._sent = next(places, len(self._raft.log))
 
     def install(self, region: FakeRegion) -> None:
-        """Send a region as it is now."""
+        """Send a snapshot of a region."""
         with self._mutex:
             chunks, index = list(self._raft.snapshot(region, 500)), region.index
         assert self._client is not None
@@ -103,7 +100,7 @@ class Sender:
         self.durable[region.id] = index
 
     def send(self) -> None:
-        """Send all that there is by now."""
+        """Send all entries of the log so far."""
         while True:
             with self._mutex:
                 entries = self._raft.log[self._sent :][:200]

@@ -1,10 +1,9 @@
 """A TiKV for tests: transactions in, raft commands of regions out.
 
-It keeps the three column families whole, as dictionaries by their encoded keys, and writes down
-each change as an entry in the log of the region that has the key. Regions can be split and merged;
-their logs, and snapshots of any moment, are what a learner is fed. Nothing here uses the package's
-code for applying, matching or reading; what a snapshot answers is worked out from the column
-families alone (`read`).
+It stores the three column families as dictionaries by encoded keys, and appends each change as an
+entry to the log of the region that has the key. Regions can be split and merged;
+a learner receives their logs, and snapshots of any time. Nothing here uses the package's
+code for applying, matching or reading; `read` evaluates snapshots from the column families alone.
 """
 
 import bisect
@@ -28,11 +27,11 @@ PUT, DELETE, LOCK, INSERT, CHECK_NOT_EXISTS = 0, 1, 2, 4, 6
 KINDS = {PUT: "P", INSERT: "P", DELETE: "D", LOCK: "L"}
 STORE, LEARNER = 1, 77
 Change = tuple[str, bytes, bytes | None]
-"""Column family, key, and the value put; None where it is deleted."""
+"""Column family, key, and the value; None if it is deleted."""
 
 
 def encoded(raw: bytes) -> bytes:
-    """Memcomparable."""
+    """Encode a key as memcomparable."""
     out = b""
     for at in range(0, len(raw) + 1, 8):
         group = raw[at : at + 8]
@@ -88,10 +87,10 @@ class FakeRaftCluster:
         self.cfs: dict[str, dict[bytes, bytes]] = {"default": {}, "lock": {}, "write": {}}
         self.held: dict[bytes, LockState] = {}
         self.writes: dict[bytes, list[tuple[int, str, int]]] = {}
-        """Encoded key -> (commit_ts, kind, start_ts), as they come."""
+        """Encoded key -> (commit_ts, kind, start_ts), in order of arrival."""
         self.log: list[tuple[int, int, bytes]] = []
         self.admins: set[int] = set()
-        """The places of admin commands in the log: regions are in step there."""
+        """The positions of admin commands in the log, which are not reordered."""
         self.files: dict[bytes, list[tuple[bytes, bytes]]] = {}
         self._ids = iter(range(1000, 10**9))
         first = FakeRegion(1, first_key, b"", peers=[(11, STORE), (12, LEARNER)])
@@ -124,7 +123,7 @@ class FakeRaftCluster:
         return FakeRegion(next(self._ids), start, end, like.version, like.conf_ver, 5, peers)
 
     def split(self, keys: Sequence[bytes], *, right_derive: bool = True) -> None:
-        """Split the region that has these keys, none of which is its first."""
+        """Split a region before each of these keys, none of which is its first."""
         region = self.region_of(keys[0])
         region.version += len(keys)
         bounds = [region.start, *sorted(keys), region.end]
@@ -142,7 +141,7 @@ class FakeRaftCluster:
         self._append(region, self._entry(region, admin_request=admin, admin_response=done))
 
     def merge(self, source: FakeRegion, target: FakeRegion, *, roll_back: bool = False) -> None:
-        """Merge a region into a neighbour, or begin to and think better of it."""
+        """Merge a region into a neighbour, or prepare the merge and roll it back."""
         prepare = raft_cmdpb_pb2.AdminRequest(cmd_type=raft_cmdpb_pb2.PrepareMerge)
         prepare.prepare_merge.min_index = source.index
         prepare.prepare_merge.target.CopyFrom(target.message())
@@ -184,7 +183,7 @@ class FakeRaftCluster:
         self._append(region, self._entry(region, admin_request=admin, admin_response=done))
 
     def snapshot(self, region: FakeRegion, chunk_pairs: int = 7) -> Iterator[bytes]:
-        """A region as it is now, in chunks."""
+        """Return a snapshot of a region, in chunks."""
         head = enginepb_pb2.SnapshotRequest()
         head.state.region.CopyFrom(region.message())
         learner = next((p for p in region.peers if p[1] == LEARNER), None)
@@ -211,7 +210,7 @@ class FakeRaftCluster:
     # -- column families
 
     def write(self, changes: Iterable[Change]) -> None:
-        """Change the column families, one command a region."""
+        """Change the column families, with one command per region."""
         by_region: dict[int, list[Change]] = {}
         for change in changes:
             by_region.setdefault(self.region_of(change[1]).id, []).append(change)
@@ -249,7 +248,7 @@ class FakeRaftCluster:
         self._append(region, command)
 
     def ingest(self, cf: str, pairs: list[tuple[bytes, bytes]], uuid: bytes) -> None:
-        """Bring a bulk load's file into the region that has its keys."""
+        """Ingest a bulk load's file into the region that has its keys."""
         self.files[uuid] = pairs
         for key, value in pairs:
             self._set(cf, key, value)
@@ -289,7 +288,7 @@ class FakeRaftCluster:
 
     def _check_prewrite(self, key: bytes, start_ts: int, for_update_ts: int) -> None:
         held = self.held.get(key)
-        # Calls for pessimistic locks were not captured in order, so one of those may stand here.
+        # Calls for pessimistic locks were not captured in order, so there may be such a lock.
         if held and held.start_ts != start_ts and held.record.kind != "S":
             raise AssertionError(f"{key.hex()} is locked by {held.start_ts}, not {start_ts}")
         for commit_ts, kind, own in self.writes.get(key, []):
@@ -353,7 +352,7 @@ class FakeRaftCluster:
         return changes
 
     def _overlap(self, key: bytes, commit: tuple[int, str, int]) -> Change:
-        """A commit written again, since a rollback falls on it."""
+        """Rewrite a commit that a rollback overlaps."""
         ts, kind, start_ts = commit
         above = [w[0] for w in self.writes[key] if w[0] > ts and w[1] in "PD"]
         old = self.cfs["write"][at_ts(key, ts)]
@@ -387,7 +386,7 @@ class FakeRaftCluster:
     # -- what was captured
 
     def call(self, call: Call) -> None:
-        """Do what a captured call did."""
+        """Apply the effect of a captured call."""
         handler = getattr(self, f"_on_{call.rpc.lower()}", None)
         if handler is not None:
             self.write(handler(call.asked, call.answer))
@@ -485,7 +484,7 @@ class FakeRaftCluster:
         if action == 2:
             return self.roll_back([raw], lock_ts, protected=True)
         if action == 3 and held and held.start_ts == lock_ts:
-            # Who reads the newest of all (at 2**64 - 1) passes by without pushing it.
+            # A reader of the newest version (at 2**64 - 1) passes by without pushing it.
             pushed_to = (asked.number(4) + 1) % 2**64
             held.record.min_commit_ts = max(held.record.min_commit_ts, pushed_to)
             return [("lock", encoded(raw), held.record.encode())]
@@ -502,10 +501,10 @@ class FakeRaftCluster:
         ]
         return self.roll_back(missing, start_ts, protected=True)
 
-    # -- what a snapshot answers
+    # -- snapshots
 
     def read(self, prefix: bytes, ts: int) -> dict[bytes, bytes]:
-        """The rows whose raw keys begin so, at a timestamp, past all locks: raw key -> row."""
+        """Return the rows with a key prefix at a timestamp, ignoring locks: raw key -> row."""
         rows = {}
         for key, known in self.writes.items():
             raw = _raw(key)

@@ -1,9 +1,9 @@
-"""The least pump that TiDB accepts: takes every binlog message and keeps it.
+"""A minimal pump for TiDB, which accepts and records every binlog message.
 
     WriteBinlogReq    1: cluster id (varint)   2: payload (bytes), a tipb.Binlog message
     WriteBinlogResp   1: errmsg
 
-An empty answer says that the message was taken.
+An empty response means that the message was accepted.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -44,7 +44,7 @@ class RecordingPump:
         self.stop()
 
     def stop(self) -> None:
-        """Stop serving; what was taken stays in `payloads`, in order of arrival."""
+        """Stop serving; `payloads` has the messages, in order of arrival."""
         self._server.stop(grace=None).wait()
 
     def _write(self, request: bytes, context: grpc.ServicerContext) -> bytes:

@@ -14,7 +14,7 @@ class Followed(Protocol):
     def tikv(self) -> FakeRaftCluster: ...
 
     def catch_up(self, rng: random.Random, without: frozenset[int]) -> None:
-        """Send what was written since the last time, but not of these regions."""
+        """Send the commands since the last call, except those of these regions."""
 
     def send(self, entries: Iterable[bytes]) -> None:
         """Send commands that are in no log."""
@@ -23,7 +23,7 @@ class Followed(Protocol):
         """Send a region's snapshot."""
 
     def flush(self) -> None:
-        """Have the learner write out what it has."""
+        """Flush the learner."""
 
 
 class Storm:
@@ -39,7 +39,7 @@ class Storm:
         return frozenset({self.lost.id}) if self.lost else frozenset()
 
     def step(self) -> str:
-        """One thing that happens to regions, once the learner has all that came before."""
+        """Execute one operation after the learner has applied all earlier ones."""
         self.followed.catch_up(self.rng, self.without)
         actions = [self.split, self.split, self.merge, self.admin, self.lose, self.come_back]
         action = self.rng.choice([*actions, self.snapshot_again, self.followed.flush])

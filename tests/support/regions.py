@@ -1,4 +1,4 @@
-"""A small engine with many regions, and what is in it."""
+"""A small engine with many regions, and its content."""
 
 import random
 from collections import Counter
@@ -45,7 +45,7 @@ def regions(engine: EngineReader, table: PhysicalTableID = TABLE) -> list[Region
 
 
 def change_regions(engine: MagicEngine, rng: random.Random, *, binary: bool) -> None:
-    """Something an operator or the engine itself does."""
+    """Execute a random operation of an operator or of the engine."""
     table = rng.choice(TABLES)
     found = regions(engine, table)
     if not found:
@@ -60,7 +60,7 @@ def change_regions(engine: MagicEngine, rng: random.Random, *, binary: bool) -> 
             engine.split(table, region.region_id, at, scan_columns())
         after = regions(engine, table)
         assert at in [r.start for r in after]
-        # What was made of it is new; compaction, too, may have divided others.
+        # The region has been replaced; compaction, too, may have divided others.
         assert region.region_id not in {r.region_id for r in after}
         assert max(r.region_id for r in after) > max(before)
     elif action == "merge" and region is not found[-1]:

@@ -1,4 +1,4 @@
-"""The row files under `tests/fixtures`: what TiDB answered, and what it held before the binlog."""
+"""The row files under `tests/fixtures`: TiDB's answers, and its content before the binlog."""
 
 import gzip
 import json
@@ -15,7 +15,7 @@ FIXTURES: Final = Path(__file__).parents[1] / "fixtures"
 
 @dataclass(frozen=True)
 class RowFile:
-    """One file, with what its index says about it."""
+    """One file, with its entry in the index."""
 
     path: Path
     columns: tuple[str, ...]

@@ -1,5 +1,6 @@
-"""Rows and handles encoded and decoded one at a time, in plain Python: what the vectorised codec is
-compared with.
+"""Rows and handles encoded and decoded one at a time in plain Python.
+
+The vectorised codec is compared with it.
 
 It follows the formats' description and shares no code with the package but the type model. Values
 are Python's: int, float, Decimal, str, bytes (JSON too: type and content), list of float for
@@ -32,7 +33,7 @@ _MASK64 = 2**64 - 1
 
 
 class Cursor:
-    """Bytes with a place in them."""
+    """Bytes with a position."""
 
     def __init__(self, data: bytes) -> None:
         self.data, self.at = data, 0
@@ -120,7 +121,7 @@ def _decode_decimal(cursor: Cursor) -> Decimal:
 
 
 class OddTime(NamedTuple):
-    """A date, or a date and time, that Python has no value for."""
+    """A date, or a date and time, without a value in Python."""
 
     year: int
     month: int
@@ -170,7 +171,7 @@ def _text(raw: bytes, ft: FieldType) -> Any:
 
 
 def _from_wire(wire: Any, ft: FieldType) -> Any:
-    """A value as the format holds it to the value it means."""
+    """Convert a value of the format to Python's."""
     if ft.tp in DATETIME_TYPES:
         return _unpack(wire, ft.tp)
     if ft.tp == MySQLType.TIME:
@@ -245,7 +246,7 @@ def _memcomparable(cursor: Cursor) -> bytes:
 
 
 def _encode_datum(value: Any, ft: FieldType, *, key: bool) -> bytes:
-    """`key`: in the form that keys hold, otherwise in that of rows."""
+    """Encode a datum: with `key` in the form of keys, otherwise in that of rows."""
     if value is None:
         return b"\0"
     if ft.tp in STRING_TYPES:
@@ -277,7 +278,7 @@ def _encode_memcomparable(raw: bytes) -> bytes:
 
 
 def encode_row_v1(row: Row, types: Types) -> bytes:
-    """The row's columns in the dict's order."""
+    """Encode a row's columns in the dict's order."""
     pairs = (
         b"\x08" + _varint(i) + _encode_datum(value, types[i], key=False) for i, value in row.items()
     )
@@ -376,7 +377,7 @@ def _decode_cell(raw: bytes, ft: FieldType) -> Any:
 
 
 def encode_row_v2(row: Row, types: Types, checksum: bytes = b"") -> bytes:
-    """`checksum`: the bytes from its header on, if there shall be one."""
+    """Encode a row; `checksum` are the bytes from its header on, if there is one."""
     present = sorted(i for i, v in row.items() if v is not None)
     nulls = sorted(i for i, v in row.items() if v is None)
     cells = [_encode_cell(row[i], types[i]) for i in present]
@@ -408,7 +409,7 @@ def decode_row_v2(row: bytes, types: Types) -> Row:
 
 
 def encode_handle(values: Sequence[Any], types: Sequence[FieldType]) -> bytes:
-    """Strings are taken as they are: trimmed and cut by the caller."""
+    """Encode a handle; the caller has trimmed and cut strings."""
     datums = (_encode_datum(v, t, key=True) for v, t in zip(values, types, strict=True))
     return b"".join(datums).ljust(9, b"\0")
 

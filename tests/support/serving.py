@@ -1,4 +1,4 @@
-"""Servers of TheFlash API for tests, in this process and in ones of their own."""
+"""Servers of TheFlash API for tests, in this process and in separate ones."""
 
 import subprocess
 import sys
@@ -43,7 +43,7 @@ def server_tls(*, with_ca: bool = True, name: str = "server") -> ServerTls:
 
 @contextmanager
 def serving(store: Path, address: str, **settings: Any) -> Iterator[SocketServer]:
-    """A server of the store at `store`, which answers."""
+    """Run a server of the store at `store`."""
     service = Service(store, fs=LocalFileSystem(), clock=CLOCK, limits=settings.pop("limits", None))
     server = SocketServer(service, address, clock=CLOCK, **settings)
     server.start()
@@ -55,7 +55,7 @@ def serving(store: Path, address: str, **settings: Any) -> Iterator[SocketServer
 
 
 class Alternating(ConnectionRouter):
-    """Gives each call to another worker than the one before, as no router would."""
+    """Passes each call to another worker than the previous one, unlike a real router."""
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, workers=2, **settings)
@@ -92,7 +92,7 @@ def serving_workers(
 
 @contextmanager
 def serving_secured(store: Path, folder: Path) -> Iterator[SocketServer]:
-    """A server over TCP, with certificates and tokens, whose file is made in `folder`."""
+    """Run a server over TCP, with certificates and with tokens in a file in `folder`."""
     secrets = {"tokens": tokens(folder), "tls": server_tls()}
     with serving(store, "localhost:0", **secrets) as server:
         yield server
@@ -129,7 +129,7 @@ def command(*arguments: object) -> list[str]:
 
 @contextmanager
 def served(store: Path, *options: object) -> "Iterator[tuple[subprocess.Popen[str], str]]":
-    """A process that serves the store, and the address it says."""
+    """Run a process that serves the store; yield it and its address."""
     with subprocess.Popen(
         command("serve", store, *options), stdout=subprocess.PIPE, text=True
     ) as process:

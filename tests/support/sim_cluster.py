@@ -58,7 +58,7 @@ class SimCluster:
         return sorted(self.regions.values(), key=lambda region: region.start)
 
     def split(self, key: bytes, *, new_is_left: bool = False) -> SimRegion:
-        """Cut a region before a key; which part keeps the id is TiKV's choice."""
+        """Split a region before a key; TiKV chooses the part that keeps the id."""
         with self.mutex:
             old = self.region_of(key)
             if old.start == key:
@@ -74,7 +74,7 @@ class SimCluster:
             return new
 
     def merge(self, key: bytes) -> None:
-        """Put the region before a key's into the key's, if there is one."""
+        """Merge the region before a key's region into it, if there is one."""
         with self.mutex:
             right = self.region_of(key)
             left = next((r for r in self.regions.values() if r.end == right.start and r.end), None)
@@ -87,20 +87,20 @@ class SimCluster:
             del self.regions[left.id]
 
     def move_leader(self, key: bytes, store: int | None = None) -> None:
-        """To the next store, or to one, 0 for none at all."""
+        """Move the leader to the next store, or to a given one; 0 for none."""
         with self.mutex:
             region = self.region_of(key)
             following = STORES[(STORES.index(region.leader or 1) + 1) % len(STORES)]
             region.leader = (store or None) if store is not None else following
 
     def change_peers(self, key: bytes) -> None:
-        """Only the epoch's `conf_ver` shows it."""
+        """Increase the epoch's `conf_ver`."""
         with self.mutex:
             region = self.region_of(key)
             region.epoch = RegionEpoch(region.epoch.conf_ver + 1, region.epoch.version)
 
     def wrote(self, keys: Iterable[bytes]) -> None:
-        """Raft has a new entry in the regions of these keys."""
+        """Append an entry to the logs of the regions of these keys."""
         with self.mutex:
             for region in self.regions.values():
                 region.index += any(key in region for key in keys)

@@ -1,7 +1,7 @@
-"""A learner of a `SimCluster`: each region's log, and a replica that applies it when it likes.
+"""A learner of a `SimCluster`: each region's log, and a replica that applies it at any time.
 
-What transactions do to keys goes into the log of the region that the key is in then; a split is an
-entry too, and only the replica's copies are read.
+Changes of keys by transactions are appended to the log of the key's region at that time; a split is
+an entry, too. Only the replica's copies are read.
 """
 
 import copy
@@ -34,7 +34,7 @@ Pairs = list[tuple[bytes, bytes]]
 
 @dataclass
 class KeyEntry:
-    """A key as it is from this entry on."""
+    """The state of a key from this entry on."""
 
     key: bytes
     lock: Lock | None
@@ -43,7 +43,7 @@ class KeyEntry:
 
 @dataclass
 class SplitEntry:
-    """The region keeps `start`..`end` at `version`; the rest is another one's."""
+    """The region keeps `start`..`end` at `version`; another one gets the rest."""
 
     start: bytes
     end: bytes
@@ -52,7 +52,7 @@ class SplitEntry:
 
 
 class LoggedCluster(SimCluster):
-    """Also a `RegionLeaders`, with a cache of regions that is only mended when a leader refuses."""
+    """Also a `RegionLeaders`, whose cache of regions is updated after rejected calls only."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class LoggedCluster(SimCluster):
         """Called whenever a reader waits, or could be overtaken."""
 
     def run(self, change: Callable[[], T]) -> T:
-        """Let transactions change something, and log what they did."""
+        """Run a change by transactions, and log its effects."""
         locks, records = dict(self.tikv.locks), {k: list(r) for k, r in self.tikv.records.items()}
         try:
             return change()
@@ -113,7 +113,7 @@ class LoggedCluster(SimCluster):
 
 
 class LoggedTransactions:
-    """A `Transactions` of the cluster; what it changes is in the logs."""
+    """A `Transactions` of the cluster, whose changes are logged."""
 
     def __init__(self, cluster: LoggedCluster) -> None:
         self._cluster = cluster
@@ -144,7 +144,7 @@ class LoggedTransactions:
 
 @dataclass
 class AppliedRegion:
-    """A region as the replica has it."""
+    """A region in the replica."""
 
     start: bytes
     end: bytes
@@ -154,7 +154,7 @@ class AppliedRegion:
 
 @dataclass
 class SimReplica:
-    """An `AppliedLog`. Begins with the cluster's first region, before anything was written."""
+    """The replica of a learner, which begins with the cluster's first region, still empty."""
 
     cluster: LoggedCluster
     regions: dict[int, AppliedRegion] = field(
@@ -163,7 +163,7 @@ class SimReplica:
     keys: Percolator = field(default_factory=Percolator)
 
     def apply(self, number: int) -> None:
-        """The next entry of one of the regions that have one."""
+        """Apply the next entry of one of the regions that have one."""
         waiting = [i for i, r in sorted(self.regions.items()) if self._next(i, r) is not None]
         if waiting:
             self._apply(waiting[number % len(waiting)])
@@ -183,7 +183,7 @@ class SimReplica:
                 raise RegionBehindError(region_id, region.applied, index)
 
     def open_at(self, ranges: Sequence[RawKeyRange], versions: dict[RegionID, int]) -> Percolator:
-        """All keys as they are now, if the ranges' regions are of these versions."""
+        """Return all keys, if the regions of the ranges have these versions."""
         parts = []
         for region_id, region in self.regions.items():
             keys = RawKeyRange(RawKey(region.start), RawKey(region.end))

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 JAR: Final = "theflash"
 PYTHON: Final = "theflash_python"
-"""The Python source's name where the jar has the other."""
+"""The Python source's name if the jar has the other."""
 
 
 def _folder(store: str) -> dict[str, str]:
@@ -22,14 +22,14 @@ def _folder(store: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Source:
-    """A name for `format(...)`, and the options that say where a store is."""
+    """A name for `format(...)`, and the options for a store."""
 
     spark: "SparkSession"
     name: str = JAR
     place: Callable[[str], dict[str, str]] = _folder
 
     def reader(self, store: str | Path, **options: Any) -> "DataFrameReader":
-        """A reader of that store."""
+        """Return a reader of that store."""
         reader = self.spark.read.format(self.name).options(**self.place(str(store)))
         return reader.options(**options)
 
@@ -50,7 +50,7 @@ def server_options(address: str) -> dict[str, str]:
 
 
 def python_source() -> type:
-    """The Python source under another name; a class that Spark's workers need not find."""
+    """Return the Python source under another name; Spark's workers need not import the class."""
     from pyspark_theflash import DefaultSource
 
     class PythonSource(DefaultSource):

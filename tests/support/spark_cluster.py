@@ -89,7 +89,7 @@ def _environment() -> dict[str, str]:
 
 
 def _end(process: "subprocess.Popen[Any]") -> None:
-    """Kill a process and what it has started."""
+    """Kill a process and its descendants."""
     left = descendants(process.pid)
     process.kill()
     for pid in filter(is_alive, left):
@@ -135,11 +135,11 @@ class Asked:
         self._thread.start()
 
     def is_answered(self) -> bool:
-        """Whether it has come to an end."""
+        """Return whether it has ended."""
         return not self._thread.is_alive()
 
     def rows(self) -> list[list[Any]]:
-        """Its rows, once they are there."""
+        """Wait for the result, and return its rows."""
         told = self._wait()
         assert "error" not in told, told
         rows: list[list[Any]] = told["rows"]
@@ -159,7 +159,7 @@ class Asked:
 
 @contextmanager
 def driver(master: str, folder: Path, **conf: str) -> Iterator[Driver]:
-    """An application on `master`; it and what it has started has ended afterwards."""
+    """Run an application on `master`; it and its processes end afterwards."""
     command = [sys.executable, "-m", "tests.support.spark_driver", master, str(folder)]
     with (
         open(folder / "driver.log", "ab") as log,

@@ -1,4 +1,4 @@
-"""From what Spark gave back to TiDB's text, and to its checksum."""
+"""Conversion of Spark's results to TiDB's text and checksum."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -26,7 +26,7 @@ def spark_digest(
 def _text(
     values: "pa.Array[Any]", column: ColumnInfo, presentation: Presentation
 ) -> "pa.Array[Any]":
-    """Back to the stored type first, of which Spark's may be a wider one."""
+    """Format values, after a cast to the stored type, as Spark's may be wider."""
     stored = arrow_type(column.type)
     if presentation.is_text(column.type) or pa.types.is_decimal256(stored):
         return values

@@ -97,7 +97,7 @@ def answer(frame: DataFrame, query: dict[str, Any]) -> list[list[Any]]:
 
 
 def main(master: str, folder: str, conf: str) -> None:
-    """Answer until there is no more."""
+    """Answer queries until the input ends."""
     session = start(master, folder, json.loads(conf))
     sys.stdout.write(json.dumps({"applicationId": session.sparkContext.applicationId}) + "\n")
     sys.stdout.flush()

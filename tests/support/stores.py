@@ -26,11 +26,11 @@ from pyspark_theflash.tidb.schema.model import TableInfo, parse_table_info
 
 OLDEST_TS = TimeStamp(100)
 Version = tuple[int, int, Sequence[Any] | None]
-"""A row's handle, the commit_ts it holds from, and its values; None for a delete."""
+"""A row's handle, its commit_ts and values; None for a delete."""
 
 
 def column(name: str, tp: MySQLType, **properties: Any) -> dict[str, Any]:
-    """A column as TableInfo's JSON has it; `properties` are `flag`, `flen`, `comment`, ..."""
+    """Return a column in TableInfo's JSON; `properties` are `flag`, `flen`, `comment`, ..."""
     field_type = {
         "Tp": int(tp),
         "Flag": int(properties.pop("flag", 0)),
@@ -81,7 +81,7 @@ def publication(
 class StoreBuilder:
     """A store that holds `tables` from `OLDEST_TS` on, and nothing in them until `publish`.
 
-    One that is there already is gone on with.
+    An existing store is continued.
     """
 
     def __init__(self, path: Path, *tables: TableInfo, feed: Feed = Feed.API) -> None:
@@ -97,7 +97,7 @@ class StoreBuilder:
     def publish(
         self, resolved_ts: int, versions: Mapping[TableInfo, Sequence[Version]] | None = None
     ) -> "StoreBuilder":
-        """Make these versions visible and `resolved_ts` the newest readable moment."""
+        """Publish versions, and make `resolved_ts` the newest readable timestamp."""
         change = publication(self._tables, resolved_ts, versions or {}, feed=self._feed)
         engine = registry.open_engine(self.path, self._identity, self._fs, self._clock)
         try:
@@ -107,7 +107,7 @@ class StoreBuilder:
         return self
 
     def end_leases(self) -> None:
-        """Let all read latches run out."""
+        """Let all read latches expire."""
         with closing(open_manifest(self.path, self._fs)) as manifest:
             LeaseTable(manifest, _Tomorrow()).oldest_generation()
 

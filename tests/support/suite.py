@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 DATABASE = "bl"
 _FOLDER = FIXTURES / "suite"
 _ELSEWHERE = {"x2": ("bl2", "x")}
-"""A table that enters the database later, and where it was before: the capture watched one only."""
+"""A table that is moved to the database later, and its database before: only one was captured."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One or more statements: what was sent for them, and the tables there were after a DDL."""
+    """One or more statements, with the messages sent for them, and the tables after a DDL."""
 
     number: int
     payloads: tuple[bytes, ...]
@@ -135,7 +135,7 @@ class SuiteSchema:
             yield created.commit_ts, (db, {**first[name], "name": {"O": old_name, "L": old_name}})
 
     def _versions(self) -> Iterator[SchemaVersionAt]:
-        """The rows after a DDL name its version; of DDLs without rows between them, one each."""
+        """Yield versions of DDLs: rows name that of the last DDL before, each DDL has its own."""
         changed: list[TimeStamp] = []
         for step in self._steps:
             if any(e.ddl for e in step.entities):

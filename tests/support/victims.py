@@ -1,7 +1,7 @@
-"""Writers in processes of their own, to be killed.
+"""Writers in separate processes, to be killed.
 
 They are forked from one process that has imported everything, which takes some milliseconds
-instead of a second, so that a test can afford hundreds of them.
+instead of a second, so that a test can start hundreds of them.
 """
 
 import contextlib
@@ -73,7 +73,7 @@ class Victim:
         return self._process.pid
 
     def kill_after(self, duration_ms: float, typed: Collection[int] = ()) -> bool:
-        """Kill it unless it ends by itself before; whether it has not come to its end.
+        """Kill it after a time, unless it ends before; return whether it was killed.
 
         Raises `AssertionError` if it has failed, with none of the statuses `typed`.
         """
@@ -88,12 +88,12 @@ class Victim:
         return self._process.is_alive()
 
     def exit_code(self) -> int | None:
-        """Wait for its end; None if it does not come."""
+        """Wait for its end; return the status, None if it does not end."""
         self._process.join(600)
         return self._process.exitcode
 
     def join(self) -> None:
-        """Wait for its end, which must be a good one."""
+        """Wait for its end, and check that it has succeeded."""
         code = self.exit_code()
         assert code == 0, code
 
@@ -104,7 +104,7 @@ def _run(started: Connection, target: Callable[..., object], arguments: tuple[An
 
 
 def run_command(arguments: list[str]) -> None:
-    """A victim's target: a command line of `theflash`, its output thrown away."""
+    """A victim's target: a command line of `theflash`, whose output is discarded."""
     with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
         status = main(arguments)
     sys.exit(status)
@@ -124,7 +124,7 @@ def run_writer(arguments: list[str], acknowledged: Path, gather_bytes: int | Non
 def run_doomed_writer(
     arguments: list[str], acknowledged: Path, gather_bytes: int, point: str, calls: int
 ) -> None:
-    """A victim's target: the same, killed where `point` is called for the so manieth time.
+    """A victim's target: the same, killed at a given call of `point`.
 
     `point` is the name of a thread, a colon, and that of a fail point.
     """
@@ -189,13 +189,13 @@ def traces(store: Path) -> Counter[str]:
 
 
 def files_on_disk(store: Path) -> set[str]:
-    """The data files that are there."""
+    """Return the data files on disk."""
     data = store / DATA_FOLDER
     return {p.relative_to(data).as_posix() for p in data.rglob("*") if p.is_file()}
 
 
 def files_known(store: Path) -> set[str]:
-    """The data files that the manifest names, those that may go included."""
+    """Return the data files in the manifest, including retired ones."""
     with closing(registry.open_reader(store, read_identity(store, _FS), _FS, _CLOCK)) as reader:
         view = reader.read([FILE_KIND, RETIRED_KIND])
     named = {DataFile.from_json(body).path for body in view.of_kind(FILE_KIND).values()}

@@ -25,12 +25,12 @@ from tests.support.serving import (
 from tests.support.tls import tls
 
 FRAMED: Final = ("in process", "unix socket", "tcp, tls and token", "embedded", "workers")
-"""Those that carry rows into a store, too."""
+"""Ways that also write rows."""
 WAYS: Final = (*FRAMED, "flight", "grpc")
 
 
 def marked(ways: Sequence[str]) -> list[Any]:
-    """As parameters; starting a process for each test takes a second."""
+    """Return the ways as parameters; those that start a process for each test are slow."""
     slow = pytest.mark.slow
     return [
         pytest.param(way, marks=[slow] if way in ("embedded", "workers") else []) for way in ways

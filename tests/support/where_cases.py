@@ -1,7 +1,7 @@
 """Random conditions over a table with columns of every kind, and the rows of that table.
 
-`condition(Random(seed))` gives the same text for the same seed. Any operand may stand beside any
-other, since how TiDB converts one to the other is what has to be compared.
+`condition(Random(seed))` gives the same text for the same seed. Any operand may occur with any
+other, because TiDB's conversions of operands are compared.
 """
 
 import re
@@ -155,7 +155,7 @@ FOUND: Final = (
     "CAST(tu + 699999 AS DATETIME) IS NULL",
     "CAST(tu + 700000000000 AS DATETIME) IS NULL",
 )
-"""Conditions of which the answer was once another one, or which are close to such."""
+"""Conditions with a wrong result in the past, or similar to such."""
 
 _INTEGERS: Final = ("0", "1", "-1", "2", "9", "10", "69", "70", "99", "100", "127", "128", "255")
 _LARGE: Final = _words(
@@ -250,7 +250,7 @@ _UNITS: Final = _words(
     "HOUR_MINUTE DAY_MICROSECOND MINUTE_SECOND"
 )
 _WRITTEN: Final = frozenset({"negate", "not", "like", "in", "between", "extract", "trim"})
-"""Functions of the allow-list that are written in another way than `NAME(...)`."""
+"""Functions of the allow-list with a syntax other than `NAME(...)`."""
 _PLAIN: Final = tuple(
     name
     for name, function in sorted(FUNCTIONS.items())

@@ -1,4 +1,4 @@
-"""The captured workloads: real binlogs, and what TiDB answered while they were written."""
+"""The captured workloads: real binlogs, and TiDB's answers while they were written."""
 
 import gzip
 import json
@@ -93,7 +93,7 @@ def workload(name: str) -> Workload:
 
 
 def replicate(chosen: Workload, engine: Engine, source: Path | None = None) -> Writer:
-    """Apply all of a workload to an engine; returns the writer, done."""
+    """Apply all of a workload to an engine; return the writer."""
     writer = Writer(engine, FileSchema(chosen.schema))
     if chosen.base:
         writer.load_base(chosen.base)
@@ -115,7 +115,7 @@ def make_store(chosen: Workload, path: Path, source: Path | None = None) -> Path
 
 
 def check_answers(store: Path, answers: Iterable[Answer]) -> int:
-    """Assert that the store gives these answers; returns how many there were."""
+    """Assert that the store gives these answers; return their number."""
     compared = 0
     for snapshot_ts, group in groupby(answers, key=lambda answer: answer.snapshot_ts):
         with open_snapshot(store, snapshot_ts) as snapshot:
