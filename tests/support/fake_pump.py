@@ -15,7 +15,7 @@ from pyspark_theflash.tidb.protocol._generated.tipb import binlog_pb2, pump_pb2
 
 @dataclass
 class FakePump:
-    """Started by `with`. `requests` are those received; `fail_next` ends pulls after a message."""
+    """Started by `with`. `requests` are received ones; `fail_next` ends pulls after a message."""
 
     cluster_id: int
     messages: list[bytes]

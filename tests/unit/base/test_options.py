@@ -1,4 +1,4 @@
-"""Options: texts in, one value out, and every mistake named."""
+"""Options parsed from texts, and errors that name the option."""
 
 import pickle
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""One parser for all that is a timestamp, and what it refuses."""
+"""The parser of all forms of timestamps, and rejected texts."""
 
 from datetime import datetime, timedelta, timezone
 

@@ -1,4 +1,4 @@
-"""Stored columns in the form a reader gets."""
+"""Stored columns in the form of the reader."""
 
 from typing import Any
 

@@ -57,7 +57,7 @@ def test_writers_and_callers_keep_each_other_out(path: Path, manifest: Manifest)
 def test_nothing_is_published_without_it(
     path: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Lost while the process stood still, it comes back; what was refused goes then."""
+    """A latch that expired while the process was suspended is acquired again."""
     monkeypatch.setattr(writer_latch, "_LOOK_S", 0.05)
     grants = Grants(manifest, CLOCK)
     with closing(WriterLatch(path, FS, CLOCK, ttl_ms=300)) as latch:
@@ -89,7 +89,7 @@ def test_nothing_is_published_without_it(
 
 
 def _end(manifest: Manifest) -> None:
-    """Let the latch be gone, as after a long sleep."""
+    """End the latch, as after a long sleep."""
     with transient.opened(manifest, write=True) as rows:
         for id in rows.rows(transient.LATCH_KIND):
             rows.remove(transient.LATCH_KIND, id)

@@ -1,4 +1,4 @@
-"""Rows that a scan leaves out: those for which TiDB would not find the condition true."""
+"""Rows that a scan omits: those for which the condition is not true in TiDB."""
 
 import pickle
 from decimal import Decimal
@@ -78,7 +78,7 @@ def found(store: Path, where: str, columns: list[str] | None = None) -> list[Any
         ("price <= -4", [4]),
         ("day < '2024-03-01'", [1, 2]),
         ("day = 0", [2]),
-        # Under the default SQL mode this text is no date.
+        # In the default SQL mode this text is not a date.
         ("day = '0000-00-00'", []),
         ("day >= date '2024-02-29'", [1, 4]),
         ("big > 9223372036854775807", [1]),

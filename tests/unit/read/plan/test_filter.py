@@ -43,7 +43,7 @@ BEFORE, AFTER = 200, 300
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    """Row 1 was, until 300, what neither can be shown nor doubled."""
+    """Until 300, row 1 had a value that can be neither formatted nor doubled."""
     path = tmp_path / "store"
     builder = StoreBuilder(path, TABLE)
     rows = [(1, 110, [1, IMPOSSIBLE_DAY + 32, Decimal(6 * 10**37)]), (2, 110, [2, 9, Decimal(1)])]
@@ -71,6 +71,6 @@ def test_visible_rows_do(store: Path) -> None:
 
 
 def test_rows_that_are_left_out_before_do_not_raise(store: Path) -> None:
-    """Of a sum that does not fit, as of any conjunct, only rows that the others leave are asked."""
+    """A conjunct, also one that overflows, is evaluated only for rows that the others select."""
     small = FunctionTerm("<", (ColumnTerm("price"), LiteralTerm(LiteralKind.INT, 100)))
     assert ids(store, BEFORE, FunctionTerm("and", (DOUBLED, small))) == [2]

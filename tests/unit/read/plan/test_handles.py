@@ -77,7 +77,7 @@ UNSIGNED_NUMBERS = st.sampled_from([0, 1, 2, 7, 2**63 - 1, 2**63, 2**63 + 1, 2**
 
 @st.composite
 def conditions(draw: st.DrawFn, numbers: st.SearchStrategy[int], depth: int = 3) -> str:
-    """A condition that Python understands as well."""
+    """Generate a condition that Python can evaluate, too."""
     if depth and draw(st.booleans()):
         left, right = (draw(conditions(numbers, depth - 1)) for _ in range(2))
         return f"({left} {draw(st.sampled_from(['and', 'or']))} {right})"
@@ -93,7 +93,7 @@ def check(text: str, values: list[int], table: Any) -> None:
     for value in values:
         is_true = eval(text.replace("<>", "!="), {"id": value})
         handle = value - 2**64 if value >= 2**63 else value
-        # `<>` is not looked at, so it may let in too much.
+        # `<>` is ignored, so ranges may be too large.
         if is_true or "<>" not in text:
             end = None if handle == 2**63 - 1 else handle + 1
             assert ranges.reach(handle, end) == is_true

@@ -1,4 +1,4 @@
-"""Tables about tables: they say what the store has, and are read like any other."""
+"""Metadata tables, which are read like any other table."""
 
 import json
 

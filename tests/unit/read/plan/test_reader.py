@@ -1,4 +1,4 @@
-"""A table as an Arrow stream, and how long its latch lives."""
+"""A table as an Arrow stream, and the lifetime of its latch."""
 
 from contextlib import closing
 from pathlib import Path

@@ -26,7 +26,7 @@ ANSWERS: dict[str, list[int]] = dict(RECORDED["answers"])
 
 
 def found(text: str) -> Sequence[int] | None:
-    """The ids of the rows; None where the condition is refused."""
+    """Return the ids of the rows; None if the condition is rejected."""
     try:
         kept = Condition.parse(text, TABLE).rows(BATCH)
     except TheFlashError:
@@ -43,5 +43,5 @@ def test_random_conditions() -> None:
     answers = {text: found(text) for text in ANSWERS}
     refused = [text for text, ids in answers.items() if ids is None]
     assert [t for t, ids in answers.items() if ids is not None and ids != ANSWERS[t]] == []
-    # To refuse is exact, too, but of no use.
+    # Rejections are correct, too, but not useful.
     assert len(refused) < len(ANSWERS) * 0.175

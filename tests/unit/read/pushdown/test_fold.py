@@ -1,4 +1,4 @@
-"""Partial aggregates at the edges: sums that are wide, groups that are many."""
+"""Partial aggregates at the limits: wide sums, many groups."""
 
 from collections.abc import Sequence
 from decimal import Decimal
@@ -77,7 +77,7 @@ def test_what_fits_nowhere_raises() -> None:
 
 
 def test_many_groups_come_in_pieces() -> None:
-    """As many rows as came at most, and never more in memory than some batches of them."""
+    """There are at most as many result rows as input rows, and memory is bounded."""
     size, count = 1 << 16, 8
     schema = pa.schema([("k", pa.int64()), ("v", pa.int64())])
     folding = Folding(Aggregation(("k",), SUM), schema)

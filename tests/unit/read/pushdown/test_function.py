@@ -133,7 +133,7 @@ def test_numbers_that_do_not_fit(name, tp, a, b):
     term = call(name, X, whole(b))
     with pytest.raises(SqlOverflowError):
         keys(term, x=pa.array([0, a], tp))
-    # It is of no row that is looked at.
+    # It is in no row that is evaluated.
     only = call("case", call("<>", X, whole(a)), term, call(f"as {name.split()[0]}", whole(9)))
     assert 9 in keys(only, x=pa.array([0, a], tp))
 
@@ -166,7 +166,7 @@ def test_texts(encode):
 
 
 def test_case():
-    """The first condition that is true chooses; without any there is NULL, or what is else."""
+    """The first true condition decides; without any the result is NULL, or that of ELSE."""
     x, y = pa.array([1, 2, 3, None], pa.int32()), pa.array(["a", "b", None, "d"])
     words = call(
         "case", call(">", X, whole(2)), call("as string", text("b")), call("is null", X), Y
@@ -211,7 +211,7 @@ def test_types():
 
 
 def test_conditions_compare_what_conditions_choose():
-    """CASE and COALESCE in a filter: a branch that raises does so only for its own rows."""
+    """CASE and COALESCE in a filter: an error in a branch is raised for its own rows only."""
     rows = Batch({"x": pa.array([1, 2, None, 2**31 - 1], pa.int32())}, 4)
     one, zero = call("as int", whole(1)), call("as int", whole(0))
     is_last = call("=", X, whole(2**31 - 1))

@@ -1,4 +1,4 @@
-"""SQL over tables: what is read, what is refused, and how it ends."""
+"""SQL over tables: reads, rejected statements, and the end of queries."""
 
 import decimal
 import os
@@ -30,7 +30,7 @@ TWO = QueryLimits(threads=2)
 
 
 class Source:
-    """A table that writes down what is read of it."""
+    """A table that records its reads."""
 
     def __init__(self, table: pa.Table, batch_rows: int = 2) -> None:
         self._table, self._batch_rows = table, batch_rows
@@ -46,7 +46,7 @@ class Source:
 
 
 class Tables:
-    """A catalog of such."""
+    """A catalog of such tables."""
 
     def __init__(self, **tables: Source) -> None:
         self._tables = tables
@@ -108,7 +108,7 @@ def test_tables_join_and_names_may_be_anything(tables: Tables) -> None:
 
 
 def test_odd_names_are_found_under_any_alias() -> None:
-    """Nothing but what is named is opened."""
+    """Only tables in the query are opened."""
     odd = Tables(**{'a "b".c': Source(ITEMS), "AS x": Source(ITEMS), "no": Source(ITEMS)})
     text = 'SELECT len(list(y)) FROM Shop."a ""b"".c" AS "x. y", shop."AS x" y'
     assert rows(text, odd) == [(16,)]
@@ -214,7 +214,7 @@ def test_what_does_more_than_read_is_refused(text: str, tables: Tables) -> None:
 
 
 def test_pivot_makes_a_type_and_is_refused(tables: Tables) -> None:
-    """DuckDB before 2.0 says so by taking it for two statements."""
+    """DuckDB before 2.0 rejects it as two statements."""
     with pytest.raises((SqlError, UnsupportedError), match=r"more than read|one statement"):
         rows("PIVOT shop.other ON id USING sum(id)", tables)
 
@@ -245,7 +245,7 @@ def test_nothing_outside_is_reached(text: str, tables: Tables) -> None:
 
 
 def test_duckdbs_own_database_is_not_asked(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing confines that one: it goes to the network for what a text mentions."""
+    """It is not confined: it accesses the network for names in a text."""
     for name, function in vars(duckdb.DuckDBPyConnection).items():
         if callable(function) and callable(getattr(duckdb, name, None)) and name.islower():
             monkeypatch.setattr(duckdb, name, None)

@@ -1,4 +1,4 @@
-"""Raw rows of transactions into versions: order, handles, what rows leave out, what cannot be."""
+"""Conversion of encoded rows to versions: order, handles, omitted values, errors."""
 
 import json
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ Found = list[tuple[Any, ...]]
 
 
 def row(table: TableInfo, *values: object, rowid: int | None = None) -> bytes:
-    """A row of all columns, as updates and deletes hold it."""
+    """Encode a row of all columns, as in updates and deletes."""
     types = {int(c.id): c.type for c in table.columns} | {ROWID_COLUMN_ID: BIGINT}
     cells: dict[int, object] = {int(c.id): v for c, v in zip(table.columns, values, strict=True)}
     if rowid is not None:
@@ -47,7 +47,7 @@ def row(table: TableInfo, *values: object, rowid: int | None = None) -> bytes:
 
 
 def insert(table: TableInfo, handle: int, *values: object) -> Change:
-    """An insert; a column that is the handle is left out of the row, as TiDB does."""
+    """Encode an insert; like TiDB, the row omits a column that is the handle."""
     stored = {
         int(c.id): v
         for c, v in zip(table.columns, values, strict=True)
@@ -66,7 +66,7 @@ def delete(old: bytes) -> Change:
 
 
 def versions(table: TableInfo, *transactions: Sequence[Change]) -> Found:
-    """The versions of transactions that commit at 11, 21, 31, ...: (physical id, row...)."""
+    """Return the versions of transactions that commit at 11, 21, 31, ...: (physical id, row...)."""
     changes = TableChanges(table)
     for number, rows in enumerate(transactions, 1):
         lists = {kind: [r for k, r in rows if k == kind] for kind in (INSERT, UPDATE, DELETE_ROW)}
@@ -142,7 +142,7 @@ def test_an_unsigned_key_keeps_its_bits() -> None:
 
 
 def test_rows_without_a_key_are_found_by_their_rowid() -> None:
-    """Equal rows stay apart: column -1 of updates and deletes says which is meant."""
+    """Equal rows are distinguished by column -1 of updates and deletes."""
     found = versions(
         HIDDEN,
         [insert(HIDDEN, 1, "same"), insert(HIDDEN, 2, "same")],
@@ -230,7 +230,7 @@ def clustered_by_text(collate: str, length: int = -1) -> TableInfo:
 
 
 def insert_text(table: TableInfo, in_handle: str | bytes, in_row: str | None) -> Found:
-    """The version that an insert makes; None leaves the value out of the row."""
+    """Return the version of an insert; None omits the value from the row."""
     types = {1: table.columns[0].type}
     stored = encode_row_v1({} if in_row is None else {1: in_row}, types)
     return versions(table, [(INSERT, encode_insert_v1([in_handle], [types[1]], stored))])
@@ -262,7 +262,7 @@ def test_rows_are_found_by_the_weights_of_their_key(
 @pytest.mark.parametrize(
     ("collate", "length", "in_handle", "in_row"),
     [
-        # Without the new collations, keys hold strings as they are, and rows need not repeat them.
+        # Without the new collations, keys contain the strings, and rows need not repeat them.
         (BIN, -1, "a ", "a "),
         (BIN, -1, "a ", None),
         (BIN, 3, "ab ", "ab cd"),

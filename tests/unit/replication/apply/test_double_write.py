@@ -6,7 +6,7 @@ from pyspark_theflash.base.types import PhysicalTableID
 from pyspark_theflash.replication.apply.double_write import RowChange, second_writes
 from pyspark_theflash.replication.source.prewrite import DELETE_ROW, INSERT, UPDATE
 
-# Partitions that stay, two that are reorganised, and two that come.
+# Unchanged partitions, two that are reorganised, and two new ones.
 STAYS, OLD, OTHER, NEW, NEXT = map(PhysicalTableID, (1, 2, 3, 11, 12))
 NOWHERE = PhysicalTableID(0)
 

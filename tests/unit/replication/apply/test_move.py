@@ -41,7 +41,7 @@ NEW = (
 
 @pytest.fixture(autouse=True)
 def quick_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All TiDBs know a schema change as soon as one does."""
+    """All TiDB servers load a schema change at the same time."""
     monkeypatch.setattr("pyspark_theflash.replication.apply.state._LAG", 0)
 
 
@@ -191,7 +191,7 @@ def test_rows_that_are_not_written_while_tidb_copies_need_nobody_who_knows(tmp_p
 
 
 def test_the_schema_is_known_up_to_where_readers_are_answered(tmp_path: Path) -> None:
-    """TiDB writes no binlog for the states of a DDL in between, and maybe no row either."""
+    """TiDB writes no binlog for intermediate states of a DDL, and possibly no row either."""
 
     class Growing(Cluster):
         def read(self, after: SchemaHistory | None, at_least: TimeStamp | None) -> SchemaHistory:
@@ -207,7 +207,7 @@ def test_the_schema_is_known_up_to_where_readers_are_answered(tmp_path: Path) ->
 
 
 def test_a_statement_that_began_before_its_state_was_loaded(tmp_path: Path) -> None:
-    """It names version 60, which came while it ran, and wrote each row once, as under 59."""
+    """It records version 60, loaded while it ran, and wrote each row once, as under 59."""
     once = (1050, 60, [came(1, 5), came(2, 6)])
     copied = Cluster({RecordKey(NEW[0].id, rowid): True for rowid in (1, 2)})
     found = keys_at(tmp_path, copied, once, is_known=False)
@@ -215,7 +215,7 @@ def test_a_statement_that_began_before_its_state_was_loaded(tmp_path: Path) -> N
 
 
 def test_from_what_is_not_written_twice_on_a_table_is_set_aside(tmp_path: Path) -> None:
-    """The first three transactions are of one batch."""
+    """The first three transactions are in one batch."""
     transactions = (
         (1040, 60, [came(1, 5), came(2, 5)]),
         (1050, 60, [came(3, 6)]),

@@ -68,7 +68,7 @@ HISTORY = history((100, BEFORE), (TRUNCATED, AFTER))
 
 
 class Cluster:
-    """A schema source that answers as `has_written` does."""
+    """A schema source with a given `has_written`."""
 
     def __init__(
         self,
@@ -125,7 +125,7 @@ def rows_after(
     columns: Sequence[ColumnInfo] = PLAIN.columns[:1],
     may_guess: bool = False,
 ) -> dict[PhysicalTableID, set[tuple[int, ...]]]:
-    """All rows by partition, those that were truncated too; raises as a read."""
+    """Return all rows by partition, also truncated ones. Raises as a read does."""
     write_file(path, messages)
     engine, ids = MemoryEngine(), (OLD, NEW, OTHER)
     Writer(engine, cluster, may_guess=may_guess).run_once(FileSource(path), until_ts=END)
@@ -157,7 +157,7 @@ def inserting(handle: int, start_ts: int, commit_ts: int, version: int) -> list[
 
 
 def changing(kind: int, handle: int, start_ts: int, commit_ts: int, version: int) -> list[bytes]:
-    """`v` becomes 7, or the row goes."""
+    """Set `v` to 7, or delete the row."""
     types = {1: BIGINT, 2: BIGINT}
     old, new = (encode_row_v1({1: handle, 2: v}, types) for v in (handle, 7))
     value = prewrite_value(version, {PLAIN.id: [(kind, old + new * (kind == UPDATE))]})
@@ -168,7 +168,7 @@ def changing(kind: int, handle: int, start_ts: int, commit_ts: int, version: int
 def test_who_names_the_version_before_may_have_met_either(
     found: Found, where: PhysicalTableID
 ) -> None:
-    """In one transaction all rows of a table are placed alike, so one answers for all."""
+    """A transaction uses one definition for all rows of a table, so one row decides."""
     cluster = wrote_to(where)
     assert found(cluster, 59, 1004, 1100, 1, 2, 70) == {where: {1, 2}, OTHER: {70}}
     assert {key.handle for key in cluster.asked} == {1}
@@ -195,7 +195,7 @@ def test_nobody_is_asked_what_is_certain(
 def test_a_statement_may_name_a_version_that_came_while_it_ran(
     found: Found, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """TiDB had not loaded the change when it began, and names what it has at the end."""
+    """TiDB had not loaded the change when it began, and records the version at its end."""
     assert found(wrote_to(OLD), 60, 1001, 1100, 1) == {OLD: {1}}
     assert found(wrote_to(NEW), 60, 1001, 1100, 1) == {NEW: {1}}
     assert found(wrote_to(), 60, 1001, 1100, 1) == {NEW: {1}}, "which is far likelier"

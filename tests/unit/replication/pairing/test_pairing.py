@@ -32,7 +32,7 @@ def transaction(start_ts, commit_ts, payload=b"value", ddl=None):
 
 
 class Writer:
-    """Publishes as a writer does: what is taken is in the ledger before the next entity."""
+    """Publishes as a writer does: transactions are in the ledger before the next entity."""
 
     def __init__(self, **state):
         self.ledger = TransactionLedger()
@@ -314,7 +314,7 @@ def test_the_primary_key_is_kept_and_completed():
 
 
 def test_a_prewrite_is_held_by_what_came_from_its_own_pump():
-    """Its commit at 5 is delivered to the other pump, behind one at 10."""
+    """Its commit at 5 is sent to the other pump, after one at 10."""
 
     def at(stream, entity):
         return replace(entity, stream=stream)

@@ -1,4 +1,4 @@
-"""Payloads that wait on disk."""
+"""Payloads in the spill file."""
 
 import errno
 import os
@@ -31,7 +31,7 @@ def entity(kind: EntityKind, start_ts: int, commit_ts: int = 0, payload: bytes =
 
 @pytest.fixture
 def pairing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pairing:
-    """With room for three payloads in memory; eight wait."""
+    """A pairing with eight pending payloads, and memory for three."""
     monkeypatch.setattr(pairing_module, "BUDGET_BYTES", 3 * 1500)
     monkeypatch.setattr(pairing_module, "WORTH_BYTES", 1)
     found = Pairing(TransactionLedger(), spill=Spill(tmp_path))

@@ -20,7 +20,7 @@ DEADLINE_S = 30
 
 @contextmanager
 def spooling(folder, failure=Failure.IO_ERROR, **limits):
-    """A spool, and the file system that counts its calls."""
+    """A spool, and its file system, which counts calls."""
     fs = FaultyFileSystem(failure)
     spool = Spool(folder / "spool", fs, **limits)
     try:
@@ -31,7 +31,7 @@ def spooling(folder, failure=Failure.IO_ERROR, **limits):
 
 
 def run(spool, body):
-    """Run `body` with a group commit in an event loop of its own; returns its result."""
+    """Run `body` with a group commit in a new event loop; return its result."""
 
     async def whole():
         group = GroupCommit(spool)

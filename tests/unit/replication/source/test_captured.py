@@ -1,4 +1,4 @@
-"""Against what a real TiDB sent: counts, an independent pairing, resolved_ts at every step."""
+"""Messages of a real TiDB: counts, an independent pairing, resolved_ts at every step."""
 
 import random
 from collections import Counter
@@ -29,7 +29,7 @@ def captured(fixtures):
 
 
 def expected(entities):
-    """(commit_ts, start_ts, payload) of what was committed, in order: sort, then look up."""
+    """Return (commit_ts, start_ts, payload) of committed transactions, in order."""
     payloads = {e.start_ts: e.payload for e in entities if e.kind is EntityKind.PREWRITE}
     commits = {(e.commit_ts, e.start_ts) for e in entities if e.kind is EntityKind.COMMIT}
     return [(commit_ts, start_ts, payloads[start_ts]) for commit_ts, start_ts in sorted(commits)]
@@ -72,7 +72,7 @@ def test_pairing(captured, name, every):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_resolved_ts_at_every_step(captured, name):
-    """It never falls, and never reaches a commit of which a half is still to come."""
+    """It never decreases, and never reaches a commit that is not complete yet."""
     entities = captured(name)
     position = {}
     commit_ts = {e.start_ts: e.commit_ts for e in entities if e.kind is EntityKind.COMMIT}

@@ -19,7 +19,7 @@ from pyspark_theflash.replication.source.merge import (
 
 
 class Part:
-    """Commits by commit_ts; a position is how many were given out."""
+    """Commits by commit_ts; a position is the number of commits before it."""
 
     def __init__(self, *commits: int, failure: Exception | None = None) -> None:
         self.commits, self.failure = list(commits), failure
@@ -36,7 +36,7 @@ class Part:
 
 
 def nothing() -> None:
-    """No other pump."""
+    """Accept the sources: there is no other pump."""
 
 
 def read(source: MergedSource, after: str | None = None) -> list[tuple[int, int]]:

@@ -41,7 +41,7 @@ def test_no_changes():
         value(sequence=[binlog_pb2.DeleteID]),
         value(deleted_ids=[1], sequence=[binlog_pb2.DeleteID]),
         value(deleted_pks=[b"pk"], sequence=[binlog_pb2.DeletePK]),
-        # What tipb does not know: a kind in a sequence, a list of a mutation, a field of the value.
+        # Unknown to tipb: a kind in a sequence, a list of a mutation, a field of the value.
         binlog_pb2.PrewriteValue().SerializeToString() + b"\x12\x04\x08\x07\x38\x05",
         b"\x12\x05\x08\x07\x42\x01\x61",
         b"\x1a\x01\x61",

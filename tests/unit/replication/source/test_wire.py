@@ -46,7 +46,7 @@ def test_every_kind():
 
 
 def test_commit_with_its_prewrite_in_it():
-    """As a pump hands it out to a drainer."""
+    """As a pump sends it to a drainer."""
     prewrite = entity(EntityKind.PREWRITE, 5, payload=b"value")
     commit = entity(EntityKind.COMMIT, 5, 8)
     message = binlog_writer.merged(5, 8, b"value")
@@ -55,7 +55,7 @@ def test_commit_with_its_prewrite_in_it():
 
 
 def test_commit_of_a_ddl_job():
-    """It looks the same with its prewrite in it and without: the stream makes the difference."""
+    """It is the same with and without its prewrite; the stream determines which it is."""
     ddl = DdlInfo("CREATE DATABASE `bl`;", job_id=85, schema_state=5)
     prewrite, commit = decode_entities(CAPTURED_COMMIT, "f", 9, merged=True)
     assert prewrite == decode(CAPTURED_PREWRITE)

@@ -83,7 +83,7 @@ def test_a_value_that_nobody_knows_fails_the_reads_of_it_alone(
         assert len(read(engine, 41, KEY)) == 4
         engine.compact(TABLE, COLUMNS, everything=True)
     put(engine, [(1, 50, 49, Op.PUT, 1, 65, "null", "65", 1)], AFTER)
-    # All rows that are visible now hold the column.
+    # All rows that are visible now have the column.
     assert (1, "null") in read(engine, 50, KEY, UNKNOWN)
     engine.compact(TABLE, COLUMNS, everything=True)
     assert (1, "null") in read(engine, 50, KEY, UNKNOWN)
@@ -114,7 +114,7 @@ def test_files_say_nothing_of_columns_that_all_rows_hold_or_lack(
     engine: MagicEngine, tmp_path: Path
 ) -> None:
     engine.compact(TABLE, COLUMNS, everything=True)
-    # Of the row that has come since, the older version goes: all rows hold all columns.
+    # The older version of the new row is dropped: all rows have all columns.
     put(engine, [(1, 40, 39, Op.PUT, 1, 65, "1", "65", 1)], AFTER)
     engine.compact(TABLE, COLUMNS, safe_point=TimeStamp(40), everything=True)
     (info,) = engine.files(engine.read([]), TABLE)

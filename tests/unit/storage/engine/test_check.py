@@ -1,4 +1,4 @@
-"""Files whose bytes are sound and whose content is not: only a check of everything finds them."""
+"""Files with right checksums and wrong content, which only a complete check detects."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -153,7 +153,7 @@ def test_a_description_that_hides_something(tmp_path: Path) -> None:
 
 
 def test_files_of_divided_tables(tmp_path: Path) -> None:
-    """A delta reaches over the regions that others stay in."""
+    """A delta covers several regions, whose other files do not."""
     stable = write(tmp_path, 1, FIRST, FileKind.STABLE, 3)
     delta = write(tmp_path, 2, SECOND)
     regions = [region(2, None, 1), region(3, 1, 5), region(4, 5, None)]

@@ -1,4 +1,4 @@
-"""Files and rows that a compaction rewrites, and in which steps."""
+"""Files and rows that a compaction rewrites, and its steps."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -190,7 +190,7 @@ def test_a_commit_rewrites_a_bounded_share(tmp_path: Path) -> None:
     generation = store.engine.read([]).generation
     report = store.compact()
     assert store.engine.read([]).generation - generation >= 8  # half of them remove files
-    # What the first commit leaves is written once more.
+    # Files that the first commit leaves are rewritten once more.
     assert 1500 < report.rows_written < 2000
     assert store.files(FileKind.LAYER) == []
     assert store.rows() == 1000
@@ -198,7 +198,7 @@ def test_a_commit_rewrites_a_bounded_share(tmp_path: Path) -> None:
 
 
 def test_memory_is_bounded_by_a_region(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twenty times the rows take no more memory."""
+    """Twenty times as many rows do not need more memory."""
     monkeypatch.setattr(encode, "ROW_GROUP_ROWS", 500)
 
     def peak(rows: int) -> int:
@@ -262,7 +262,7 @@ def test_regions_that_have_lost_their_rows_are_united(store: Store) -> None:
     delete(store, range(540))
     report = store.compact(safe_point=TimeStamp(store.ts), everything=True)
     assert report.rows_dropped == 1080
-    # The emptied regions have joined one that keeps its file.
+    # The empty regions were merged into one that keeps its file.
     regions = store.regions()
     assert (len(regions), regions[0].start) == (5, None)
     assert regions[0].region_id not in ids
@@ -281,7 +281,7 @@ def test_regions_that_have_lost_their_rows_are_united(store: Store) -> None:
 
 @pytest.mark.parametrize("times", [1, 3])
 def test_a_delete_stays_while_what_it_hides_is_elsewhere(store: Store, times: int) -> None:
-    """Merging deltas or layers only, a safe point may drop nothing: the row would come back."""
+    """A merge of deltas or layers must not drop deletes: an older version would become visible."""
     store.put(range(100))
     store.compact(everything=True)
     (stable,) = store.files(FileKind.STABLE)

@@ -90,7 +90,7 @@ def scan(folder: Path, info: DataFile) -> Iterator[pa.RecordBatch]:
 def flip_and_read(
     folder: Path, info: DataFile, bits: list[int], read: Callable[[Path, DataFile], pa.Table]
 ) -> int:
-    """Flip each bit in its turn; returns how many were noticed."""
+    """Flip each bit in turn; return the number of detected flips."""
     right = read(folder, info)
     noticed = 0
     with open(folder / info.path, "r+b", buffering=0) as file:
@@ -128,7 +128,7 @@ def test_every_bit_of_a_small_file(tmp_path: Path, rows: int, kind: FileKind) ->
 def test_every_bit_where_pages_check_themselves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: FileKind, step: int
 ) -> None:
-    """As in a large file, of which there are too many bits."""
+    """As in a large file, which has too many bits to flip."""
     monkeypatch.setattr(file_module, "WHOLE_CHECK_BYTES", 0)
     info = write(tmp_path, 40, kind=kind)
     bits = list(range(0, info.size_bytes * 8, step))
@@ -138,7 +138,7 @@ def test_every_bit_where_pages_check_themselves(
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DataFile]:
-    """A file that is not checked whole, of several row groups, with every encoding."""
+    """A file without a checksum of the whole, with several row groups and every encoding."""
     folder, rows = tmp_path_factory.mktemp("large"), 70_000
     table = versions(rows)
     rng = np.random.default_rng(1)
@@ -178,7 +178,7 @@ def test_flipped_bits_of_a_large_file(
 def test_flipped_bits_of_the_headers_of_pages(
     large: tuple[Path, DataFile], name: str, every: int
 ) -> None:
-    """Page headers have no checksum; the column is read by itself."""
+    """Page headers have no checksum; the column is read alone."""
     folder, info = large
     metadata = pq.read_metadata(folder / info.path)
     paths = [metadata.row_group(0).column(n).path_in_schema for n in range(metadata.num_columns)]

@@ -36,7 +36,7 @@ def test_a_small_file_is_read_once(tmp_path: Path) -> None:
 
 
 def test_so_is_a_delta(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that is not small, for the scan of every region looks into it."""
+    """Also one that is not small, because the scan of every region reads it."""
     monkeypatch.setattr(file_module, "WHOLE_CHECK_BYTES", 0)
     info, cache = write(tmp_path, 1000, kind=FileKind.DELTA), FileCache()
     first = read(cache, tmp_path, info, "c1", "c2")
@@ -105,7 +105,7 @@ def test_columns_without_null_are_known_by_the_footer(tmp_path: Path) -> None:
 def test_one_of_several_is_admitted_where_others_have_to_go(
     is_asked: bool, least: float, most: float
 ) -> None:
-    """There is room for half of what is asked for again and again, and most of that stays."""
+    """There is room for half of the columns that are read repeatedly, and most of these stay."""
     cache, found, rounds = LeastRecent[int, int](100), 0, 30
     for key in (*range(200),) * rounds:
         if cache.get(key) is not None:

@@ -1,4 +1,4 @@
-"""A store of format 1, which had no regions: it is read, written on and split."""
+"""A store of format 1, which had no regions, is read, written and split."""
 
 from contextlib import closing
 from pathlib import Path
@@ -70,7 +70,7 @@ def test_it_is_read_compacted_and_divided(store: Path) -> None:
 
 
 def test_it_is_written_on(store: Path) -> None:
-    """New versions find what they supersede in files without a range of handles."""
+    """New versions supersede rows in files without a range of handles."""
     (table,) = [t for t in tables(store) if t.name == "acc_int"]
     progress = read_progress(store)
     assert progress is not None

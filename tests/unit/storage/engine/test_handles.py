@@ -12,7 +12,7 @@ INTEGERS = st.sampled_from([-(2**63), -(2**63) + 1, -1, 0, 1, 2**63 - 1]) | st.i
 
 
 def encoded(text: bytes, zeros: int, tail: int) -> bytes:
-    """A handle: its length comes first, so none is a prefix of another, as with TiDB's."""
+    """Return a handle with its length first, so that none is a prefix of another, as in TiDB."""
     body = text + bytes(zeros) + b"t" * tail
     return len(body).to_bytes(2, "big") + body
 

@@ -1,4 +1,4 @@
-"""The handle lookup reads no more than it must, keeps no more than it may, and is right."""
+"""The handle lookup: correct, with few reads and bounded memory."""
 
 import random
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ class Files:
         monkeypatch.setattr(lookup_module, "read_columns", read_columns)
 
     def write(self, handles: Sequence[int], ts: int, op: Op = Op.PUT) -> pa.Table:
-        """A delta of one version a handle, as published; returns its rows."""
+        """Write a delta with one version per handle; return its rows."""
         rows = [(handle, ts, ts - 1, int(op), None, None) for handle in handles]
         versions = VersionBatch(TABLE, version_batch(rows, COLUMNS))
         table = delta_table(versions, self.files, self.lookup)
@@ -82,7 +82,7 @@ def test_the_newest_file_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_what_is_kept_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Random updates over more than there is room for: the same places, read again and again."""
+    """Random updates of more handles than fit: the same results with repeated reads."""
     budget = 8 * 300
     files, model = Files(tmp_path, budget, monkeypatch), dict[int, tuple[int, int]]()
     rng = random.Random(4)

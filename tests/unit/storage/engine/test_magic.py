@@ -75,7 +75,7 @@ def test_a_lease_keeps_what_a_compaction_replaces(
         assert rows == [
             b.to_pylist() for r in plan for b in engine.scan(r, ScanSpec([], TimeStamp(150)))
         ]
-        clock.now_ms += 100  # the first lease runs out, the second pins what came after that
+        clock.now_ms += 100  # the first lease expires, the second pins later files
         engine.publish(HISTORY[2])
         engine.compact(TABLE, scan_columns(), everything=True)
         assert not first & files(store)
@@ -98,7 +98,7 @@ def test_leftovers_are_swept_at_the_start(store: Path, clock: ManualClock) -> No
 
 
 def test_a_writer_that_cannot_start_leaves_no_trace(store: Path, clock: ManualClock) -> None:
-    """The lock is free again, and a damaged store is as it was."""
+    """The lock is free again, and a damaged store is unchanged."""
     with closing(MagicEngine(store, FS, clock)), pytest.raises(StoreInUseError):
         MagicEngine(store, FS, clock)
     ack = (store / ACK).read_bytes()

@@ -46,7 +46,7 @@ def values(engine: MagicEngine, ts: int) -> list[object]:
 def test_numbers_grow_across_openings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_told: bool
 ) -> None:
-    """Also where more were taken than one generation has."""
+    """Also if more numbers were reserved than one generation has."""
     registry.create(tmp_path / "store", registry.MAGIC, LocalFileSystem())
     with closing(opened(tmp_path / "store")) as engine:
         put(engine, 10, 1)

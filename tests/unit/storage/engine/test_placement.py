@@ -39,7 +39,7 @@ class Store:
         self.handle, self.ts = handle, 0
 
     def put(self, *batches: Sequence[int]) -> None:
-        """One publication, each batch under a timestamp of its own."""
+        """Publish batches together, each with its own timestamp."""
         self.engine.publish(Publication([self._versions(b) for b in batches], ManifestChange()))
 
     def _versions(self, numbers: Sequence[int]) -> VersionBatch:
@@ -63,7 +63,7 @@ class Store:
         return {f.number: f.rows for f in map(DataFile.from_json, records) if f.kind is kind}
 
     def values(self, ts: int) -> dict[Handle, int]:
-        """The newest value of each row, which is when it was written."""
+        """Return the newest value of each row, which is the time of its publication."""
         found: dict[Handle, int] = {}
         for region in self.engine.plan(self.engine.read([]), TABLE):
             columns = scan_columns()[:1]
@@ -107,11 +107,11 @@ def test_what_is_appended_is_written_once(store: Store) -> None:
 
 
 def test_what_is_not_enough_for_a_region_waits_in_layers(store: Store) -> None:
-    """Appended layers are merged when they are many, others when they are large."""
+    """Many appended layers are merged; other layers are merged if they are large."""
     for start in range(0, 200, 20):
         store.put(range(start, start + 20))
         store.compact()
-    # Every third publication finds its region half full, and begins another.
+    # Every third publication starts a new region, because its region is half full.
     assert [(region.rows, region.files) for region in store.regions()] == [(40, 2)] * 5
     assert list(store.files(FileKind.STABLE).values()) == [20] * 5
     store.put(range(160, 200))
@@ -131,7 +131,7 @@ def test_versions_of_old_rows_become_layers(store: Store) -> None:
 
 
 def test_old_and_appended_rows_are_parted(store: Store) -> None:
-    """The last row there was is of the region that has it."""
+    """The last existing row belongs to the region that has it."""
     store.put(range(100))
     store.put(range(90, 160))
     assert [(region.rows, region.files) for region in store.regions()] == [(110, 2), (60, 1)]
@@ -153,7 +153,7 @@ def test_nothing_overtakes_a_delta(store: Store) -> None:
 
 
 def test_a_second_batch_of_a_commit(store: Store) -> None:
-    """As where DDL lies between transactions: it supersedes what the first one has."""
+    """As with DDL between transactions: it supersedes rows of the first batch."""
     store.put(range(100))
     store.put(range(50, 200), range(150, 250))
     assert list(store.files(FileKind.DELTA).values()) == [100]

@@ -140,7 +140,7 @@ NONE = column("d", T.LONG)
 
 
 def _past(*tables: Sequence[dict[str, Any]], has_base: bool = False) -> Past:
-    """Tables that are exchanged one for the next."""
+    """Return tables that are exchanged one after the other."""
     infos = (table_info(n, "d.t", columns) for n, columns in enumerate(tables, 1))
     return Past(tuple(infos), has_base)
 
@@ -162,7 +162,7 @@ def test_rows_that_were_written_anew_keep_the_default_of_that_time() -> None:
         "c2": pa.array([1, 2, 3], pa.int32()),
     }
     assert project(stored, [_of_last(past, "d")], 3)[0].to_pylist() == [7, None, 5]
-    # A copy has the values that TiDB has rewritten, and the same absent ones.
+    # A copy has the values rewritten by TiDB, and the same absent ones.
     last = past.tables[-1]
     columns = [
         scan_column(last, c, past, for_copy=True) for c in (last.columns[0], last.columns[2])

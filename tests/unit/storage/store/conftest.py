@@ -10,7 +10,7 @@ from pyspark_theflash.storage.store.folder import StoreIdentity, create_store
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    """A new store, its path full of what an URI would take for something else."""
+    """A new store whose path contains characters with a meaning in URIs."""
     path = tmp_path / "a store #1? %41&mode=ro"
     create_store(path, StoreIdentity("some-id", "magic"), LocalFileSystem())
     return path

@@ -75,7 +75,7 @@ def test_what_the_holder_is_at_is_not_taken_again(
     assert (other := holder.take({first.id})) is not None
     assert other.id == second.id
     assert holder.take({first.id, second.id}) is None
-    # Another holder finds what one that died has begun.
+    # Another holder continues the command of one that died.
     again = Mailbox(manifests[1], clock).take({second.id})
     assert again is not None
     assert again.id == first.id

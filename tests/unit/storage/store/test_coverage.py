@@ -53,7 +53,7 @@ def event(ts: int, table: TableInfo) -> TableEvent:
 def lacking(
     table: TableInfo, ts: int, events: Sequence[TableEvent], *records: Record
 ) -> str | None:
-    """The source of the rows that are missing."""
+    """Return the source of the missing rows."""
     kept: dict[str, dict[str, bytes]] = {}
     for record in records or (STREAM,):
         kept.setdefault(record.kind, {})[record.key] = record.body
@@ -100,7 +100,7 @@ def test_reorganised_partitions_lack_what_the_old_ones_did() -> None:
 
 
 def test_partitions_that_come_from_a_table_which_is_left_out() -> None:
-    """And one that goes there and comes back."""
+    """And a partition that is exchanged twice."""
     scope = TableScope(exclude=("d.x",)).to_record()
     p, x = parts([11, 12]), table_info(20, "d.x", COLUMNS)
     swapped, back = parts([11, 20]), parts([11, 12])

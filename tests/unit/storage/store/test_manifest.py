@@ -101,7 +101,7 @@ def test_a_record_that_only_the_index_has_lost_shows(store: Path) -> None:
 
 
 def files(store: Path) -> dict[Path, bytes]:
-    """A closed manifest's content, to be put back by `restore`."""
+    """The content of a closed manifest, for `restore`."""
     return {path: path.read_bytes() for path in (store / DATABASE, store / ACK)}
 
 

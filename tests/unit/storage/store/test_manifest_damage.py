@@ -1,7 +1,7 @@
 """A flipped bit anywhere in a manifest's files: the right records or `CorruptionError`.
 
-Once with the database checkpointed and its log gone, once as a crash leaves it: the last commits in
-the log only.
+Once with a checkpointed database and no log, once as after a crash, with the last commits in the
+log only.
 """
 
 import logging
@@ -70,7 +70,7 @@ def put_back(store: Path, files: Files) -> None:
 
 
 def damages(files: Files, count: int) -> list[tuple[str, int]]:
-    """(file, bit): half of them anywhere, half where there is something: most of a page is not."""
+    """Return (file, bit): half of them anywhere, half in used bytes, which are the minority."""
     rng = random.Random(1)
     used = {name: [at for at, byte in enumerate(data) if byte] for name, data in files.items()}
     return [

@@ -1,4 +1,4 @@
-"""The transient records: what was put there, or an error; never a row less."""
+"""The transient records: all that were put, or an error."""
 
 import sqlite3
 from collections.abc import Iterator

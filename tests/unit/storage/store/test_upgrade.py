@@ -1,4 +1,4 @@
-"""Formats 1 to 3 to 4: at the first opening, crash or not, and refused where it cannot be."""
+"""Upgrades of formats 1 to 3 at the first opening, also with crashes, and rejected ones."""
 
 import shutil
 import sqlite3

@@ -1,4 +1,4 @@
-"""Granting, waiting for and ending of latches."""
+"""Grants of latches, waiting for them, and their end."""
 
 import itertools
 import threading
@@ -50,7 +50,7 @@ def admin(scope: LatchScope, *, mutates: bool, name: str = "b") -> LatchRequest:
 
 @pytest.fixture
 def open_again(store: Path) -> Iterator[Callable[[], Manifest]]:
-    """Another connection, as another process would have."""
+    """Open another connection, as another process does."""
     with ExitStack() as undo:
         yield lambda: undo.enter_context(closing(open_manifest(store, LocalFileSystem())))
 
@@ -222,7 +222,7 @@ def test_who_died_waiting_is_passed(grants: Grants, clock: ManualClock) -> None:
 
 
 def test_who_holds_waits_only_for_what_is_behind(grants: Grants) -> None:
-    """So two owners cannot wait for each other's latches."""
+    """Otherwise two holders could wait for each other's latches."""
     held(grants, write(TABLE, "a"))
     held(grants, write(OTHER, "b"))
     with pytest.raises(LatchOrderError):
@@ -236,7 +236,7 @@ def test_who_holds_waits_only_for_what_is_behind(grants: Grants) -> None:
 def test_nobody_waits_for_who_waits_for_him(
     grants: Grants, clock: ManualClock, open_again: Callable[[], Manifest]
 ) -> None:
-    """`b` waits for the store, of which `a` has a part; `a` may take another part meanwhile."""
+    """`b` waits for the store, a part of which `a` holds; `a` may acquire another part."""
     held(grants, write(TABLE, "a", 100_000))
     other, looks = Grants(open_again(), clock), 0
 

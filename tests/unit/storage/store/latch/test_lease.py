@@ -185,7 +185,7 @@ def test_every_bit_of_a_latch_counts(
 
 @pytest.fixture
 def full(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """From its call on, the disk takes no rows."""
+    """Let the disk be full from the call on."""
 
     def put(*_: object) -> None:
         raise StoreFullError("disk")
