@@ -1,4 +1,4 @@
-"""Row checksums: those of TiDB's own code match, and what was changed does not."""
+"""Row checksums: those of TiDB's own code match, those of changed rows do not."""
 
 from typing import Any
 from zlib import crc32
@@ -137,7 +137,7 @@ def test_version_0_as_tidb_writes_it(vector: dict[str, Any]) -> None:
             other = _keys(encode_record_key(TABLE, -8), handle=handle)
             with pytest.raises(CodecError, match="wrong checksum"):
                 decode_rows_v2(RowBuffer.from_list([row]), columns, other)
-        # A row with columns that were not asked for cannot be checked.
+        # A row with columns that are not decoded cannot be checked.
         decode_rows_v2(rows, columns[:-1], right)
 
 

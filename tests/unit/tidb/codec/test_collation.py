@@ -48,7 +48,7 @@ def test_keys_are_those_of_tidb(collate: str) -> None:
 
 @cache
 def _every_code_point() -> "pa.Array[Any]":
-    """Each with an "a" behind it, so that the space is not a trailing one."""
+    """Return every code point, followed by "a", so that the space is not a trailing one."""
     panics = int(re.findall(r"U\+(\w+), at which TiDB panics", GOLDEN["about"])[0], 16)
     codes = np.setdiff1d(np.arange(0x110000), [*range(0xD800, 0xE000), panics])
     both = np.stack([codes, np.full(len(codes), ord("a"))], axis=1).astype("<u4")

@@ -173,16 +173,16 @@ EAST = ("UTC", 8 * 3600)
         (NEW_YORK, TIMESTAMP, DATETIME, "2020-07-01T04:00:00Z", "2020-07-01T00:00:00"),
         (NEW_YORK, TIMESTAMP, varchar(30), "2020-01-01T04:00:00Z", "2019-12-31 23:00:00"),
         (NEW_YORK, DATETIME, TIMESTAMP, "2020-07-01T00:00:00", "2020-07-01T04:00:00Z"),
-        # It comes twice: of the two Go takes the first.
+        # It occurs twice; Go uses the first one.
         (NEW_YORK, DATETIME, TIMESTAMP, "2021-11-07T01:30:00", "2021-11-07T05:30:00Z"),
         (EAST, DATETIME, TIMESTAMP, "2020-07-01T00:00:00", "2020-06-30T16:00:00Z"),
         (EAST, varchar(30), TIMESTAMP, "2020-07-01", "2020-06-30T16:00:00Z"),
         (EAST, TIME, DATETIME, timedelta(hours=-1), "2020-01-01T23:00:00"),
         (EAST, TIME, TIMESTAMP, timedelta(hours=25), "2020-01-02T17:00:00Z"),
-        # Out of range, it is kept where sql_mode is not strict.
+        # A value out of range is kept if sql_mode is not strict.
         (EAST, DATETIME, TIMESTAMP, "1960-01-01T08:00:00", "1960-01-01T00:00:00Z"),
         (EAST, varchar(30), DATETIME, "2020-01-02 03:04:05.5+01:00", "2020-01-02T10:04:06"),
-        # The clock that is put back shows an hour earlier.
+        # The clock that is set back shows an hour earlier.
         (NEW_YORK, DATETIME6, DATETIME, "2021-11-07T01:59:59.500000", "2021-11-07T01:00:00"),
         (NEW_YORK, TIMESTAMP6, TIMESTAMP, "2021-11-07T06:30:00Z", "2021-11-07T05:30:00Z"),
     ],

@@ -39,13 +39,13 @@ def convert(pair: Pair, old_values: Sequence[Any], session: ReorgSession | None 
 
 
 def depends_on_the_session(pair: Pair) -> bool:
-    """Whether it may be refused even where all sessions came to the same."""
+    """Return whether a conversion may be rejected even if all sessions had the same result."""
     has_zone = MySQLType.TIMESTAMP in (pair.old.tp, pair.new.tp)
     return has_zone or (pair.old.tp == MySQLType.TIME and pair.new.tp in DATETIME_TYPES)
 
 
 def is_comparable(field_type: FieldType) -> bool:
-    """Whether it has no names that are compared, or their collation is known."""
+    """Return whether a type has no names that are compared, or a supported collation."""
     if field_type.tp not in (MySQLType.ENUM, MySQLType.SET):
         return True
     try:
@@ -180,7 +180,7 @@ def test_rows_that_tidb_leaves_keep_their_values() -> None:
 
 
 def _some_values(pair: Pair) -> list[Any]:
-    """Old values out of a pair with the same old type that has cases."""
+    """Return old values of a pair with the same old type that has cases."""
     for other in conversion_pairs("reorg"):
         if other.old_name == pair.old_name and other.cases:
             return [None, *(stored_value(case[0], pair.old) for case in other.cases)]

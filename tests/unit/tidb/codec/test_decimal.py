@@ -1,4 +1,4 @@
-"""MyDecimal against TiDB's own bytes, in every width; and what is refused."""
+"""MyDecimal against TiDB's own bytes, in every width; and invalid bytes."""
 
 import re
 from decimal import Decimal

@@ -25,7 +25,7 @@ ROWS: list[Row] = [
 
 
 def digest_of_row(row: Row) -> bytes:
-    """The rule, as the head of `truth.json` has it."""
+    """Compute a digest by the rule in the head of `truth.json`."""
     parts = []
     for value in row:
         if value is None:

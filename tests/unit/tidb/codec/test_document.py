@@ -1,4 +1,4 @@
-"""JSON of others: values of the type that is asked for, or one of a known set of errors."""
+"""Foreign JSON: values of the expected type, or one of a fixed set of errors."""
 
 import pytest
 

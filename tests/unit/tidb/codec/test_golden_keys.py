@@ -1,4 +1,4 @@
-"""Record and index keys that TiDB wrote, made again from the rows' values."""
+"""Record and index keys written by TiDB, encoded again from the rows' values."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ def _clustered() -> list[dict[str, Any]]:
 
 
 def _values(columns: tuple[ColumnInfo, ...], row: bytes) -> dict[str, "pa.Array[Any] | None"]:
-    """The columns of one row, None for those it leaves out."""
+    """Return the columns of one row, None for omitted ones."""
     decode = decode_rows_v2 if row[0] == 128 else decode_rows_v1
     decoded = decode(RowBuffer.from_list([row]), column_specs(columns)).columns
     return {
@@ -82,7 +82,7 @@ def test_first_column_of_an_index(
     (column,) = (c for c in info.columns if c.name == name)
     expected: Counter[bytes] = Counter()
     for _, row in table["records"]:
-        # What a row leaves out is NULL here.
+        # Values that a row omits are NULL here.
         values = _values((column,), bytes.fromhex(row))[name]
         if values is None or not values[0].is_valid:
             expected[b"\0"] += 1

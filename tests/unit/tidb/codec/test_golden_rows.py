@@ -1,4 +1,4 @@
-"""Rows and keys that TiDB's own code wrote."""
+"""Rows and keys written by TiDB's own code."""
 
 import datetime as dt
 import re
@@ -138,7 +138,7 @@ def test_single_values(label: str, v2: bytes, v1: bytes) -> None:
 
 @pytest.mark.parametrize("table", live_tables(), ids=lambda t: f"{t['table']}-{t['kind']}")
 def test_tables_as_select_shows_them(table: dict[str, Any]) -> None:
-    """Values in the row, or where they are not there, in the handle."""
+    """Values are in the row, or else in the handle."""
     info = parse_table_info(table["db"], table["table_info"])
     for (key, row), shown in zip(table["records"], table["rows"], strict=True):
         texts = dict(zip(table["select_cols"], shown, strict=True))
@@ -148,7 +148,7 @@ def test_tables_as_select_shows_them(table: dict[str, Any]) -> None:
 
 
 def _both_formats(info: TableInfo, row: bytes) -> tuple[bytes, bytes]:
-    """The row as it is, and as it would be in the other format."""
+    """Return a row in its format and in the other one."""
     types = {column.id: column.type for column in info.columns}
     if row[0] == 128:
         return row, encode_row_v1(decode_row_v2(row, types), types)

@@ -1,4 +1,4 @@
-"""Vectors and row changes that TiDB wrote, against what TiDB shows and against the oracle."""
+"""Vectors and row changes written by TiDB, against its output and against the oracle."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,4 +1,4 @@
-"""Common handles: trimming, prefixes, padding, and what is refused."""
+"""Common handles: trimming, prefixes, padding, and invalid ones."""
 
 from decimal import Decimal
 from typing import Any

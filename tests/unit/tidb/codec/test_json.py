@@ -1,4 +1,4 @@
-"""Binary JSON: what TiDB made is one value in all its parts, and what is none is refused."""
+"""Binary JSON: TiDB's values are valid in all parts, and invalid bytes are rejected."""
 
 import struct
 

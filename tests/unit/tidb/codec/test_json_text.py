@@ -1,4 +1,4 @@
-"""JSON as text: as TiDB's own code prints and parses it."""
+"""JSON as text, as TiDB's own code formats and parses it."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Decimals in few bits: the same values, never with more digits than their type has."""
+"""Narrow decimals: the same values, never with more digits than their type."""
 
 from decimal import Decimal
 

@@ -1,4 +1,4 @@
-"""Numbers in keys and varints, against TiDB's own bytes; and what they refuse."""
+"""Numbers in keys and varints, against TiDB's own bytes; and invalid bytes."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Row format v1: updates, inserts, odd rows, and bytes that are no rows."""
+"""Row format v1: updates, inserts, unusual rows, and invalid bytes."""
 
 import datetime as dt
 from decimal import Decimal
@@ -256,7 +256,7 @@ def test_dates_that_no_calendar_has(tp: MySQLType) -> None:
 
 
 def test_values_that_tell_their_size_themselves() -> None:
-    """JSON and vectors have no length in front: what follows them must be found."""
+    """JSON and vectors have no length prefix: their ends must be computed."""
     types = {1: FieldType(MySQLType.JSON), 2: FieldType(MySQLType.VECTOR), 3: INT}
     jsons = [encode_json(v) for v in (None, 1, 2.5, "x" * 200, [[], {"a": [1]}], {})]
     jsons += [bytes([0x0D, 252, 2, 0, 1]), bytes([0x0E, *bytes(8)]), bytes([0x11, *bytes(12)])]
@@ -315,7 +315,7 @@ def test_errors_do_not_show_values() -> None:
 
 
 def test_all_steps_at_different_columns() -> None:
-    """Rows that never agree on a column still decode."""
+    """Rows without a common column can be decoded."""
     ids = [1, 2, 3, 300]
     rng = np.random.default_rng(1)
     rows: list[dict[int, Any]] = [

@@ -1,4 +1,4 @@
-"""Row format v2: small and big rows together, checksums, and bytes that are no rows."""
+"""Row format v2: small and big rows together, checksums, and invalid bytes."""
 
 from typing import Any
 

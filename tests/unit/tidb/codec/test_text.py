@@ -1,4 +1,4 @@
-"""Text forms: values as TiDB prints them, and the refusal of what it would not print."""
+"""Text forms: values as TiDB formats them, and rejected texts."""
 
 from decimal import Decimal
 from typing import Any
@@ -110,7 +110,7 @@ def test_nulls_and_slices(field_type: FieldType, value: object, text: str | byte
 
 
 def test_a_float_with_an_exponent_has_six_digits() -> None:
-    """As TiDB prints it: the text is not enough to get the value back."""
+    """As in TiDB: the text does not determine the value."""
     values = pa.array(np.array([1.17549435e-38, 3.4028235e38, 1.2000005e20], np.float32))
     expected = ["1.17549e-38", "3.40282e38", "1.2e20"]
     assert format_column(values, FieldType(T.FLOAT)).to_pylist() == expected

@@ -1,4 +1,4 @@
-"""Text forms against what a real TiDB printed: all of it reads, and prints the same again."""
+"""Text forms against the output of a real TiDB, parsed and formatted again."""
 
 import gzip
 import json
@@ -64,7 +64,7 @@ def _check_column(texts: "pa.Array[Any]", field_type: FieldType) -> None:
 
 
 def _live_texts(cells: Any, field_type: FieldType) -> "pa.Array[Any]":
-    """In this file bytes are hex only where they could not be shown, and long texts are too."""
+    """Parse texts: in this file, bytes are hex only if unprintable, and long texts are, too."""
     as_bytes = [
         bytes.fromhex(cell["hex"]) if isinstance(cell, dict) else cell and cell.encode()
         for cell in cells

@@ -1,4 +1,4 @@
-"""Packed times against TiDB's own, and the days that no calendar has."""
+"""Packed times against TiDB's own, and impossible dates."""
 
 import datetime as dt
 

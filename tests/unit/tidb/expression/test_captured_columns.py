@@ -77,7 +77,7 @@ def _packed(text: str) -> int:
 def test_dates_that_no_calendar_has(expression: str) -> None:
     rows, expected = IMPOSSIBLE["rows"], IMPOSSIBLE["values"][expression]
     if expression == "date(t)":
-        # Of 0000-00-00 it depends on the SQL mode, which was '' when this was captured.
+        # For 0000-00-00 it depends on the SQL mode, which was '' when this was captured.
         assert rows[0].startswith("0000-00-00")
         rows, expected = rows[1:], expected[1:]
     packed = np.array([_packed(text) for text in rows], np.uint64)

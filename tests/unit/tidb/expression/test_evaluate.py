@@ -125,10 +125,10 @@ def test_an_expression_survives_pickle() -> None:
 
 @pytest.mark.parametrize("digits", ["7" * 5000, "0" * 5000 + "12", "-" + "7" * 5000])
 def test_texts_of_thousands_of_digits(digits: str) -> None:
-    """Python's `int` takes no more than some thousand."""
+    """Python's `int` parses some thousand digits only."""
     columns = {"s": (pa.array([digits]), TEXT)}
     (value,) = evaluate(parse("cast(s as signed)"), columns, WIDE, "x").to_pylist()
-    # What is too large is BIGINT UNSIGNED's largest, of which the bits are those of -1.
+    # A value that is too large becomes the maximum of BIGINT UNSIGNED, with the bits of -1.
     assert value == (-1 if Decimal(digits) > 2**63 else max(-(2**63), Decimal(digits)))
 
 
@@ -139,7 +139,7 @@ def test_a_fraction_of_thousands_of_digits() -> None:
 
 
 def test_round_to_any_number_of_digits() -> None:
-    """Neither does 10 to the power of it take all memory, nor warn of an overflow."""
+    """10 to its power neither exhausts memory nor warns of an overflow."""
     wide = FieldType(MySQLType.LONGLONG)
     columns = {"d": (pa.array([-(2**63), 400, 2**62]), wide), "r": (pa.array([1.5] * 3), DOUBLE)}
     assert evaluate(parse("round(r, d)"), columns, DOUBLE, "x").to_pylist() == [0, 1.5, 1.5]
@@ -148,6 +148,6 @@ def test_round_to_any_number_of_digits() -> None:
 
 
 def test_trim_of_a_long_text() -> None:
-    """Each `x` taken away does not copy the rest."""
+    """The rest is not copied for each removed `x`."""
     columns = {"s": (pa.array(["x" * 2_000_000 + "y", "yx"]), TEXT)}
     assert evaluate(parse("trim('x' from s)"), columns, TEXT, "x").to_pylist() == ["y", "y"]

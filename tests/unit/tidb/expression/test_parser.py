@@ -1,4 +1,4 @@
-"""Precedence, literals, and the limits of what is parsed."""
+"""Precedence, literals, and the limits of the parser."""
 
 from decimal import Decimal
 
@@ -11,7 +11,7 @@ from pyspark_theflash.tidb.expression.syntax import Column, Literal, Node
 
 
 def shown(node: Node) -> str:
-    """The tree with every call in parentheses."""
+    """Format a tree with every call in parentheses."""
     if isinstance(node, Literal):
         return repr(node.value)
     if isinstance(node, Column):

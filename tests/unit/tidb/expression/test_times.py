@@ -1,4 +1,4 @@
-"""Texts that are no dates, against the parser of changed columns, which has TiDB's own answers."""
+"""Invalid dates, compared with the parser of changed columns, which is tested by TiDB's answers."""
 
 from random import Random
 
@@ -8,7 +8,7 @@ from pyspark_theflash.tidb.codec.loose_time import loose_datetime
 from pyspark_theflash.tidb.expression.times import is_no_date
 
 DATETIME = FieldType(MySQLType.DATETIME, 0, 26, 6, "binary", "binary")
-# ALLOW_INVALID_DATES: zero is for what is no date at all.
+# ALLOW_INVALID_DATES: zero stands for texts without a date.
 CHANGE = TypeChange(DATETIME, DATETIME, "c", ReorgSession("UTC", 0, 0, 0, 1 << 32))
 
 

@@ -1,4 +1,4 @@
-"""Rows to partitions: what the captured tables leave open."""
+"""Assignment of rows to partitions, in cases that the captured tables do not have."""
 
 import gc
 from dataclasses import replace

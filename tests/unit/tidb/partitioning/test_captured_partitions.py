@@ -1,4 +1,4 @@
-"""Rows are where a real TiDB has put them."""
+"""Rows are in the same partitions as in a real TiDB."""
 
 import gzip
 import json
@@ -70,7 +70,7 @@ def test_keys_of_a_captured_table_name_the_partition() -> None:
 
 
 def test_every_state_of_partitioned_tables_under_ddl() -> None:
-    """All partitions of every TableInfo, public or not, are understood."""
+    """All partitions of every TableInfo are supported, public or not."""
     schema = json.loads(gzip.decompress((VECTORS / "ddl_schema.json.gz").read_bytes()))
     events = [e for e in schema["initial"] + schema["changes"] if e.get("table")]
     tables = [parse_table_info(e["db"], e["table"]) for e in events]

@@ -1,4 +1,4 @@
-"""Our copies of kvproto's messages have its names, numbers and types."""
+"""The copies of kvproto's messages have its names, numbers and types."""
 
 import json
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ SCALARS = {
     FieldDescriptor.TYPE_UINT32: "uint32",
     FieldDescriptor.TYPE_UINT64: "uint64",
 }
-# An enum by its number, as a proto of fewer values may have it.
+# An enum by its number, as the copy may have fewer values.
 AS_NUMBERS = {"pdpb.Error.type": "int32"}
 
 

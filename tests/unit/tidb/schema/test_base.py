@@ -1,4 +1,4 @@
-"""Base rows: captured bases read and prove their checksums, anything else is refused by name."""
+"""Base rows: captured bases with their checksums, and typed errors for invalid ones."""
 
 import gzip
 import hashlib
@@ -34,13 +34,13 @@ def table_of(*columns: dict[str, Any], pk_is_handle: bool = True) -> TableInfo:
 
 
 ID_AND_TEXT = table_of(column(1, "id", 8), column(2, "v", 15, "utf8mb4"))
-# One row, (1, 'a'); its checksum is written down, not computed, so that the rule cannot drift.
+# One row, (1, 'a'), with a constant checksum, so that a change of the rule is detected.
 LINE = b'["1","a"]\n'
 CHECKSUM = "452524e288679d076040c85ef53397c1"
 
 
 def write_base(folder: Path, content: bytes, **changes: Any) -> BaseTable:
-    """A base of the one table `d.t`, read through its index."""
+    """Write a base of the table `d.t`, and read it through its index."""
     (folder / "t.jsonl.gz").write_bytes(content)
     entry = {"db": "d", "table": "t", "table_id": 7, "columns": ["id", "v"], "file": "t.jsonl.gz"}
     entry |= {"rows": 1, "checksum": CHECKSUM, **changes}

@@ -1,4 +1,4 @@
-"""Origin defaults: what TiDB showed of rows older than their column, and what it would."""
+"""Origin defaults: values of rows older than their column, in TiDB and computed."""
 
 import gzip
 import json

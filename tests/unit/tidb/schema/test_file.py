@@ -1,4 +1,4 @@
-"""A schema file is read when its content is news, and not otherwise."""
+"""A schema file is read only if its content has changed."""
 
 import json
 from pathlib import Path

@@ -111,7 +111,7 @@ def test_a_schema_file_of_any_compression(tmp_path: Path, captured: SchemaHistor
 
 
 def test_hides_what_statements_cannot_name() -> None:
-    """System tables, and a table on its way out; rows of both decode."""
+    """System tables, and a table that is being dropped; rows of both can be decoded."""
     doomed = parse_table_info("shop", {**json.loads(_json("shop.t")), "state": 2})
     found = history(
         event(20, "t"),
@@ -129,7 +129,7 @@ def test_hides_what_statements_cannot_name() -> None:
 
 
 def test_versions_from_before_the_start_mean_the_first_tables() -> None:
-    """Version 7 was raised before the history begins, whose tables are those of 8."""
+    """Version 7 is from before the start of the history, whose tables are those of 8."""
     versions = [SchemaVersionAt(TimeStamp(5), SchemaVersion(8))]
     found = SchemaHistory(TimeStamp(10), TimeStamp(20), [event(10, "t")], versions)
     tables = [found.table_by_version(TableID(1), SchemaVersion(v)) for v in (6, 7, 8)]
@@ -143,7 +143,7 @@ def _columns(table: TableInfo) -> list[tuple[str, bool]]:
 
 
 def test_rows_are_read_by_the_state_at_their_commit_and_the_one_before() -> None:
-    """Column b goes and c comes, in one step; then d comes."""
+    """Column b is dropped and c added in one step; then d is added."""
     states = [
         (20, [id_column(), _int_column(2, "b")]),
         (30, [id_column(), _int_column(3, "c")]),

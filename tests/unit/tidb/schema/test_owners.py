@@ -1,4 +1,4 @@
-"""The pasts of physical tables, in the captured DDL workload and in histories made up."""
+"""Former owners of physical tables, in the captured DDL workload and in other histories."""
 
 from dataclasses import replace
 from typing import Any
@@ -82,7 +82,7 @@ def test_a_physical_table_goes_from_owner_to_owner() -> None:
     assert owners_at(history, plain(A, id=11), 11, 35) == [100, 11]
     assert owners_at(history, plain(A, id=20), 20, 45) == [20, 100, 20]
     assert owners_at(history, parts(11, 12), 11, 45) == [100, 11, 100]
-    # A partition that has come later, and a table that was recovered.
+    # A partition that was added later, and a table that was recovered.
     assert owners_at(history, parts(11, 12, 13), 13, 55) == [100] * 4
     assert owners_at(history, plain(A, id=20), 20, 75) == [20, 100, 20, 20]
 
@@ -104,7 +104,7 @@ def test_rows_are_rewritten_by_the_owner_of_the_time() -> None:
     [
         ([plain(A, B)], False),
         ([plain(A, column("x", MySQLType.LONG, id=5))], True),
-        # It may have been filled before it was refused, or emptied by another MODIFY COLUMN.
+        # It may have been filled before it was rejected, or emptied by another MODIFY COLUMN.
         ([plain(A, CHANGING)], True),
         ([plain(A, B), plain(A, {**CHANGING, "id": 6})], True),
     ],

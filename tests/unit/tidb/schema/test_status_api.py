@@ -1,4 +1,4 @@
-"""TiDB's status API: what is asked for, and what is made of every kind of answer."""
+"""TiDB's status API: requests, and handling of every kind of response."""
 
 import base64
 import json
@@ -38,7 +38,7 @@ from tests.support.golden_vectors import live_meta_keys
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """As TiDB, it keeps connections open."""
+    """Like TiDB, it keeps connections open."""
 
     protocol_version = "HTTP/1.1"
     server: "Server"
@@ -53,7 +53,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    """Answers on loopback with what `answer` makes of a request."""
+    """A server on loopback, whose responses are those of `answer`."""
 
     daemon_threads = True
 
@@ -71,7 +71,7 @@ class Server(ThreadingHTTPServer):
 def _reply(
     answer: object, status: int = 200, size: int | None = None
 ) -> Callable[[BaseHTTPRequestHandler], None]:
-    """Answer with JSON, or with text as it is."""
+    """Respond with JSON, or with a text."""
     body = answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()
 
     def reply(handler: BaseHTTPRequestHandler) -> None:
@@ -393,7 +393,7 @@ def test_refuses_other_urls(url: str) -> None:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `key.pem` and `cert.pem`, a certificate of 127.0.0.1 by itself."""
+    """Create a folder with `key.pem` and `cert.pem`, a self-signed certificate of 127.0.0.1."""
     openssl = shutil.which("openssl")
     if openssl is None:
         pytest.skip("no openssl to make a certificate with")
@@ -407,7 +407,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def secure(server: Server, certificate: Path) -> Server:
-    """The server by TLS; it asks for a certificate."""
+    """The server over TLS, which requests a certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
     context.load_verify_locations(certificate / "cert.pem")

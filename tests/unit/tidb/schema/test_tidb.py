@@ -1,4 +1,4 @@
-"""The schema of a running cluster: whole at first, then continued, never beyond what is sure."""
+"""The schema of a running cluster: complete at first, then continued, up to a safe timestamp."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -67,7 +67,7 @@ def read(
 
 
 def shown(history: SchemaHistory, above: int = 0) -> Shown:
-    """Events as (ts, db.name, id, columns); a name of "" where the table left."""
+    """Return events as (ts, db.name, id, columns); the name is "" if the table left."""
     return [
         (
             e.ts,
@@ -219,7 +219,7 @@ def test_nothing_is_vouched_for_beyond_a_lock(cluster: MetaCluster, key: bytes) 
     begin = read(cluster)
     ts = cluster.step(ADD_COLUMN, [(SHOP, 11, info(11, "t", "a"))])
     cluster.locks[key] = locked_ts = cluster.tso()
-    # One that was handed out below the lock needs not wait.
+    # A timestamp below the lock does not have to wait.
     assert read(cluster, begin, at_least=locked_ts - 1).end_ts == locked_ts - 1
     wanted = cluster.tso()
     with pytest.raises(NotCaughtUpError) as raised:
@@ -340,7 +340,7 @@ def test_refuses_a_cluster_without_a_schema() -> None:
         read(MetaCluster())
 
 
-# What garbage collection has taken
+# Effects of garbage collection
 
 
 def test_the_ends_of_jobs_are_never_lost(cluster: MetaCluster) -> None:
@@ -407,7 +407,7 @@ def test_a_column_that_is_dropped_may_be_missing_in_a_lost_state(cluster: MetaCl
 def test_what_reorganize_partition_moves_is_told_where_its_states_are_lost(
     cluster: MetaCluster, known: int | None, has_rowid: bool
 ) -> None:
-    """All three states in the middle are lost, or all but one."""
+    """All three intermediate states are lost, or all but one."""
     cluster.step(CREATE_TABLE, [(SHOP, 13, partitioned([51, 52], has_rowid=has_rowid))])
     history, lost = read(cluster), []
     for state in (1, 2, 3):
@@ -449,7 +449,7 @@ def partitioned(
     *,
     has_rowid: bool = False,
 ) -> dict[str, Any]:
-    """A TableInfo with a partition `p<id>` for each id."""
+    """Return a TableInfo with a partition `p<id>` for each id."""
 
     def definitions(some: Sequence[int]) -> list[dict[str, Any]]:
         return [{"id": i, "name": {"O": f"p{i}"}, "less_than": [str(10 * i)]} for i in some]
@@ -520,7 +520,7 @@ def test_json_of_the_model_is_what_tidb_would_write(cluster: MetaCluster) -> Non
 
 
 def modified(cluster: MetaCluster) -> TimeStamp:
-    """MODIFY COLUMN a: column b takes its place. Its job is not among the finished ones yet."""
+    """MODIFY COLUMN a: column b replaces it. Its job is not among the finished ones yet."""
     filling = info(11, "t", "a", "b!")
     filling["cols"][1]["change_state_info"] = {"relative_col_offset": 0}
     cluster.step(MODIFY_COLUMN, [(SHOP, 11, filling)], ends=False)

@@ -50,7 +50,7 @@ def test_each_read_continues_the_one_before(histories: list[SchemaHistory]) -> N
 
 
 def test_states_in_the_middle_of_ddl_are_there(histories: list[SchemaHistory]) -> None:
-    """MODIFY COLUMN goes through a hidden column of another id."""
+    """MODIFY COLUMN uses a hidden column with another id."""
     tables = [e.table for e in histories[-1].events if e.table and e.table.name == "t"]
     names = [[(c.id, c.name, c.state) for c in table.columns] for table in tables]
     assert any((5, "_Col$_b_0", 2) in columns for columns in names)
