@@ -41,7 +41,7 @@ class Owner:
                 self.is_over = n == 2 * len(self.keys)
         except Refused:
             self.is_over = True
-            # TiDB repeats a pushed commit at a later timestamp, so only prewrites are rolled back.
+            # TiDB repeats a pushed commit with a later timestamp: only prewrites are rolled back.
             if n <= len(self.keys):
                 tikv.rollback(self.start_ts, self.keys)
 
