@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
         return run_command(arguments, Verb.ADD_PARTITION, str(arguments.add.absolute()))
     if arguments.remove is not None:
         return run_command(arguments, Verb.REMOVE_PARTITION, max(arguments.remove, 0))
-    with opened_reader(Path(arguments.store)) as (_, engine):
+    with opened_reader(Path(arguments.store)) as engine:
         partitions = [asdict(each) for each in engine.partitions(engine.read([]))]
     if arguments.json:
         print_json({"partitions": partitions})

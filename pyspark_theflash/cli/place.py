@@ -13,7 +13,7 @@ from pyspark_theflash.net.address import SCHEME, UNIX, is_address
 from pyspark_theflash.service.client.theflash import TheFlash, connect
 from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.engine.api import EngineReader
-from pyspark_theflash.storage.store.folder import StoreIdentity, read_identity
+from pyspark_theflash.storage.store.folder import read_identity
 
 
 def add_place(parser: argparse.ArgumentParser) -> None:
@@ -44,9 +44,8 @@ def opened(arguments: argparse.Namespace) -> TheFlash:
 
 
 @contextmanager
-def opened_reader(path: Path) -> Iterator[tuple[StoreIdentity, EngineReader]]:
-    """Open a store; yield its identity and engine reader."""
+def opened_reader(path: Path) -> Iterator[EngineReader]:
+    """Open a store's engine for reading."""
     fs = LocalFileSystem()
-    identity = read_identity(path, fs)
-    with closing(registry.open_reader(path, identity, fs, SystemClock())) as engine:
-        yield identity, engine
+    with closing(registry.open_reader(path, read_identity(path, fs), fs, SystemClock())) as engine:
+        yield engine

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print a line per region."""
-    with opened_reader(arguments.store) as (_, engine):
+    with opened_reader(arguments.store) as engine:
         view = engine.read([*NOW_KINDS, GAP_KIND])
         regions = [
             {"table": name, "physical_id": physical_id, **_described(region)}

@@ -7,7 +7,6 @@ constraints on its rows, column by column. Errors never contain values.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -236,8 +235,7 @@ class _Check:
 
 def check_disjoint(rows: Sequence[CheckedRows]) -> None:
     """Raise `CodecError` if a physical table occurs twice: all of its rows must be in one batch."""
-    ids = sorted(each.physical_id for each in rows)
-    if any(left == right for left, right in pairwise(ids)):
+    if len({each.physical_id for each in rows}) < len(rows):
         raise CodecError("write", "two batches are of the same physical table")
 
 

@@ -129,14 +129,14 @@ class Cache:
     # -- one run of requests
 
     def _parse(self, requests: Requests) -> _Parsed:
-        lock_keys, lock_values = self._entries(requests, Family.LOCK)
-        default_keys, default_values = self._entries(requests, Family.DEFAULT)
+        locks = self._entries(requests, Family.LOCK)
+        defaults = self._entries(requests, Family.DEFAULT)
 
         def is_version(write_key: bytes, record: Write) -> bool:
             if record.gc_fence is not None:
                 return False
             key, start_ts = write_key[:-TS_BYTES], record.start_ts
-            values = [v for k, v in zip(lock_keys, lock_values, strict=True) if k == key]
+            values = [v for k, v in locks if k == key]
             return any(_is_of(v, start_ts) for v in [*values, self.locks.get(key)])
 
         writes = np.flatnonzero((requests.family == Family.WRITE) & requests.is_put)
@@ -145,25 +145,20 @@ class Cache:
             writes, orphans = self._split_delayed(requests, writes)
         commits = decode_commits(requests, writes, is_version)
         # TiKV's GC may delete a row that was put and committed earlier in the same run.
-        entries = zip(default_keys, default_values, strict=True)
-        puts = {key: row for key, row in entries if row is not None} if commits.long else {}
+        puts = {key: row for key, row in defaults if row is not None} if commits.long else {}
         rows = [self._row_of(commit, puts) for commit in commits.long]
         versions = [*commits.versions, *versions_of(rows)]
-        locks = dict(zip(lock_keys, lock_values, strict=True))
-        defaults = dict(zip(default_keys, default_values, strict=True))
         consumed = [commit.key for commit in commits.long]
-        return _Parsed(locks, defaults, versions, consumed, orphans)
+        return _Parsed(dict(locks), dict(defaults), versions, consumed, orphans)
 
-    def _entries(
-        self, requests: Requests, family: Family
-    ) -> tuple[list[bytes], list[bytes | None]]:
-        """Return the record keys changed in a column family, and their values or None (delete)."""
+    def _entries(self, requests: Requests, family: Family) -> list[tuple[bytes, bytes | None]]:
+        """Return the record keys changed in a column family, with their values or None (delete)."""
         rows = np.flatnonzero(requests.family == family)
         rows = record_keys(requests, rows).rows
         is_put = requests.is_put[rows]
         put_values = iter(requests.values(rows[is_put]))
         values = [next(put_values) if put else None for put in is_put.tolist()]
-        return requests.keys(rows), values
+        return list(zip(requests.keys(rows), values, strict=True))
 
     def _row_of(
         self, commit: LongCommit, puts: Mapping[bytes, bytes]

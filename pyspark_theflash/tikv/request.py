@@ -28,9 +28,8 @@ from pyspark_theflash.tikv.command import DeleteRange, IngestFile
 from pyspark_theflash.tikv.wire import canonical_request, decode_other_request
 
 _LAYER: Final = "raft request"
-_PUT_HEAD: Final = int.from_bytes(b"\x08\x03\x22", "little")
-_DELETE_HEAD: Final = int.from_bytes(b"\x08\x04\x2a", "little")
 _HEADS: Final = (b"\x08\x03\x22", b"\x08\x04\x2a")
+_PUT_HEAD, _DELETE_HEAD = (int.from_bytes(head, "little") for head in _HEADS)
 _KEY_TAG, _VALUE_TAG = 0x12, 0x1A
 _PAIR_KEY_TAG, _PAIR_VALUE_TAG = 0x0A, 0x12
 _FULL_GROUP: Final = 0xFF

@@ -34,9 +34,9 @@ from pyspark_theflash.cluster.tikv.regions import RegionCache
 from pyspark_theflash.cluster.tikv.router import RETRY_MS, Router
 from pyspark_theflash.cluster.tikv.stores import StoreConnections
 from pyspark_theflash.cluster.tikv.wire import call as wire
-from pyspark_theflash.cluster.tikv.wire.call import MvccKeyInfo
 from pyspark_theflash.cluster.tikv.wire.directory import Directory
 from pyspark_theflash.tidb.codec.key import RawKey
+from pyspark_theflash.tidb.schema.meta_key import MetaKey
 
 SCAN_KEYS: Final = 512
 
@@ -116,7 +116,7 @@ class TiKVClient:
                 start = RawKey(read.pairs[-1][0] + b"\0")
             left = left.rest(start) if start else None
 
-    def mvcc_get(self, key: RawKey, deadline: Deadline) -> MvccKeyInfo:
+    def mvcc_get(self, key: RawKey, deadline: Deadline) -> MetaKey:
         """Return a key's lock and its committed changes that are not garbage-collected yet."""
         return self._router.call(
             key,

@@ -25,7 +25,6 @@ from pyspark_theflash.tidb.schema.meta_key import (
     ListedDatabase,
     ListedTable,
     MetaKey,
-    MetaWrite,
     database_hash,
     finished_job,
     hash_field,
@@ -48,11 +47,10 @@ class TiKVMeta:
         Raises:
             ServiceUnavailableError: The key is the schema version, and the cluster has no schema.
         """
-        info = self._client.mvcc_get(RawKey(key), self._deadline())
-        if key == SCHEMA_VERSION_KEY and not info.writes:
+        meta_key = self._client.mvcc_get(RawKey(key), self._deadline())
+        if key == SCHEMA_VERSION_KEY and not meta_key.writes:
             raise ServiceUnavailableError("TiKV", "it has no schema; has a TiDB ever started?")
-        writes = tuple(MetaWrite(w.start_ts, w.commit_ts, w.value) for w in info.writes)
-        return MetaKey(writes, info.locked_ts, info.ends)
+        return meta_key
 
     def list_databases(self) -> list[ListedDatabase]:
         """Return the current databases and tables.

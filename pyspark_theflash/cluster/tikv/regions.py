@@ -36,7 +36,6 @@ class RegionCache:
         self._directory = directory
         self._mutex = threading.Lock()
         # Sorted by start, without overlaps.
-        self._starts: list[RawKey] = []
         self._regions: list[LocatedRegion] = []
         self._by_id: dict[RegionID, LocatedRegion] = {}
 
@@ -129,7 +128,7 @@ class RegionCache:
 
     def _cached(self, key: RawKey) -> LocatedRegion | None:
         with self._mutex:
-            at = bisect.bisect_right(self._starts, key) - 1
+            at = bisect.bisect_right(self._regions, key, key=_start) - 1
             region = self._regions[at] if at >= 0 else None
         return region if region is not None and key in region.range else None
 
@@ -154,21 +153,23 @@ class RegionCache:
 
     def _put(self, new: LocatedRegion) -> None:
         self._remove(new.id)
-        at = bisect.bisect_right(self._starts, new.range.start)
+        at = bisect.bisect_right(self._regions, new.range.start, key=_start)
         low = at - 1 if at and self._regions[at - 1].overlaps(new) else at
         high = low
         while high < len(self._regions) and self._regions[high].overlaps(new):
             del self._by_id[self._regions[high].id]
             high += 1
         self._regions[low:high] = [new]
-        self._starts[low:high] = [new.range.start]
         self._by_id[new.id] = new
 
     def _remove(self, region_id: RegionID) -> None:
         old = self._by_id.pop(region_id, None)
         if old is not None:
-            at = bisect.bisect_left(self._starts, old.range.start)
-            del self._regions[at], self._starts[at]
+            del self._regions[bisect.bisect_left(self._regions, old.range.start, key=_start)]
+
+
+def _start(region: LocatedRegion) -> RawKey:
+    return region.range.start
 
 
 def _led_by_same_store(region: LocatedRegion, before: LocatedRegion) -> LocatedRegion:

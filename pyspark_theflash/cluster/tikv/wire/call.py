@@ -4,7 +4,7 @@ Every request contains a `Context` with the region's id, epoch and peer. If it d
 store's state, the response contains a region error, and its other fields are meaningless.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, Generic, TypeVar
@@ -26,6 +26,7 @@ from pyspark_theflash.cluster.tikv.wire.directory import peer_from, peer_to, reg
 from pyspark_theflash.tidb.codec.key import RawKey
 from pyspark_theflash.tidb.protocol._generated.kvproto import errorpb_pb2, kvrpcpb_pb2, metapb_pb2
 from pyspark_theflash.tidb.protocol.message import parse_message
+from pyspark_theflash.tidb.schema.meta_key import MetaKey, MetaWrite
 
 T = TypeVar("T")
 
@@ -90,25 +91,6 @@ class ReadResult:
     pairs: tuple[tuple[RawKey, bytes], ...] = field(default=(), repr=False)
     locks: tuple[Lock, ...] = ()
     failure: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class MvccWrite:
-    """A committed change of a key; `value` is None if it is a delete."""
-
-    start_ts: TimeStamp
-    commit_ts: TimeStamp
-    value: bytes | None = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class MvccKeyInfo:
-    """The MVCC records of a key. Changes are sorted by commit_ts."""
-
-    writes: tuple[MvccWrite, ...]
-    locked_ts: TimeStamp | None
-    ends: Mapping[TimeStamp, TimeStamp]
-    """start_ts -> commit_ts of every transaction with a write record; 0 if rolled back."""
 
 
 def encode_request(
@@ -222,7 +204,7 @@ def mvcc_get_request(key: RawKey) -> Message:
     return kvrpcpb_pb2.MvccGetByKeyRequest(key=key)
 
 
-def decode_mvcc_get(data: bytes) -> Answer[MvccKeyInfo]:
+def decode_mvcc_get(data: bytes) -> Answer[MetaKey]:
     """Decode MVCC records. Raises `CodecError` for an error, and if a value is missing."""
     message = parse_message(kvrpcpb_pb2.MvccGetByKeyResponse, data)
     if message.error:
@@ -245,10 +227,10 @@ def decode_mvcc_get(data: bytes) -> Answer[MvccKeyInfo]:
             if value is None:
                 raise CodecError("MvccGetByKey", f"no value for start_ts={write.start_ts}")
         start_ts, commit_ts = TimeStamp(write.start_ts), TimeStamp(write.commit_ts)
-        writes.append(MvccWrite(start_ts, commit_ts, value))
+        writes.append(MetaWrite(start_ts, commit_ts, value))
     locked_ts = TimeStamp(info.lock.start_ts) if info.HasField("lock") else None
     ordered = tuple(sorted(writes, key=lambda w: w.commit_ts))
-    return _answer(message, MvccKeyInfo(ordered, locked_ts, ends))
+    return _answer(message, MetaKey(ordered, locked_ts, ends))
 
 
 def lock_from(info: kvrpcpb_pb2.LockInfo) -> Lock:
