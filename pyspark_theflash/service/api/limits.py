@@ -98,7 +98,7 @@ class Quota:
 
 
 class Usage:
-    """What the callers of one process use: the bytes and scans of `Limits`.
+    """Current use of the bytes and scans of `Limits` by the callers of one process.
 
     Attributes:
         limits: The limits.

@@ -1,4 +1,4 @@
-"""What one token can use of a server, and what others still can then."""
+"""Quotas of a server for each token, and the remaining capacity for others."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -50,7 +50,7 @@ HASTY = Timeouts(frame_ms=200, rows_ms=200, failure_ms=0)
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """12 MB of rows: more than sockets and gRPC take in before somebody reads."""
+    """12 MB of rows: more than the buffers of sockets and gRPC."""
     path = tmp_path_factory.mktemp("wide") / "store"
     rows = [(n, 110, [n, bytes([n % 256]) * (1 << 14)]) for n in range(800)]
     return StoreBuilder(path, WIDE).publish(200, {WIDE: rows}).path
@@ -227,7 +227,7 @@ def test_memory_is_for_what_has_arrived(begin):
 
 @pytest.mark.parametrize("name", ["Nonsense", "Compact", "PrepareRead"])
 def test_the_name_comes_first(begin, name):
-    """Who may not make a call is told so, and its request costs no memory, however large."""
+    """A call that is not allowed is rejected before its request is read, even if it is large."""
     wanted = {"Nonsense": "UnknownMethodError", "Compact": "RoleError"}
     with begin(serving, memory=1) as address, dial(address) as sock:
         hello(sock, TOKENS[Role.READ])
