@@ -49,8 +49,8 @@ demo: java setup ## Replicate a TiDB history and read it with Spark
 side_by_side := -n 2 --dist loadfile --no-loadscope-reorder
 
 unit: setup ## Run the unit tests that need neither Java nor server processes
-	$(python) -m pytest -m "not slow and not spark and not peer" $(side_by_side) tests/unit tests/golden \
-		--ignore=tests/unit/service/server --ignore=tests/unit/spark
+	$(python) -m pytest -m "not slow and not long and not spark and not peer" $(side_by_side) \
+		tests/unit tests/golden --ignore=tests/unit/service/server --ignore=tests/unit/spark
 
 test: jar ## Run the tests, except those marked slow or long
 	$(python) -m pytest -m "not slow and not long" $(side_by_side)

@@ -4,6 +4,7 @@ Hypothesis runs the same examples each time (`ci`, the default) and keeps no dat
 failure is reproducible; `pytest --hypothesis-profile=explore` looks further.
 """
 
+import gc
 import os
 import subprocess
 import sys
@@ -69,9 +70,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     no_peer = pytest.mark.skip(reason="needs a TiDB: run `make peer`, for which Go is needed")
     long = {line for line in LONG.read_text().splitlines() if line and not line.startswith("#")}
     for item in items:
-        # A line of the list is a file, or a test with all its parameters.
+        # A line of the list is a test, with or without its parameters, or a file.
         name = item.nodeid.partition("[")[0]
-        if name in long or name.partition("::")[0] in long:
+        if not long.isdisjoint((item.nodeid, name, name.partition("::")[0])):
             item.add_marker(pytest.mark.long)
         if SPARK in name:
             item.add_marker(pytest.mark.spark)
@@ -81,6 +82,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(no_peer)
     # The largest group first, so that the process that does not run it runs most of the others.
     items.sort(key=lambda item: SPARK not in item.nodeid)
+
+
+def pytest_collection_finish() -> None:
+    """Leave modules and tests, which live as long as the process, out of garbage collections."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from pyspark.errors import PySparkException
 
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from pyspark_theflash.tidb.codec.time import IMPOSSIBLE_DAY
@@ -22,6 +23,24 @@ ROWS = {
 TWO = {"id": 2, "name": "two"}
 
 
+@pytest.mark.parametrize("way", ["connect", "connect_python"])
+def test_reads_in_the_session_of_the_tests(request, way, tmp_path):
+    """As in a process of its own, below, with the server in the session that the tests share."""
+    StoreBuilder(tmp_path / "store", *ROWS).publish(200, ROWS)
+    source = request.getfixturevalue(way)
+
+    def rows(table="d.t", **options):
+        return source.reader(tmp_path / "store", **options).load(table).toArrow().to_pylist()
+
+    assert rows() == [TWO]
+    assert rows(snapshot_ts=150, where="name = 'one'") == [{"id": 1, "name": "one"}]
+    assert rows("d.dates", zero_dates="string") == [{"id": 2, "day": "0000-00-00"}]
+    with pytest.raises(PySparkException, match=r"NotCaughtUpError: timestamp 999 \("):
+        rows(snapshot_ts=999)
+    with pytest.raises(PySparkException, match="UnrepresentableValueError: column day: 0000-00-00"):
+        rows("d.dates")
+
+
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """The output of `tests.support.connect_reads`."""
@@ -33,7 +52,7 @@ def found(tmp_path_factory):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1800,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])

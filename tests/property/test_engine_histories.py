@@ -303,7 +303,8 @@ def history(seed: int, folder: Path) -> Iterator[History]:
 @pytest.mark.parametrize(
     ("first", "end"),
     [
-        (0, 50),
+        (0, 25),
+        (25, 50),
         pytest.param(50, 500, marks=pytest.mark.slow),
         *(pytest.param(n, n + 500, marks=pytest.mark.slow) for n in range(500, 10_000, 500)),
     ],
@@ -317,5 +318,5 @@ def test_random_histories(first: int, end: int, tmp_path: Path) -> None:
             one.finish(3 if seed % 20 else 1000)
             seen += one.seen
         shutil.rmtree(one.path)
-    assert seen["publish"] > end - first
+    assert seen["publish"] > (end - first) // 2
     assert seen["discarded"] > 0

@@ -16,7 +16,7 @@ from pyspark_theflash.storage.engine.magic.file import DataFile, FileKind
 from pyspark_theflash.storage.engine.magic.file_cache import FileCache, opened
 from pyspark_theflash.storage.mvcc.version import Op
 from tests.support.data_files import encode_file
-from tests.unit.storage.engine.test_data_files import TABLE, versions, write
+from tests.unit.storage.engine.magic.test_data_files import TABLE, versions, write
 
 
 def read(cache: FileCache, folder: Path, info: DataFile, *names: str) -> pa.Table:
