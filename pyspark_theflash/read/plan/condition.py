@@ -12,11 +12,11 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
+from pyspark_theflash.base.budget import DEFAULT_BUDGET, Budget
 from pyspark_theflash.base.errors import ColumnNotFoundError, OptionError, UnsupportedError
 from pyspark_theflash.read.pushdown.value import Mask
 from pyspark_theflash.storage.mvcc.version import column_name
 from pyspark_theflash.tidb.codec.arrow import arrow_type
-from pyspark_theflash.tidb.codec.narrow import widened
 from pyspark_theflash.tidb.expression.evaluate import Expression, evaluate_integers, parse
 from pyspark_theflash.tidb.expression.failure import in_condition
 from pyspark_theflash.tidb.expression.syntax import Call
@@ -53,37 +53,32 @@ class Condition:
         condition._try_out()
         return condition
 
-    def rows(self, batch: pa.RecordBatch) -> Mask:
+    def rows(self, batch: pa.RecordBatch, budget: Budget = DEFAULT_BUDGET) -> Mask:
         """Return the rows of a stored batch for which the condition is true.
 
         Raises:
             UnsupportedError, UnrepresentableValueError: The result for a value could differ from
                 TiDB's.
+            SqlMemoryError: A row needs more memory than the budget.
         """
         if not batch.num_rows:
             return np.zeros(0, np.bool_)
-        columns = {c.name.lower(): _dense(batch.column(column_name(c.id)), c) for c in self.columns}
-        return self._is_true(columns, batch.num_rows)
+        columns = {c.name.lower(): batch.column(column_name(c.id)) for c in self.columns}
+        return self._is_true(columns, batch.num_rows, budget)
 
     def _try_out(self) -> None:
         """Evaluate on NULLs, so that unsupported types raise when planning and not in a task."""
         columns = {c.name.lower(): pa.nulls(1, arrow_type(c.type)) for c in self.columns}
         try:
-            self._is_true(columns, 1)
+            self._is_true(columns, 1, DEFAULT_BUDGET)
         except UnsupportedError as error:
             raise OptionError(WHERE, f"{error.what} is not supported") from None
 
-    def _is_true(self, columns: Mapping[str, pa.Array], rows: int) -> Mask:
+    def _is_true(self, columns: Mapping[str, pa.Array], rows: int, budget: Budget) -> Mask:
         whole = self.expression
         truth = Expression(whole.text, Call("is true", (whole.tree,)), whole.columns)
         typed = {c.name.lower(): (columns[c.name.lower()], c.type) for c in self.columns}
         with in_condition():
-            values, _ = evaluate_integers(truth, typed, rows, WHERE)
+            values, _ = evaluate_integers(truth, typed, rows, WHERE, budget)
         mask: Mask = values != 0
         return mask
-
-
-def _dense(values: pa.Array, column: ColumnInfo) -> pa.Array:
-    if pa.types.is_dictionary(values.type):
-        return values.dictionary_decode()
-    return widened(values, arrow_type(column.type))

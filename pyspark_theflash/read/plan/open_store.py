@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import pyarrow as pa
 
+from pyspark_theflash.base.budget import DEFAULT_BUDGET, Budget
 from pyspark_theflash.base.clock import Clock
 from pyspark_theflash.base.errors import CorruptionError, StoreReplacedError, TheFlashError
 from pyspark_theflash.base.fs import FileSystem
@@ -52,7 +53,7 @@ class OpenStore:
         self,
         task: ScanTask,
         regions: Sequence[RegionScan],
-        check: Callable[[], None] | None = None,
+        budget: Budget = DEFAULT_BUDGET,
     ) -> Iterator[pa.RecordBatch]:
         """Yield the results of regions of this store in place of the task's; see `read_regions`.
 
@@ -63,11 +64,11 @@ class OpenStore:
             for region in regions:
                 one = replace(task, region=region)
                 yield from read_task(
-                    one, fs=self._fs, clock=self._clock, check=check, over=self._over
+                    one, fs=self._fs, clock=self._clock, budget=budget, over=self._over
                 )
             return
         self._begin(task.lease)
-        keeper = LeaseKeeper(self, task.lease, self._clock, check)
+        keeper = LeaseKeeper(self, task.lease, self._clock, budget)
         yield from read_regions(self._reader(), task, regions, keeper)
 
     def with_dictionaries(self, task: ScanTask) -> ScanTask:

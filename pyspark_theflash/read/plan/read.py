@@ -4,11 +4,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 import pyarrow as pa
 
+from pyspark_theflash.base.budget import DEFAULT_BUDGET, Budget
 from pyspark_theflash.base.clock import Clock, SystemClock
 from pyspark_theflash.base.errors import CorruptionError, StoreMismatchError, StoreNotFoundError
 from pyspark_theflash.base.fs import FileSystem, LocalFileSystem
@@ -42,12 +43,12 @@ def read_task(
     *,
     fs: FileSystem | None = None,
     clock: Clock | None = None,
-    check: Callable[[], None] | None = None,
+    budget: Budget = DEFAULT_BUDGET,
     over: Over = no_more_than_stored,
 ) -> Iterator[pa.RecordBatch]:
     """Yield the results of a task, in batches of bounded size with schema `task.schema`.
 
-    Renews the plan's read latch while batches are consumed. `check` is called often and may raise.
+    Renews the plan's read latch while batches are consumed. `budget` limits memory and time.
 
     Raises:
         StoreMismatchError: The store at the task's path is not the one it was planned on.
@@ -55,12 +56,13 @@ def read_task(
         CorruptionError: Stored data fails its checksum.
         UnrepresentableValueError: A date does not exist, and the task does not say how to return
             it.
+        SqlMemoryError: Conditions or pushed operations need more memory than the budget.
     """
     fs, clock = fs or LocalFileSystem(), clock or SystemClock()
     path = Path(task.store_path)
     with closing(open_store(task, fs)) as manifest:
         identity = StoreIdentity.of(manifest.read([IDENTITY_KIND]))
-        keeper = LeaseKeeper(LeaseTable(manifest, clock), task.lease, clock, check)
+        keeper = LeaseKeeper(LeaseTable(manifest, clock), task.lease, clock, budget)
         keeper.renew()
         with closing(over(registry.open_reader(path, identity, fs, clock))) as engine:
             yield from read_region(engine, task, keeper)
@@ -91,7 +93,7 @@ def read_regions(
     """Yield the combined results of `regions`, which replace the task's region."""
     condition = _TaskCondition(task, keeper) if _TaskCondition.has_any(task) else None
     rows = (b for r in regions for b in _rows(engine, replace(task, region=r), keeper, condition))
-    return task.pushed.of(rows, task.rows_schema, task.shown)
+    return task.pushed.of(rows, task.rows_schema, task.shown, keeper.budget)
 
 
 def _rows(
@@ -180,9 +182,9 @@ class _TaskCondition:
         self._keeper.keep()
         mask = np.ones(batch.num_rows, np.bool_) if visible is None else visible.copy()
         if self._condition is not None and mask.any():
-            mask[mask] = self._condition.rows(filter_rows(batch, mask))
+            mask[mask] = self._condition.rows(filter_rows(batch, mask), self._keeper.budget)
         if self._filter is not None and mask.any():
-            mask = self._filter.rows(batch, mask)
+            mask = self._filter.rows(batch, mask, self._keeper.budget)
         if self._leaders is not None and mask.any():
             mask[mask] = self._leaders.rows(self._shown_keys(filter_rows(batch, mask)))
         return mask
@@ -232,16 +234,17 @@ class LeaseKeeper:
         leases: Leases,
         lease: ReadLease,
         clock: Clock,
-        check: Callable[[], None] | None = None,
+        budget: Budget = DEFAULT_BUDGET,
     ) -> None:
-        """Keep `lease`. `check` is called as often as `keep`, and may raise."""
-        self._leases, self._lease, self._clock, self._check = leases, lease, clock, check
+        """Keep `lease`. The `check` of `budget` is called as often as `keep`, and may raise."""
+        self._leases, self._lease, self._clock, self._check = leases, lease, clock, budget.check
+        self.budget: Final = Budget(budget.memory_bytes, self.keep)
+        """The budget of computations, which keep the lease too."""
         self._due_ms = self._next_ms()
 
     def keep(self) -> None:
         """Renew the lease if it is due; call it often."""
-        if self._check is not None:
-            self._check()
+        self._check()
         if self._clock.boottime_ms() >= self._due_ms:
             self.renew()
 

@@ -15,8 +15,10 @@ from typing import Final
 
 import pyarrow as pa
 
+from pyspark_theflash.base.budget import DEFAULT_BUDGET, Budget
 from pyspark_theflash.base.errors import ColumnNotFoundError, UnsupportedError
 from pyspark_theflash.read.pushdown.evaluate import evaluate
+from pyspark_theflash.read.pushdown.memory import arrow_limits, row_bytes, row_slices
 from pyspark_theflash.read.pushdown.reduce import (
     Groups,
     Reduction,
@@ -55,6 +57,8 @@ SMALL_ROWS: Final = 1 << 15
 WIDE_ROWS: Final = 1 << 20
 WIDE_BYTES: Final = 1 << 26
 _LABEL: Final = "aggregation"
+_WIDTH: Final = 32
+"""Estimated size of a string in a partial."""
 _MANY: Final = 1 / 16
 _NEARLY_ALL: Final = 0.95
 _HALF: Final = 0.5
@@ -65,9 +69,11 @@ _MERGED_BY: Final = {AggregateFunction.COUNT: AggregateFunction.SUM}
 class Folding:
     """Aggregation of rows of one schema; columns may be dictionary-encoded."""
 
-    def __init__(self, aggregation: Aggregation, schema: pa.Schema) -> None:
+    def __init__(
+        self, aggregation: Aggregation, schema: pa.Schema, budget: Budget = DEFAULT_BUDGET
+    ) -> None:
         """Check the aggregation. Raises `ColumnNotFoundError`, `UnsupportedError`: not exact."""
-        self._aggregation, self._rows = aggregation, schema
+        self._aggregation, self._rows, self._budget = aggregation, schema, budget
         try:
             fields = list(self._fields())
         except UnsupportedError as error:
@@ -104,23 +110,44 @@ class Folding:
         parts: list[pa.RecordBatch] = []
         seen, limit = 0, MERGED_ROWS
         gathering = _Gathering()
-        for batch in gathering.of(batches):
+        for batch in self._pieces(gathering.of(batches)):
             if gathering.are_apart:
                 yield from _cut(self._folded(batch, are_apart=True))
                 continue
             seen += batch.num_rows
             parts.append(self._folded(batch))
             gathering.learn(batch.num_rows, parts[-1].num_rows)
-            if sum(part.num_rows for part in parts) < limit:
+            if sum(part.num_rows for part in parts) < limit and not self._are_large(parts):
                 continue
             merged = self.merged(parts)
             limit = max(MERGED_ROWS, 2 * merged.num_rows)
             parts = [merged]
-            if merged.num_rows > GROUPS_MAX or 2 * merged.num_rows > seen:
+            is_large = merged.num_rows > GROUPS_MAX or self._are_large(parts)
+            if is_large or 2 * merged.num_rows > seen:
                 yield from _cut(merged)
                 parts, seen, limit = [], 0, MERGED_ROWS
         if parts or not self._aggregation.by:
             yield from _cut(self.merged(parts or [self._folded(self._empty())]))
+
+    def _pieces(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Divide batches so that the evaluation and the result of each piece need little memory."""
+        width = sum(_WIDTH if (w := _bits(tp)) is None else w // 8 + 1 for tp in self.schema.types)
+        for batch in batches:
+            rows = self._batch(batch)
+            keys = sum(row_bytes(term, rows) for term in self._aggregation.by)
+            arguments = (a.argument for a in self._aggregation.aggregates if a.argument is not None)
+            largest = max((row_bytes(argument, rows) for argument in arguments), default=0)
+            size_bytes = 2 * width + keys + largest
+            if batch.num_rows * size_bytes <= self._budget.step_bytes:
+                self._budget.check()
+                yield batch
+                continue
+            for start, count in row_slices(batch.num_rows, size_bytes, self._budget):
+                yield batch.slice(start, count)
+
+    def _are_large(self, parts: Sequence[pa.RecordBatch]) -> bool:
+        size_bytes: int = sum(part.nbytes for part in parts)
+        return 2 * size_bytes > self._budget.step_bytes
 
     def merged(self, parts: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
         """Merge partials, at least one, so that each group occurs once."""
@@ -132,33 +159,38 @@ class Folding:
         (rows,) = whole
         keys = rows.columns[: len(self._aggregation.by)]
         values = rows.columns[len(keys) :]
-        aggregates = [
+        aggregates = (
             (_MERGED_BY.get(aggregate.function, aggregate.function), value_of(column), column.type)
             for aggregate, column in zip(self._aggregation.aggregates, values, strict=True)
-        ]
+        )
         return self._reduced(keys, aggregates, rows.num_rows)
 
     def _folded(self, batch: pa.RecordBatch, *, are_apart: bool = False) -> pa.RecordBatch:
         rows = self._batch(batch)
         keys = [_key(term, rows) for term in self._aggregation.by]
         types = self.schema.types[len(keys) :]
-        aggregates = [
+        # One after the other: arguments may take more memory than results.
+        aggregates = (
             (each.function, _argument(each, rows), tp)
             for each, tp in zip(self._aggregation.aggregates, types, strict=True)
-        ]
+        )
         groups = groups_apart(keys, batch.num_rows) if are_apart else None
         return self._reduced(keys, aggregates, batch.num_rows, groups)
 
     def _reduced(
         self,
         keys: Sequence[pa.Array],
-        aggregates: Sequence[tuple[AggregateFunction, Rows | None, pa.DataType]],
+        aggregates: Iterable[tuple[AggregateFunction, Rows | None, pa.DataType]],
         rows: int,
         groups: Groups | None = None,
     ) -> pa.RecordBatch:
-        groups = groups or groups_of(keys, rows)
-        reduction = Reduction(groups)
-        arrays = [*groups.keys, *(reduction.run(*each) for each in aggregates)]
+        with arrow_limits(_LABEL):
+            groups = groups or groups_of(keys, rows)
+            reduction = Reduction(groups)
+            arrays = list(groups.keys)
+            for each in aggregates:
+                self._budget.check()
+                arrays.append(reduction.run(*each))
         return batch_of(self.schema.names, arrays, groups.count)
 
     def _empty(self) -> pa.RecordBatch:
@@ -166,7 +198,8 @@ class Folding:
 
     def _batch(self, batch: pa.RecordBatch) -> Batch:
         columns = dict(zip(self._rows.names, batch.columns, strict=True))
-        return Batch({name.lower(): values for name, values in columns.items()}, batch.num_rows)
+        lower = {name.lower(): values for name, values in columns.items()}
+        return Batch(lower, batch.num_rows, self._budget)
 
 
 def _key(term: Term, rows: Batch) -> pa.Array:
@@ -258,6 +291,11 @@ def _joined(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
         return batches[0]
     (whole,) = pa.Table.from_batches(batches).unify_dictionaries().combine_chunks().to_batches()
     return whole
+
+
+def _bits(tp: pa.DataType) -> int | None:
+    """Return the bits per value of a type of fixed width."""
+    return tp.bit_width if pa.types.is_primitive(tp) or pa.types.is_decimal(tp) else None
 
 
 def _cut(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:

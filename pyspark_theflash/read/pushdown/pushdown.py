@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
+from pyspark_theflash.base.budget import DEFAULT_BUDGET, Budget
 from pyspark_theflash.base.errors import (
     OptionError,
     UnrepresentableValueError,
@@ -79,17 +80,21 @@ class Pushdown:
         return schema if shown is None else pa.schema(list(schema)[:shown])
 
     def of(
-        self, batches: Iterable[pa.RecordBatch], schema: pa.Schema, shown: int | None
+        self,
+        batches: Iterable[pa.RecordBatch],
+        schema: pa.Schema,
+        shown: int | None,
+        budget: Budget = DEFAULT_BUDGET,
     ) -> Iterator[pa.RecordBatch]:
         """Yield the results for a region's rows that have passed the filter.
 
         Strings may be dictionaries where the schema has none, if `takes_dictionaries`.
         """
         if self.aggregation is not None:
-            yield from Folding(self.aggregation, schema).of(batches)
+            yield from Folding(self.aggregation, schema, budget).of(batches)
             return
         if self.order:
-            batches = first_rows(batches, self.order, self.limit, schema)
+            batches = first_rows(batches, self.order, self.limit, schema, budget)
         elif self.limit:
             batches = limited(batches, self.limit, schema)
         for batch in batches:
@@ -122,32 +127,38 @@ class Filter:
         rows_for_which(term, Batch(empty, 0))
         return cls(term, columns, presentation)
 
-    def rows(self, batch: pa.RecordBatch, among: Mask | None = None) -> Mask:
+    def rows(
+        self,
+        batch: pa.RecordBatch,
+        among: Mask | None = None,
+        budget: Budget = DEFAULT_BUDGET,
+    ) -> Mask:
         """Return the rows, of those in `among`, of a stored batch for which the filter is true.
 
         Raises:
             UnrepresentableValueError: The scan cannot return a value.
             SqlOverflowError: A number does not fit its type.
+            SqlMemoryError: The evaluation needs more memory than the budget.
         """
         try:
-            shown = self._shown(batch)
+            shown = self._shown(batch, budget)
         except UnrepresentableValueError:
             if among is None or among.all():
                 raise
             # The value may be in a row outside of `among`.
             mask = np.zeros(len(among), np.bool_)
-            mask[among] = self.rows(filter_rows(batch, among))
+            mask[among] = self.rows(filter_rows(batch, among), budget=budget)
             return mask
         return rows_for_which(self.term, shown, among)
 
-    def _shown(self, batch: pa.RecordBatch) -> Batch:
+    def _shown(self, batch: pa.RecordBatch, budget: Budget) -> Batch:
         shown = {
             c.name.lower(): shown_column(
                 batch.column(column_name(c.id)), c, self.presentation, narrow=True
             )
             for c in self.columns
         }
-        return Batch(shown, batch.num_rows)
+        return Batch(shown, batch.num_rows, budget)
 
 
 def shown_column(

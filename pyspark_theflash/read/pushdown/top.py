@@ -7,7 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pyspark_theflash.base.budget import DEFAULT_BUDGET, Budget
 from pyspark_theflash.base.errors import ColumnNotFoundError, UnsupportedError
+from pyspark_theflash.read.pushdown.memory import arrow_limits, decoded_bytes, row_slices
 from pyspark_theflash.read.pushdown.term import SortKey
 from pyspark_theflash.read.pushdown.value import Mask, ordered_floats
 
@@ -19,22 +21,41 @@ WHERE: Final = "order"
 
 
 def first_rows(
-    batches: Iterable[pa.RecordBatch], order: Sequence[SortKey], limit: int, schema: pa.Schema
+    batches: Iterable[pa.RecordBatch],
+    order: Sequence[SortKey],
+    limit: int,
+    schema: pa.Schema,
+    budget: Budget = DEFAULT_BUDGET,
 ) -> Iterator[pa.RecordBatch]:
     """Yield the first rows in sort order, with `schema`; any of equal rows.
 
-    The batches may have dictionaries where the schema has none. Raises like `check_order`.
+    The batches may have dictionaries where the schema has none.
+
+    Raises:
+        ColumnNotFoundError, UnsupportedError: As in `check_order`.
+        SqlMemoryError: The first rows are larger than the budget.
     """
     best: pa.Table | None = None
-    for batch in batches:
+    for batch in _pieces(batches, budget):
         rows = pa.Table.from_batches([batch])
-        rows = rows.take(_first(rows, order, limit)).cast(schema)
-        if best is not None:
-            rows = pa.concat_tables([best, rows], promote_options="none").unify_dictionaries()
-            rows = rows.take(_first(rows, order, limit))
+        with arrow_limits(WHERE):
+            rows = rows.take(_first(rows, order, limit)).cast(schema)
+            if best is not None:
+                rows = pa.concat_tables([best, rows], promote_options="none").unify_dictionaries()
+                rows = rows.take(_first(rows, order, limit))
+        if rows.nbytes > budget.memory_bytes:
+            raise budget.exceeded()
         best = rows
     if best is not None:
         yield from best.combine_chunks().to_batches()
+
+
+def _pieces(batches: Iterable[pa.RecordBatch], budget: Budget) -> Iterator[pa.RecordBatch]:
+    """Divide batches whose strings are long, as all of them may be decoded."""
+    for batch in batches:
+        row = sum(map(decoded_bytes, batch.columns)) // max(batch.num_rows, 1)
+        for start, count in row_slices(batch.num_rows, row, budget):
+            yield batch.slice(start, count)
 
 
 class FirstRows:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pyspark_theflash.base.budget import DEFAULT_BUDGET, Budget
 from pyspark_theflash.base.errors import ColumnNotFoundError, SqlOverflowError, UnsupportedError
 from pyspark_theflash.read.pushdown.term import LiteralKind, LiteralTerm
 from pyspark_theflash.tidb.codec.arrow import DECIMAL128_DIGITS
@@ -140,16 +141,23 @@ Value: TypeAlias = Rows | Constant
 class Batch:
     """Columns of a batch of rows, converted on first use."""
 
-    def __init__(self, columns: Mapping[str, pa.Array], rows: int) -> None:
-        """Wrap arrays by lower-case column name."""
-        self._columns, self.rows = columns, rows
+    def __init__(
+        self, columns: Mapping[str, pa.Array], rows: int, budget: Budget = DEFAULT_BUDGET
+    ) -> None:
+        """Wrap arrays by lower-case column name. `budget` limits the evaluation of terms."""
+        self._columns, self.rows, self.budget = columns, rows, budget
         self._values: dict[str, Rows] = {}
 
     def only(self, names: Iterable[str], places: Positions) -> "Batch":
         """Return the rows at `places` with only the named columns."""
         indices = pa.array(places)
         columns = {name.lower(): self.array(name).take(indices) for name in names}
-        return Batch(columns, len(places))
+        return Batch(columns, len(places), self.budget)
+
+    def slice(self, start: int, count: int) -> "Batch":
+        """Return consecutive rows."""
+        columns = {name: array.slice(start, count) for name, array in self._columns.items()}
+        return Batch(columns, count, self.budget)
 
     def column(self, name: str) -> Rows:
         """Return a converted column. Raises `ColumnNotFoundError`."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import pyarrow as pa
 
+from pyspark_theflash.base.budget import Budget
 from pyspark_theflash.base.clock import Clock, Deadline
 from pyspark_theflash.base.errors import (
     NotCaughtUpError,
@@ -303,7 +304,7 @@ class Reads:
         return replace(task, region=ticket.region)
 
     def _batches(self, task: ScanTask, regions: Sequence[RegionScan], call: CallContext) -> Batches:
-        yield from self._open_store.read(task, regions, call.check)
+        yield from self._open_store.read(task, regions, Budget(check=call.check))
 
     def _lease_of(self, handle: bytes, call: CallContext) -> ReadLease:
         store_id, lease = opened_handle(handle, call.owner, self._sealer)

@@ -6,22 +6,36 @@ variables are those of a replica: UTC and TiDB's default SQL mode.
 
 IF, CASE, IFNULL and COALESCE evaluate each branch only for the rows that select it, so an
 unselected branch cannot fail.
+
+Rows are evaluated in slices of bounded memory (`tidb/expression/allowance.py`). Constants are
+evaluated for one row. They are repeated for all rows only for functions that need it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from pyspark_theflash.base.budget import DEFAULT_BUDGET, Budget
 from pyspark_theflash.base.errors import UnrepresentableValueError, UnsupportedError, invariant
 from pyspark_theflash.tidb.codec.arrow import arrow_type
 from pyspark_theflash.tidb.codec.field_type import ColumnFlag, FieldType, MySQLType
+from pyspark_theflash.tidb.codec.narrow import widened
 from pyspark_theflash.tidb.codec.reader import Mask
+from pyspark_theflash.tidb.expression.allowance import (
+    SLICE_ROWS,
+    beyond_arrow,
+    check_time,
+    in_slices,
+    require,
+    reserve,
+)
 from pyspark_theflash.tidb.expression.cast import cast
 from pyspark_theflash.tidb.expression.choice import Rows, assemble, truth_rows
 from pyspark_theflash.tidb.expression.comparison import equal
@@ -35,11 +49,20 @@ from pyspark_theflash.tidb.expression.functions import FUNCTIONS, MAX_ARGUMENTS
 from pyspark_theflash.tidb.expression.load import load_column, load_literal
 from pyspark_theflash.tidb.expression.parser import parse_text
 from pyspark_theflash.tidb.expression.store import store_column
-from pyspark_theflash.tidb.expression.syntax import Call, Column, Literal, Node, column_names
+from pyspark_theflash.tidb.expression.syntax import (
+    Call,
+    Column,
+    Literal,
+    Node,
+    calls,
+    column_names,
+    factor_count,
+    list_size,
+)
 from pyspark_theflash.tidb.expression.vector import Kind, Vector
 
 TypedArray: TypeAlias = tuple[pa.Array, FieldType]
-"""Column in storage form (`tidb/codec/arrow.py`) and its type."""
+"""Column in storage form (`tidb/codec/arrow.py`), or as stored in a file, and its type."""
 
 _BRANCHING: Final = {
     "if": (3, 3),
@@ -48,6 +71,20 @@ _BRANCHING: Final = {
     "coalesce": (1, MAX_ARGUMENTS),
     "case": (3, MAX_ARGUMENTS),
 }
+
+
+_TAKE_CONSTANTS: Final = frozenset(
+    {"=", "<>", "<", "<=", ">", ">=", "<=>", "in", "between", "like"}
+    | {"concat", "concat_ws", "replace", "trim"}
+)
+"""Functions whose operands may be constants of one row."""
+_VALUE_BYTES: Final = {kind: 72 if kind is Kind.DECIMAL else 9 for kind in Kind}
+"""Memory of one value, besides the characters of a text; Python integers for DECIMAL."""
+_ARGUMENT_BYTES: Final = 24
+"""Memory of one more argument, mostly a column or constant."""
+_FACTOR_BYTES: Final = 32
+"""Memory that a product or quotient adds to a DECIMAL."""
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +139,7 @@ def evaluate(
     result_type: FieldType,
     where: str,
     rows: int | None = None,
+    budget: Budget = DEFAULT_BUDGET,
 ) -> pa.Array:
     """Evaluate an expression for each row, as a column of `result_type` in storage form.
 
@@ -110,9 +148,11 @@ def evaluate(
         result_type: The type that results are cast to.
         where: The table and column, for error messages.
         rows: The number of rows; required only without columns.
+        budget: The memory and time for the evaluation.
 
     Raises:
-        UnsupportedError: An operation is not supported.
+        UnsupportedError: An operation is not supported, or the results exceed a limit of Arrow.
+        SqlMemoryError: A result needs more memory than the budget.
         UnrepresentableValueError: A result is out of range, which is an error in TiDB as well.
     """
     if rows is None:
@@ -120,14 +160,27 @@ def evaluate(
         rows = len(next(iter(columns.values()))[0])
     if rows == 0:
         return pa.nulls(0, arrow_type(result_type))
-    with _named(where):
-        vector = _full(expression.tree, RowScope(columns, rows))
-        result: pa.Array = store_column(vector, result_type)
-    return result
+
+    def stored(scope: RowScope) -> pa.Array:
+        result = store_column(_full(expression.tree, scope), result_type)
+        reserve(result.nbytes)
+        return result
+
+    slices = list(_in_slices(expression, columns, rows, where, budget, stored))
+    if len(slices) == 1:
+        return slices[0]
+    try:
+        return pa.concat_arrays(slices)
+    except (pa.ArrowException, MemoryError) as error:
+        raise beyond_arrow(error, where) from error
 
 
 def evaluate_integers(
-    expression: Expression, columns: Mapping[str, TypedArray], rows: int, where: str
+    expression: Expression,
+    columns: Mapping[str, TypedArray],
+    rows: int,
+    where: str,
+    budget: Budget = DEFAULT_BUDGET,
 ) -> tuple[npt.NDArray[np.int64] | npt.NDArray[np.uint64], Mask]:
     """Evaluate an expression as integers, for `rows` > 0 rows.
 
@@ -137,10 +190,40 @@ def evaluate_integers(
     Raises:
         UnsupportedError: An operation is not supported.
         UnrepresentableValueError: A result is out of range.
+        SqlMemoryError: A value needs more memory than the budget.
     """
+
+    def integers(scope: RowScope) -> Vector:
+        return to_integer(_full(expression.tree, scope))
+
+    slices = list(_in_slices(expression, columns, rows, where, budget, integers))
+    if len(slices) == 1:
+        return slices[0].data, slices[0].null
+    invariant(len({each.kind for each in slices}) == 1, "integers of rows have different types")
+    data = np.concatenate([each.data for each in slices])
+    return data, np.concatenate([each.null for each in slices])
+
+
+def _in_slices(
+    expression: Expression,
+    columns: Mapping[str, TypedArray],
+    rows: int,
+    where: str,
+    budget: Budget,
+    evaluate: Callable[["RowScope"], _Result],
+) -> Iterator[_Result]:
+    """Yield the results for consecutive slices of the rows."""
+
+    def of_slice(start: int, count: int) -> _Result:
+        part = {name: (v.slice(start, count), tp) for name, (v, tp) in columns.items()}
+        return evaluate(RowScope(part, count))
+
+    value_bytes = _VALUE_BYTES[Kind.DECIMAL] + _FACTOR_BYTES * factor_count(expression.tree)
+    count = 1 + sum(1 for _ in calls(expression.tree))
+    size_bytes = count * value_bytes + list_size(expression.tree) * _ARGUMENT_BYTES
+    slice_rows = max(min(SLICE_ROWS, budget.step_bytes // size_bytes), 1)
     with _named(where):
-        whole = to_integer(_full(expression.tree, RowScope(columns, rows)))
-    return whole.data, whole.null
+        yield from in_slices(rows, budget, where, of_slice, slice_rows)
 
 
 @contextmanager
@@ -167,7 +250,9 @@ class RowScope:
         if name not in self._loaded:
             if name not in self._columns:
                 raise LackingError(f"column {name}, which the table does not have,")
-            self._loaded[name] = replace(load_column(*self._columns[name]), is_column=True)
+            values, tp = self._columns[name]
+            loaded = load_column(_plain(values, tp), tp)
+            self._loaded[name] = replace(loaded, is_column=True)
         return self._loaded[name]
 
     def is_not_null(self, node: Node) -> bool:
@@ -185,7 +270,17 @@ class RowScope:
 
     def nulls(self) -> "RowScope":
         """Return a scope of one row in which all columns are NULL."""
-        return RowScope({n: (pa.nulls(1, v.type), t) for n, (v, t) in self._columns.items()}, 1)
+        columns = {n: (pa.nulls(1, arrow_type(t)), t) for n, (_, t) in self._columns.items()}
+        return RowScope(columns, 1)
+
+
+def _plain(values: pa.Array, tp: FieldType) -> pa.Array:
+    """Convert a column of a file, which may be a dictionary or narrow, to storage form."""
+    if not pa.types.is_dictionary(values.type):
+        return widened(values, arrow_type(tp))
+    sizes = pc.binary_length(values.dictionary).take(values.indices)
+    reserve(pc.sum(sizes).as_py() or 0)
+    return values.dictionary_decode()
 
 
 def _full(node: Node, scope: RowScope) -> Vector:
@@ -204,18 +299,40 @@ def _evaluate(node: Node, scope: RowScope) -> Vector:
     if isinstance(node, Column):
         return scope.column(node.name)
     if node.name in _BRANCHING:
+        check_time()
         is_constant = _is_folded(node, scope)
         branched = _branch(node, scope.nulls() if is_constant else scope)
+        _reserve(branched)
         if branched.kind is Kind.NULL:
             reject_in_condition("IF, CASE or similar with only NULL")
         return replace(branched, is_constant=is_constant, is_column=False, is_choice=True)
+    check_time()
     operands = [_evaluate(argument, scope) for argument in node.arguments]
     is_constant = all(v.is_constant for v in operands)
     if not is_constant:
-        operands = [v.spread(scope.rows) if v.is_constant else v for v in operands]
+        operands = [_repeated(v, node, scope.rows) if v.is_constant else v for v in operands]
     applied = _apply(node, operands)
+    _reserve(applied)
     is_choice = node.name in ("greatest", "least")
     return replace(applied, is_constant=is_constant, is_column=False, is_choice=is_choice)
+
+
+def _repeated(constant: Vector, node: Call, rows: int) -> Vector:
+    """Return the operand of a call for a constant: one row, or as many rows as others have."""
+    if node.name in _TAKE_CONSTANTS:
+        return constant
+    if constant.kind is not Kind.TEXT:
+        return constant.shared(rows)
+    require(rows * constant.data.nbytes)
+    repeated = constant.spread(rows)
+    _reserve(repeated)
+    return repeated
+
+
+def _reserve(vector: Vector) -> None:
+    reserve(_VALUE_BYTES[vector.kind] * len(vector))
+    if vector.kind is Kind.TEXT:
+        reserve(vector.data.nbytes)
 
 
 def _is_folded(node: Call, scope: RowScope) -> bool:

@@ -23,6 +23,7 @@ from pyspark_theflash.tidb.codec.field_type import (
 )
 from pyspark_theflash.tidb.codec.time import DAY_US, round_half_up, unpack_dates
 from pyspark_theflash.tidb.expression import times
+from pyspark_theflash.tidb.expression.allowance import require
 from pyspark_theflash.tidb.expression.convert import (
     Objects,
     full_years,
@@ -171,6 +172,14 @@ def _strings(vector: Vector, field_type: FieldType) -> Array:
     if flen >= 0:
         text = pc.utf8_slice_codeunits(text, 0, flen)
     return pc.ascii_rtrim(text, " ") if field_type.tp == MySQLType.STRING else text
+
+
+def _padded(data: Array, width: int) -> Array:
+    """Pad to BINARY(n) with zero bytes."""
+    require(width * len(data))
+    missing = pc.subtract(width, pc.binary_length(data))
+    zeros = pc.binary_repeat(pa.scalar(b"\0", pa.binary()), missing)
+    return pc.binary_join_element_wise(data, zeros, pa.scalar(b"", pa.binary()))
 
 
 def _times(vector: Vector, field_type: FieldType) -> Array:

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from pyspark_theflash.tidb.codec.reader import Mask
 from pyspark_theflash.tidb.codec.time import Int64s
+from pyspark_theflash.tidb.expression.allowance import check_time, require
 from pyspark_theflash.tidb.expression.collation import as_texts
 from pyspark_theflash.tidb.expression.convert import to_integer, to_signed, to_text
 from pyspark_theflash.tidb.expression.vector import (
@@ -26,20 +27,33 @@ from pyspark_theflash.tidb.expression.vector import (
 # Length of a substring without a length argument.
 _UNLIMITED: Final = 2**62
 _SHARP_S: Final = "ß"
+_CHARACTER_BYTES: Final = 4
+_CHECK_ROWS: Final = 256
 
 
 def concat(operands: Sequence[Vector]) -> Vector:
     """`CONCAT`."""
     parts = as_texts(operands)
-    arrays = [part.data for part in parts]
+    arrays = _operands(parts)
     separator = pa.scalar(b"" if parts[0].is_bytes else "", arrays[0].type)
     return texts(pc.binary_join_element_wise(*arrays, separator), parts[0])
+
+
+def _operands(parts: Sequence[Vector]) -> list[Array]:
+    """Return texts to concatenate, constants of one row as scalars; checks the size."""
+    rows = max(map(len, parts))
+    are_constant = [len(part) < rows for part in parts]
+    sizes = [pc.sum(pc.binary_length(part.data)).as_py() or 0 for part in parts]
+    require(sum(s * rows if one else s for s, one in zip(sizes, are_constant, strict=True)))
+    return [p.data[0] if one else p.data for p, one in zip(parts, are_constant, strict=True)]
 
 
 def concat_ws(operands: Sequence[Vector]) -> Vector:
     """`CONCAT_WS`: NULLs are skipped."""
     parts = as_texts(operands)
-    separator, *arrays = [part.data for part in parts]
+    # The separator is also counted once for each text.
+    _operands([parts[0]] * len(parts))
+    separator, *arrays = _operands(parts)
     empty = pa.scalar(b"" if parts[0].is_bytes else "", separator.type)
     # Arrow's join with null_handling="skip" drops all-null rows (observed in 26.0.1).
     has_value, pieces = pa.scalar(False), []
@@ -180,13 +194,32 @@ def _trimmed(text: Vector, removed: Vector | None, direction: str) -> Vector:
 def replace_text(operands: Sequence[Vector]) -> Vector:
     """`REPLACE`, which is case-sensitive."""
     parts = as_texts(operands, operands[:1])
-    replaced = map_rows(
-        lambda text, old, new: text.replace(old, new) if old else text, parts, null_of(parts)
-    )
-    return texts(pa.array(replaced, parts[0].data.type), parts[0])
+    total_bytes, at = 0, 0
+
+    def replaced(text: Array, old: Array, new: Array) -> Array:
+        nonlocal total_bytes, at
+        count = text.count(old) if old else 0
+        total_bytes += _bytes_at_most(text, count * (len(new) - len(old)), new)
+        require(total_bytes)
+        at += 1
+        if not at % _CHECK_ROWS:
+            check_time()
+        return text.replace(old, new) if count else text
+
+    values = map_rows(replaced, parts, null_of(parts))
+    require(sum(_bytes_at_most(value) for value in values if value is not None))
+    return texts(pa.array(values, parts[0].data.type), parts[0])
+
+
+def _bytes_at_most(text: Array, more: int = 0, other: Array = "") -> int:
+    """Return an upper bound of the size of a text that grows by `more` characters of `other`."""
+    is_narrow = isinstance(text, bytes) or (text.isascii() and other.isascii())
+    return (len(text) + more) * (1 if is_narrow else _CHARACTER_BYTES)
 
 
 def _map_bytes(function: Callable[[bytes], Any], text: Vector) -> Array:
+    # The result of HEX is twice as long; others are short.
+    require(2 * text.data.nbytes)
     as_bytes = texts(pc.cast(text.data, pa.binary()))
     return map_rows(function, [as_bytes], text.null)
 

@@ -7,7 +7,7 @@ all of them.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from pyspark_theflash.tidb.codec.field_type import FieldType
 
@@ -41,6 +41,28 @@ class Call:
 
 
 Node: TypeAlias = Literal | Column | Call
+_FEW: Final = 3
+
+
+def calls(node: Node) -> Iterator[Call]:
+    """Yield all functions and operators."""
+    pending = [node]
+    while pending:
+        current = pending.pop()
+        if isinstance(current, Call):
+            yield current
+            pending.extend(current.arguments)
+
+
+def list_size(node: Node) -> int:
+    """Return the number of arguments in long lists, except for candidates of IN."""
+    counts = (len(call.arguments) for call in calls(node) if call.name != "in")
+    return sum(count for count in counts if count > _FEW)
+
+
+def factor_count(node: Node) -> int:
+    """Return the number of multiplications and divisions."""
+    return sum(call.name in ("*", "/") for call in calls(node))
 
 
 def column_names(node: Node) -> Iterator[str]:

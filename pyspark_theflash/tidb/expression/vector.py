@@ -12,6 +12,7 @@ NULL         NULL in every row; converts to any type
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import reduce
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -127,6 +128,11 @@ class Vector:
         """Repeat the value of a constant for all rows."""
         return self.take(np.zeros(row_count, np.int64))
 
+    def shared(self, row_count: int) -> "Vector":
+        """Return the constant, not a TEXT, for all rows, as views of the one value."""
+        data, null = (np.broadcast_to(each, (row_count,)) for each in (self.data, self.null))
+        return replace(self, data=data, null=null)
+
     def constant(self) -> Array:
         """Return the value of a constant, None for NULL. Raises `LackingError`."""
         if not self.is_constant:
@@ -182,9 +188,8 @@ def nothing(row_count: int) -> Vector:
 
 
 def null_of(operands: Sequence[Vector]) -> Mask:
-    """Return where any operand is NULL."""
-    null: Mask = np.logical_or.reduce([v.null for v in operands])
-    return null
+    """Return where any operand is NULL; operands may have one row, if others have more."""
+    return reduce(np.logical_or, [v.null for v in operands])
 
 
 def map_rows(
@@ -192,18 +197,23 @@ def map_rows(
 ) -> npt.NDArray[np.object_]:
     """Apply a Python function to the rows that are not `null`, once per distinct row.
 
-    For functions that have no vectorised form, such as hashing and parsing.
+    Operands may have one row, if `null` has more. For functions that have no vectorised form, such
+    as hashing and parsing.
     """
     result = np.empty(len(null), object)
     rows = np.flatnonzero(~null)
     if not len(rows):
         return result
     codes = np.zeros(len(rows), np.int64)
-    for operand in operands:
+    is_one = [len(operand) < len(null) for operand in operands]
+    for operand in (each for each, one in zip(operands, is_one, strict=True) if not one):
         of_operand, count = _codes(operand, rows)
         _, codes = np.unique(codes * count + of_operand, return_inverse=True)
     _, first, codes = np.unique(codes, return_index=True, return_inverse=True)
-    columns = [_python_values(operand.take(rows[first])) for operand in operands]
+    columns = [
+        _python_values(operand) * len(first) if one else _python_values(operand.take(rows[first]))
+        for operand, one in zip(operands, is_one, strict=True)
+    ]
     distinct = np.empty(len(first), object)
     for place, arguments in enumerate(zip(*columns, strict=True)):
         distinct[place] = function(*arguments)

@@ -1,0 +1,100 @@
+"""Memory of an evaluation: rows are evaluated in slices, which are halved if they need too much.
+
+    in_slices(rows, budget, where, evaluate)
+        evaluate(start, count)     the values that it makes are reserved, large ones in advance
+            reserve(size)          TooLargeError -> the same rows again, in smaller slices
+
+Reserved memory is released at the end of the slice only, so the sum also bounds the time between
+two checks of the budget. A single row may use all memory of the budget.
+"""
+
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Final, TypeVar
+
+import pyarrow as pa
+
+from pyspark_theflash.base.budget import Budget
+from pyspark_theflash.base.errors import UnsupportedError
+
+SLICE_ROWS: Final = 1 << 16
+_Result = TypeVar("_Result")
+
+
+class TooLargeError(Exception):
+    """The values of a slice of rows need more memory than allowed."""
+
+
+class _Allowance:
+    __slots__ = ("check", "left_bytes")
+
+    def __init__(self, left_bytes: int, check: Callable[[], None]) -> None:
+        self.left_bytes, self.check = left_bytes, check
+
+
+_current: Final[ContextVar[_Allowance | None]] = ContextVar("allowance", default=None)
+
+
+def require(size_bytes: int) -> None:
+    """Check that values of this size may be made.
+
+    Raises:
+        TooLargeError: They may not; nothing has been made yet.
+    """
+    allowance = _current.get()
+    if allowance is not None and size_bytes > allowance.left_bytes:
+        raise TooLargeError
+
+
+def reserve(size_bytes: int) -> None:
+    """Reserve memory until the end of the slice. Raises like `require`."""
+    require(size_bytes)
+    allowance = _current.get()
+    if allowance is not None:
+        allowance.left_bytes -= size_bytes
+
+
+def check_time() -> None:
+    """Check whether the request should continue; raises what the budget's `check` raises."""
+    allowance = _current.get()
+    if allowance is not None:
+        allowance.check()
+
+
+def in_slices(
+    rows: int,
+    budget: Budget,
+    where: str,
+    evaluate: Callable[[int, int], _Result],
+    slice_rows: int = SLICE_ROWS,
+) -> Iterator[_Result]:
+    """Yield the results of `evaluate(start, count)` for consecutive slices of `rows` rows.
+
+    Raises:
+        SqlMemoryError: One row needs more memory than the budget.
+        UnsupportedError: The values exceed a limit of Arrow.
+    """
+    start = 0
+    while start < rows:
+        budget.check()
+        count = min(slice_rows, rows - start)
+        size_bytes = budget.memory_bytes if count == 1 else budget.step_bytes
+        token = _current.set(_Allowance(size_bytes, budget.check))
+        try:
+            result = evaluate(start, count)
+        except TooLargeError:
+            if count == 1:
+                raise budget.exceeded() from None
+            slice_rows = count // 2
+            continue
+        except (pa.ArrowException, MemoryError) as error:
+            raise beyond_arrow(error, where) from error
+        finally:
+            _current.reset(token)
+        yield result
+        start += count
+
+
+def beyond_arrow(error: Exception, where: str) -> UnsupportedError:
+    """Return the public error for an error of Arrow in a computation."""
+    return UnsupportedError(f"a computation on these values ({type(error).__name__})", where)

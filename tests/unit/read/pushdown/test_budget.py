@@ -1,0 +1,147 @@
+"""Filters, aggregations and first rows need little memory, and end when the request has to."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pyspark_theflash.base.budget import Budget
+from pyspark_theflash.base.errors import CallCancelledError, SqlMemoryError, UnsupportedError
+from pyspark_theflash.read.pushdown import compare
+from pyspark_theflash.read.pushdown.evaluate import evaluate, rows_for_which
+from pyspark_theflash.read.pushdown.fold import Folding
+from pyspark_theflash.read.pushdown.term import (
+    Aggregate,
+    AggregateFunction,
+    Aggregation,
+    ColumnTerm,
+    FunctionTerm,
+    LiteralKind,
+    LiteralTerm,
+    SortKey,
+    Term,
+)
+from pyspark_theflash.read.pushdown.top import first_rows
+from pyspark_theflash.read.pushdown.value import Batch, Texts
+from tests.support.memory import peak_memory
+
+ROWS = 20_000
+SMALL = Budget(8 << 20)
+N, S = ColumnTerm("n"), ColumnTerm("s")
+
+
+def call(name: str, *arguments: Term) -> FunctionTerm:
+    return FunctionTerm(name, arguments)
+
+
+def whole(number: int) -> LiteralTerm:
+    return LiteralTerm(LiteralKind.INT, number)
+
+
+def columns(count: int = ROWS) -> dict[str, pa.Array]:
+    return {
+        "n": pa.array(np.arange(count)),
+        "s": pa.array([f"eleven green elephants {n}" for n in range(count)]),
+    }
+
+
+def stopping(after: int) -> Budget:
+    """A budget whose time is over at a check."""
+    left = after
+
+    def check() -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            raise CallCancelledError("Scan")
+
+    return Budget(SMALL.memory_bytes, check)
+
+
+MANY = call("or", *(call("=", N, whole(n)) for n in range(300)))
+CASES = call("case", *(x for n in range(100) for x in (call("=", N, whole(n)), S)), S)
+
+
+@pytest.mark.parametrize(
+    ("term", "count"),
+    [
+        (MANY, 300),
+        (call("in", N, *(whole(n) for n in range(4095))), 4095),
+        (call("=", CASES, LiteralTerm(LiteralKind.STRING, "x")), 0),
+    ],
+)
+def test_filters_of_many_terms(term: Term, count: int) -> None:
+    rows = columns()
+    with peak_memory() as peak:
+        mask = rows_for_which(term, Batch(rows, ROWS, SMALL))
+    assert np.count_nonzero(mask) == count
+    assert peak.size_bytes < 2 * SMALL.memory_bytes
+
+
+def sums(count: int, keys: int) -> Aggregation:
+    least = (Aggregate(AggregateFunction.MIN, call("bigint +", N, whole(n))) for n in range(count))
+    return Aggregation((), tuple(least), tuple(call("bigint +", N, whole(n)) for n in range(keys)))
+
+
+def test_aggregates_of_many_groups() -> None:
+    batch = pa.RecordBatch.from_pydict(columns())
+    folding = Folding(sums(100, 3), batch.schema, SMALL)
+    groups = 0
+    with peak_memory() as peak:
+        for partial in folding.of([batch]):
+            groups += partial.num_rows
+    assert groups == ROWS
+    assert peak.size_bytes < 2 * SMALL.memory_bytes
+
+
+def test_the_same_partials_from_pieces() -> None:
+    rows = columns(2000) | {"n": pa.array(np.arange(2000) % 7)}
+    batch = pa.RecordBatch.from_pydict(rows)
+    results = []
+    for budget in (Budget(1 << 18), Budget()):
+        folding = Folding(sums(20, 2), batch.schema, budget)
+        parts = list(folding.of([batch]))
+        results.append(sorted(map(str, folding.merged(parts).to_pylist())))
+    assert results[0] == results[1]
+    assert len(results[0]) == 7
+
+
+def test_dictionaries_are_joined_once() -> None:
+    words = pa.array([f"a long word {n}" * 20 for n in range(1000)])
+    coded = pa.DictionaryArray.from_arrays(pa.array(np.arange(1000, dtype=np.int32)), words)
+    batch = Batch({"n": pa.array(np.arange(1000)), "s": coded}, 1000)
+    chosen = evaluate(CASES, batch)
+    assert isinstance(chosen, Texts)
+    assert len(chosen.values.dictionary) == 1000
+    assert chosen.values.to_pylist() == words.to_pylist()
+
+
+@pytest.mark.parametrize("after", [1, 5, 50])
+def test_a_request_ends_within_a_batch(after: int) -> None:
+    batch = pa.RecordBatch.from_pydict(columns(100))
+    with pytest.raises(CallCancelledError):
+        rows_for_which(MANY, Batch(columns(100), 100, stopping(after)))
+    with pytest.raises(CallCancelledError):
+        list(Folding(sums(100, 3), batch.schema, stopping(after + 200)).of([batch]))
+
+
+def test_first_rows_larger_than_the_budget() -> None:
+    texts = pa.array(["x" * 1000 + str(n) for n in range(5000)])
+    batch = pa.RecordBatch.from_pydict({"s": texts})
+    order = [SortKey("s")]
+    with pytest.raises(SqlMemoryError):
+        list(first_rows([batch], order, 5000, batch.schema, Budget(4 << 20)))
+    (few,) = first_rows([batch], order, 10, batch.schema, Budget(4 << 20))
+    assert few["s"].to_pylist() == sorted(texts.to_pylist())[:10]
+
+
+@pytest.mark.parametrize("error", [pa.ArrowCapacityError, pa.ArrowInvalid, MemoryError])
+def test_limits_of_arrow(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise error("offset overflow")
+
+    monkeypatch.setitem(compare.MATCHES, "contains", fail)
+    term = call("contains", S, LiteralTerm(LiteralKind.STRING, "a"))
+    with pytest.raises(UnsupportedError, match=f"filter: .*{error.__name__}"):
+        rows_for_which(term, Batch(columns(10), 10))
