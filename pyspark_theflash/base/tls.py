@@ -1,11 +1,16 @@
 """TLS certificates and keys, configured as files like in TiDB's components."""
 
+import logging
 import ssl
 import tempfile
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pyspark_theflash.base.errors import OptionError
+from pyspark_theflash.base.fs import file_stamp
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +82,50 @@ class ServerTls:
         """Return the PEM content of certificate, key and CA. Raises `OptionError` as `context`."""
         self.context()  # validates the files
         return _read(self.cert), _read(self.key), None if self.ca is None else _read(self.ca)
+
+
+class Certificates:
+    """A server's certificates, which are read again when a file changes. Thread-safe.
+
+    Files that cannot be used, as in the middle of a renewal, are logged, and the earlier content
+    remains in use.
+    """
+
+    def __init__(self, tls: ServerTls) -> None:
+        """Raises `OptionError`: see `ServerTls.context`."""
+        self._tls, self._mutex = tls, threading.Lock()
+        self._stamps = self._current_stamps()
+        self._context, self._content = tls.context(), tls.read()
+
+    def context(self) -> ssl.SSLContext:
+        """Return the SSL context for the next connection."""
+        self._read_again()
+        return self._context
+
+    def content(self) -> tuple[bytes, bytes, bytes | None]:
+        """Return the PEM content of certificate, key and CA."""
+        self._read_again()
+        return self._content
+
+    def _read_again(self) -> None:
+        with self._mutex:
+            stamps = self._current_stamps()
+            if stamps == self._stamps:
+                return
+            self._stamps = stamps
+            try:
+                self._context, self._content = self._tls.context(), self._tls.read()
+            except OptionError as error:
+                _log.error("the earlier certificates remain in use: %s", error)
+            else:
+                _log.info("certificates were read again: %s", self._tls.cert)
+
+    def _current_stamps(self) -> list[object]:
+        paths = (self._tls.cert, self._tls.key, self._tls.ca)
+        try:
+            return [file_stamp(path) for path in paths if path is not None]
+        except OSError:
+            return []  # reading the files reports the error
 
 
 def _load(context: ssl.SSLContext, cert: Path | None, key: Path | None, ca: Path | None) -> None:

@@ -26,6 +26,7 @@ from pyspark_theflash.cli.jobs.sources import Network
 from pyspark_theflash.cli.listeners import (
     Listeners,
     add_listeners,
+    allow_files,
     chosen_limits,
     server_tls,
     stop_event,
@@ -122,6 +123,7 @@ def run(arguments: argparse.Namespace) -> int:
     settings = _settings(arguments)
     use_system_memory()
     clock, fs = SystemClock(), LocalFileSystem()
+    allow_files()
     stopping = stop_event()
     with ExitStack() as undo:
         process = undo.enter_context(

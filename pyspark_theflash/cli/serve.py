@@ -23,7 +23,13 @@ from pyspark_theflash.base.clock import Clock, SystemClock
 from pyspark_theflash.base.errors import UsageError
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.cli.jobs.arguments import add_seconds, add_store
-from pyspark_theflash.cli.listeners import Listeners, add_listeners, chosen_limits, stop_event
+from pyspark_theflash.cli.listeners import (
+    Listeners,
+    add_listeners,
+    allow_files,
+    chosen_limits,
+    stop_event,
+)
 from pyspark_theflash.net.address import UNIX
 from pyspark_theflash.service.server.control import WorkerSettings
 from pyspark_theflash.service.server.worker import leave_out_pandas
@@ -65,6 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     leave_out_pandas()
     if not 1 <= arguments.workers <= WORKERS_MAX:
         raise UsageError(f"--workers must be from 1 to {WORKERS_MAX}")
+    allow_files()
     stopping = stop_event()
     address = arguments.listen or f"{UNIX}{arguments.store.absolute() / SOCKET}"
     with ExitStack() as undo:

@@ -5,10 +5,10 @@ HOST:PORT     on the loopback interface only, unless there are certificates; the
 """
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from pyspark_theflash.base.errors import OptionError
-from pyspark_theflash.base.tls import TlsFiles
+from pyspark_theflash.base.tls import Certificates, ServerTls, TlsFiles
 from pyspark_theflash.net.address import UNIX
 from pyspark_theflash.net.bind import check_safe, make_way, private_sockets
 from pyspark_theflash.net.channel import grpc
@@ -53,8 +53,29 @@ def bind_server(
 
 
 def _credentials(tls: TlsFiles) -> grpc.ServerCredentials:
-    material = tls.read()
-    if material.cert is None:
+    if tls.cert is None or tls.key is None:
         raise OptionError("tls", "a server needs a certificate and its key")
-    pairs = [(material.key, material.cert)]
-    return grpc.ssl_server_credentials(pairs, material.ca, require_client_auth=True)
+    return server_credentials(ServerTls(tls.cert, tls.key, tls.ca))
+
+
+def server_credentials(tls: ServerTls) -> grpc.ServerCredentials:
+    """Return credentials whose certificates are read again when their files change.
+
+    Raises:
+        OptionError: A certificate is invalid, or the key does not match it.
+    """
+    certificates = Certificates(tls)
+    last = certificates.content()
+
+    def configuration(content: tuple[bytes, bytes, bytes | None]) -> Any:  # noqa: ANN401
+        cert, key, ca = content
+        return grpc.ssl_server_certificate_configuration([(key, cert)], ca)
+
+    def renewed() -> Any:  # noqa: ANN401 (None: no change)
+        nonlocal last
+        before, last = last, certificates.content()
+        return None if last == before else configuration(last)
+
+    return grpc.dynamic_ssl_server_credentials(
+        configuration(last), renewed, require_client_authentication=tls.ca is not None
+    )

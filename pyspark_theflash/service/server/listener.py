@@ -29,7 +29,7 @@ from pyspark_theflash.base.errors import (
 from pyspark_theflash.base.tls import ServerTls
 from pyspark_theflash.net.bind import check_names, check_safe
 from pyspark_theflash.net.channel import IDENTITY_ONLY, grpc
-from pyspark_theflash.net.listen import bind_server
+from pyspark_theflash.net.listen import bind_server, server_credentials
 from pyspark_theflash.service.api.call import CallContext
 from pyspark_theflash.service.api.error import encode_error
 from pyspark_theflash.service.api.limits import Quota
@@ -54,7 +54,7 @@ _DELAYED: Final = 16
 """Calls whose rejection is delayed at a time; others are rejected at once."""
 _QUEUED: Final = 4
 """Calls for each thread above which gRPC rejects them."""
-_CONNECTIONS: Final = 4
+_CONNECTIONS: Final = 2
 """Connections of gRPC, which do not take a thread, for each of `Limits.connections`."""
 _METADATA_BYTES_MAX: Final = 6_000
 """gRPC accepts 8 KiB of metadata by default."""
@@ -132,14 +132,16 @@ class Listener:
                 ("grpc.max_concurrent_streams", limits.calls),
                 ("grpc.max_allowed_incoming_connections", _CONNECTIONS * limits.connections),
                 ("grpc.server_handshake_timeout_ms", self._timeouts.greeting_ms),
-                ("grpc.max_connection_idle_ms", self._timeouts.frame_ms),
+                ("grpc.max_connection_idle_ms", self._timeouts.pending_ms),
                 *IDENTITY_ONLY,
                 ("grpc.so_reuseport", 0),
                 ("grpc.http.tarpit_max_duration_ms", _TARPIT_MS_MAX),
             ],
             maximum_concurrent_rpcs=_QUEUED * threads,
         )
-        self.address = bind_server(self._server, address, _credentials(tls))
+        self.address = bind_server(
+            self._server, address, None if tls is None else server_credentials(tls)
+        )
         """The listening address, with the actual port if `address` has port 0."""
         generic = grpc.method_handlers_generic_handler(self.GRPC_SERVICE, self.handlers())
         self._server.add_generic_rpc_handlers((generic,))
@@ -299,10 +301,3 @@ class Listener:
         details = f"{error_message.name}: {error_message.text}"
         context.abort(status, details[:_DETAILS_CHARS_MAX])
         raise error  # not reached: `context.abort` raises
-
-
-def _credentials(tls: ServerTls | None) -> grpc.ServerCredentials | None:
-    if tls is None:
-        return None
-    cert, key, ca = tls.read()
-    return grpc.ssl_server_credentials([(key, cert)], ca, require_client_auth=ca is not None)

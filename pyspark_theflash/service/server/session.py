@@ -25,6 +25,7 @@ from pyspark_theflash.service.api.service import Service
 from pyspark_theflash.service.api.token import Tokens, identity_of
 from pyspark_theflash.service.api.write import Incoming, bytes_max_of, stream_count
 from pyspark_theflash.service.server.control import Greeted, Timeouts
+from pyspark_theflash.service.server.failures import Failures
 from pyspark_theflash.service.wire.frame import (
     DATA_BYTES_MAX,
     GREETING_BYTES_MAX,
@@ -74,6 +75,8 @@ class ConnectionSession:
         peer: str = "this machine",
         greeted: Greeted | None = None,
         admit: Callable[[Greeted], None] = lambda _: None,
+        failures: Failures | None = None,
+        origin: str = "",
         linger_ms: Callable[[], int] | None = None,
     ) -> None:
         """Serve a connection; see `run`.
@@ -88,6 +91,8 @@ class ConnectionSession:
             peer: The caller's identity if it has no token.
             greeted: The connection's state, if its handshake was made before.
             admit: Called when the caller is authenticated; raises if there are too many callers.
+            failures: Logs failed authentications.
+            origin: The caller's address, for the log.
             linger_ms: Called after each call; returns how long to wait for the next one before the
                 connection returns to the router. None: the connection stays here.
         """
@@ -95,6 +100,7 @@ class ConnectionSession:
         self._link, self._service, self._tokens = link, service, tokens
         self._clock, self._address, self._timeouts = clock, address, timeouts
         self._greeted, self._admit, self._linger_ms = greeted, admit, linger_ms
+        self._failures, self._origin = failures or Failures(clock), origin
         self._call = 0
         self._is_json = False
         self._rows_ended, self._end = False, End()
@@ -118,7 +124,7 @@ class ConnectionSession:
     def _run(self) -> Greeted | None:
         try:
             if self._greeted is None:
-                self._greet()
+                self._greet_or_wait()
             while not self._is_idle():
                 self._answer_next()
         except _LOST:
@@ -135,6 +141,15 @@ class ConnectionSession:
         if self._latch_id or self._linger_ms is None:
             return False
         return not self._link.has_input(self._linger_ms())
+
+    def _greet_or_wait(self) -> None:
+        """Authenticate the caller; a failure is logged, and its error is delayed."""
+        try:
+            self._greet()
+        except AuthenticationError as error:
+            self._failures.note(self._origin, error)
+            self._link.wait(self._timeouts.failure_ms)
+            raise
 
     def _greet(self) -> None:
         wait_ms = self._timeouts.greeting_ms

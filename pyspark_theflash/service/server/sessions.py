@@ -11,10 +11,11 @@ from typing import Any, Final
 
 from pyspark_theflash.base.clock import Clock
 from pyspark_theflash.base.errors import AuthenticationError
-from pyspark_theflash.base.tls import ServerTls
+from pyspark_theflash.base.tls import Certificates, ServerTls
 from pyspark_theflash.service.api.service import Service
 from pyspark_theflash.service.api.token import Tokens
 from pyspark_theflash.service.server.control import DRAIN_MS, Greeted, Timeouts
+from pyspark_theflash.service.server.failures import Failures
 from pyspark_theflash.service.server.reject import send_error
 from pyspark_theflash.service.server.session import ConnectionSession
 from pyspark_theflash.service.wire.link import Link
@@ -66,7 +67,8 @@ class Sessions:
                 always stay, because the state of TLS is in this process.
         """
         self._service, self.address, self._clock, self._tokens = service, address, clock, tokens
-        self._tls = None if tls is None else tls.context()
+        self._certificates = None if tls is None else Certificates(tls)
+        self._failures = Failures(clock)
         self._allowed = frozenset(allowed_names)
         self._timeouts = timeouts or Timeouts()
         self._stay = linger_ms is None or tls is not None
@@ -152,8 +154,9 @@ class Sessions:
             if sock.family in (socket.AF_INET, socket.AF_INET6):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             peer = _peer(sock)
-            if self._tls is not None:
-                self._secure(served, sock, self._tls)
+            origin = str(sock.getpeername() or peer)
+            if self._certificates is not None:
+                self._secure(served, sock, origin, self._certificates.context())
             served.session = ConnectionSession(
                 served.link,
                 self._service,
@@ -164,6 +167,8 @@ class Sessions:
                 peer=peer,
                 greeted=greeted,
                 admit=admit,
+                failures=self._failures,
+                origin=origin,
                 linger_ms=None if self._stay else self._linger,
             )
             state = served.session.run()
@@ -176,22 +181,29 @@ class Sessions:
                 self._idle_since_ms = self._clock.boottime_ms()
             ended(state)
 
-    def _check_name(self, link: Link, sock: ssl.SSLSocket) -> None:
+    def _check_name(self, link: Link, sock: ssl.SSLSocket, origin: str) -> None:
         """Send an error and raise `ConnectionError` unless the caller's certificate is allowed."""
         if self._allowed and self._allowed.isdisjoint(_common_names(sock)):
             error = AuthenticationError(self.address, "this certificate's name is not allowed")
+            self._failures.note(origin, error)
             send_error(link, error)
             raise ConnectionAbortedError(str(error))
 
-    def _secure(self, served: _Served, sock: socket.socket, tls: ssl.SSLContext) -> None:
+    def _secure(
+        self, served: _Served, sock: socket.socket, origin: str, tls: ssl.SSLContext
+    ) -> None:
         """Make the TLS handshake. Raises `OSError` if it fails or the name is not allowed."""
         sock.settimeout(self._timeouts.greeting_ms / 1000)
         secured = tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
         with self._mutex:
             # The socket that `interrupt` ends from now on.
             served.link = Link(secured, self._clock)
-        secured.do_handshake()
-        self._check_name(served.link, secured)
+        try:
+            secured.do_handshake()
+        except ssl.SSLError as error:
+            self._failures.note(origin, error)
+            raise
+        self._check_name(served.link, secured, origin)
 
 
 def _peer(sock: socket.socket) -> str:

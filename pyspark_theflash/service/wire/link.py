@@ -122,6 +122,12 @@ class Link:
         poller.register(self._sock, select.POLLIN)
         return bool(poller.poll(wait_ms))
 
+    def wait(self, wait_ms: int) -> None:
+        """Wait, or until the connection is interrupted; input is not looked at."""
+        poller = select.poll()
+        poller.register(self._sock, 0)
+        poller.poll(wait_ms)
+
     def close(self) -> None:
         """Close the connection."""
         self._sock.close()

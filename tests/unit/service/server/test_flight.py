@@ -11,6 +11,7 @@ import pytest
 from pyarrow import flight
 
 from pyspark_theflash.base.errors import OptionError
+from pyspark_theflash.service.server.control import Timeouts
 from pyspark_theflash.service.wire.message import Error, PlanRequest
 from pyspark_theflash.service.wire.method import METHODS, REQUEST_BYTES_MAX, Role
 from pyspark_theflash.service.wire.protobuf import decode, encode
@@ -42,7 +43,8 @@ def store(tmp_path_factory):
 @pytest.fixture(scope="module")
 def address(store, tmp_path_factory):
     known = tokens(tmp_path_factory.mktemp("tokens"))
-    with serving_flight(store, "127.0.0.1:0", tokens=known) as server:
+    settings = {"tokens": known, "timeouts": Timeouts(failure_ms=0)}
+    with serving_flight(store, "127.0.0.1:0", **settings) as server:
         yield server.address
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from pyspark_theflash.base.errors import AuthenticationError, OptionError
 from pyspark_theflash.net.channel import grpc
+from pyspark_theflash.service.server.control import Timeouts
 from pyspark_theflash.service.server.rpc import RpcServer
 from pyspark_theflash.service.wire.message import Error
 from pyspark_theflash.service.wire.method import METHODS, REQUEST_BYTES_MAX, Role
@@ -32,7 +33,8 @@ def store(tmp_path_factory):
 @pytest.fixture(scope="module")
 def address(store, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokens")
-    with serving_grpc(store, "127.0.0.1:0", tokens=tokens(folder)) as server:
+    settings = {"tokens": tokens(folder), "timeouts": Timeouts(failure_ms=0)}
+    with serving_grpc(store, "127.0.0.1:0", **settings) as server:
         yield server.address
 
 

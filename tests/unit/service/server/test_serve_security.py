@@ -66,7 +66,8 @@ def store(tmp_path_factory):
 def plain(store, tmp_path_factory):
     """A server on loopback that requires tokens."""
     folder = tmp_path_factory.mktemp("tokens")
-    with serving(store, "127.0.0.1:0", tokens=tokens(folder)) as server:
+    settings = {"tokens": tokens(folder), "timeouts": Timeouts(failure_ms=0)}
+    with serving(store, "127.0.0.1:0", **settings) as server:
         yield server.address
 
 
