@@ -2,7 +2,8 @@
 
 TiKV's learners send to --listen (enginepb over gRPC); readers connect to --serve, as to `theflash
 serve`. The default timestamp of reads is PD's newest. Tokens and certificates are for readers, as
-with `serve`; --cluster-ca and the like are for PD, TiKV and its learners. SIGTERM, SIGINT and
+with `serve`; --cluster-ca and the like are for PD, TiKV and its learners, which over TCP need a
+certificate with a name of --cluster-allow. SIGTERM, SIGINT and
 `theflash stop STORE` write applied rows to files and exit; after a crash, TiKV sends again what was
 not written.
 """
@@ -13,6 +14,7 @@ from contextlib import ExitStack, closing
 from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.cli.jobs.arguments import (
+    add_access,
     add_seconds,
     add_store,
     add_tls,
@@ -79,13 +81,7 @@ def _add_cluster(group: argparse._ArgumentGroup) -> None:
         "heartbeats (default: do not register)",
     )
     add_tls(group, "cluster-")
-    group.add_argument(
-        "--cluster-allow",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="an allowed common name of learners' certificates (default: any)",
-    )
+    add_access(group, "learners", "cluster-")
 
 
 def _add_reads(group: argparse._ArgumentGroup) -> None:
@@ -147,14 +143,18 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _settings(arguments: argparse.Namespace) -> LearnerSettings:
-    network = Network(tuple(arguments.pd.split(",")), tls_files(arguments, "cluster_"))
+    network = Network(
+        tuple(arguments.pd.split(",")),
+        tls_files(arguments, "cluster_"),
+        allowed_names=tuple(arguments.cluster_allow),
+        is_insecure=arguments.insecure,
+    )
     return LearnerSettings(
         arguments.listen,
         network,
         arguments.schema,
         arguments.start_ts,
         arguments.advertise,
-        tuple(arguments.cluster_allow),
         LockPolicy(arguments.lock_policy),
         FlushLimits(arguments.flush_size, arguments.flush_delay, arguments.memory),
         arguments.read_wait,

@@ -1,30 +1,102 @@
-"""Listening addresses of gRPC servers, restricted to authenticated callers.
+"""Listening addresses of gRPC servers of TiDB's cluster, restricted to authenticated callers.
 
 unix:PATH     a socket of mode 0600, in a folder of this user that others cannot write to
-HOST:PORT     on the loopback interface only, unless there are certificates; then clients need one
+HOST:PORT     clients need a certificate with an allowed common name; without certificates only if
+              the user requests it (`--insecure`), and then on the loopback interface
+
+Certificates are read again for each connection, so they can be renewed without a restart.
 """
 
+import logging
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pyspark_theflash.base.errors import OptionError
-from pyspark_theflash.base.tls import Certificates, ServerTls, TlsFiles
+from pyspark_theflash.base.tls import Certificates, ServerTls
+from pyspark_theflash.net.access import Access
 from pyspark_theflash.net.address import UNIX
 from pyspark_theflash.net.bind import check_safe, make_way, private_sockets
-from pyspark_theflash.net.channel import grpc
+from pyspark_theflash.net.channel import IDENTITY_ONLY, grpc
 
 _OPTION: Final = "listen"
+_WINDOW_BYTES: Final = 1 << 16
+_HANDSHAKE_MS: Final = 10_000
+_log = logging.getLogger(__name__)
 
 
-def listen(server: grpc.Server, address: str, tls: TlsFiles | None) -> str:
+def server_options(max_message_bytes: int, max_streams: int) -> list[tuple[str, int]]:
+    """Return the options of a gRPC server with bounded buffers.
+
+    A message above the limit is rejected by its length with RESOURCE_EXHAUSTED. A compressed one is
+    rejected with UNIMPLEMENTED. A connection has up to `max_streams` calls at the same time;
+    further ones wait at the client.
+    """
+    return [
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_concurrent_streams", max_streams),
+        # What is buffered of a message that the server has not requested yet.
+        ("grpc.http2.lookahead_bytes", _WINDOW_BYTES),
+        ("grpc.http2.bdp_probe", 0),
+        *IDENTITY_ONLY,
+        ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
+        ("grpc.so_reuseport", 0),
+    ]
+
+
+def listen(server: grpc.Server, address: str, access: Access) -> str:
     """Bind `server`; return the address with the port that was chosen for port 0.
 
     Raises:
         OptionError: The address is invalid, in use, or not safe to listen on.
     """
-    # On the loopback interface, callers of these servers need no token.
+    tls = access.tls
+    if access.allowed_names and tls is None:
+        raise OptionError("allow", "needs TLS: the names are those of certificates")
     check_safe(address, has_tls=tls is not None, has_tokens=True)
-    return bind_server(server, address, None if tls is None else _credentials(tls))
+    if access.is_insecure and (tls is not None or address.startswith(UNIX)):
+        raise OptionError("insecure", "is for HOST:PORT without certificates")
+    if tls is None:
+        if not (address.startswith(UNIX) or access.is_insecure):
+            reason = (
+                f"{address} is open to all users of this machine: listen on unix:PATH, give "
+                "certificates, or allow it with --insecure"
+            )
+            raise OptionError(_OPTION, reason)
+        if access.is_insecure:
+            _log.warning("any user of this machine can connect to %s and write data", address)
+        return bind_server(server, address, None)
+    if not access.allowed_names:
+        reason = "is missing: give the common names of the clients' certificates"
+        raise OptionError("allow", reason)
+    if tls.cert is None or tls.key is None:
+        raise OptionError("tls", "a server needs a certificate and its key")
+    return bind_server(server, address, server_credentials(ServerTls(tls.cert, tls.key, tls.ca)))
+
+
+def server_credentials(tls: ServerTls) -> grpc.ServerCredentials:
+    """Return credentials whose certificates are read again when their files change.
+
+    Raises:
+        OptionError: A certificate is invalid, or the key does not match it.
+    """
+    certificates = Certificates(tls)
+    last = certificates.content()
+
+    def renewed() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal last
+        before, last = last, certificates.content()
+        return None if last == before else _configuration(last)
+
+    return grpc.dynamic_ssl_server_credentials(
+        _configuration(last), renewed, require_client_authentication=tls.ca is not None
+    )
+
+
+def _configuration(
+    material: tuple[bytes, bytes, bytes | None],
+) -> grpc.ServerCertificateConfiguration:
+    cert, key, ca = material
+    return grpc.ssl_server_certificate_configuration([(key, cert)], root_certificates=ca)
 
 
 def bind_server(
@@ -50,32 +122,3 @@ def bind_server(
     except RuntimeError as error:
         raise OptionError(_OPTION, f"cannot listen on {place}: {error}") from error
     return f"{address.rpartition(':')[0]}:{port}"
-
-
-def _credentials(tls: TlsFiles) -> grpc.ServerCredentials:
-    if tls.cert is None or tls.key is None:
-        raise OptionError("tls", "a server needs a certificate and its key")
-    return server_credentials(ServerTls(tls.cert, tls.key, tls.ca))
-
-
-def server_credentials(tls: ServerTls) -> grpc.ServerCredentials:
-    """Return credentials whose certificates are read again when their files change.
-
-    Raises:
-        OptionError: A certificate is invalid, or the key does not match it.
-    """
-    certificates = Certificates(tls)
-    last = certificates.content()
-
-    def configuration(content: tuple[bytes, bytes, bytes | None]) -> Any:  # noqa: ANN401
-        cert, key, ca = content
-        return grpc.ssl_server_certificate_configuration([(key, cert)], ca)
-
-    def renewed() -> Any:  # noqa: ANN401 (None: no change)
-        nonlocal last
-        before, last = last, certificates.content()
-        return None if last == before else configuration(last)
-
-    return grpc.dynamic_ssl_server_credentials(
-        configuration(last), renewed, require_client_authentication=tls.ca is not None
-    )

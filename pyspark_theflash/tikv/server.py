@@ -7,12 +7,18 @@
 
 A response contains the durable state, so the sender must keep the commands above it. After an error
 the stream ends, and the sender starts again from the last response.
+
+The caller's name is checked before a message is received. The numbers of streams and of snapshots
+are limited, and so is the size of all snapshots that are being received. A call that does not send
+what is expected of it within `MESSAGE_MS` is cancelled: the first batch, or the next chunk.
 """
 
+import itertools
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import Final, TypeAlias
 
@@ -22,13 +28,12 @@ from pyspark_theflash.base.errors import (
     CodecError,
     CorruptionError,
     InternalError,
-    OptionError,
     RaftCommandError,
     TheFlashError,
 )
-from pyspark_theflash.base.tls import TlsFiles
+from pyspark_theflash.net.access import Access
 from pyspark_theflash.net.channel import grpc
-from pyspark_theflash.net.listen import listen
+from pyspark_theflash.net.listen import listen, server_options
 from pyspark_theflash.tikv.learner import Learner
 from pyspark_theflash.tikv.region_snapshot import SNAPSHOT_BYTES, SnapshotBuilder
 from pyspark_theflash.tikv.wire import (
@@ -40,10 +45,14 @@ from pyspark_theflash.tikv.wire import (
 
 _log = logging.getLogger(__name__)
 
-MAX_MESSAGE_BYTES: Final = 128 << 20
-"""The maximum size of a batch or of a chunk of a snapshot."""
-_STREAMS: Final = 16
+MAX_MESSAGE_BYTES: Final = 32 << 20
+"""The maximum size of a batch or of a chunk of a snapshot; TiKV's messages have up to 10 MiB."""
+MESSAGE_MS: Final = 30_000
+_STREAMS: Final = 24
+_SNAPSHOTS: Final = 8
 _CALLS_MAX: Final = 64
+_DELAY_MS: Final = 300
+_DELAYED_MAX: Final = 4
 _RESPONSES_MAX: Final = 1024
 """The maximum number of queued responses of a stream. Beyond it, no batches are read."""
 _POLL_MS: Final = 100
@@ -60,35 +69,32 @@ class EngineServer:
         address: str,
         *,
         clock: Clock,
-        tls: TlsFiles | None = None,
-        allowed_names: tuple[str, ...] = (),
+        access: Access = Access(),  # noqa: B008 (it is immutable)
         max_message_bytes: int = MAX_MESSAGE_BYTES,
         max_snapshot_bytes: int = SNAPSHOT_BYTES,
+        message_ms: int = MESSAGE_MS,
     ) -> None:
-        """Bind `address` (see `listen`); `start` begins to serve.
+        """Bind `address` for `access` (see `listen`); `start` begins to serve.
 
-        `allowed_names` are common names of callers' certificates (with `tls`); if it is empty,
-        every certificate signed by the authority is accepted.
+        `max_snapshot_bytes` is the maximum size of all snapshots that are being received.
 
         Raises:
             OptionError: The address or the certificates are invalid.
         """
-        if allowed_names and tls is None:
-            raise OptionError("allowed_names", "requires TLS: the names are those of certificates")
         self._learner, self._clock = learner, clock
-        self._allowed_names = frozenset(name.encode() for name in allowed_names)
-        self._max_snapshot_bytes = max_snapshot_bytes
+        self._access, self._delayed = access, 0
+        self._max_snapshot_bytes, self._message_ms = max_snapshot_bytes, message_ms
         self._mutex = threading.Lock()
+        self._snapshots, self._snapshot_bytes = 0, 0
+        self._expected: dict[grpc.ServicerContext, int] = {}
         self._streams: list[_Responses] = []
         self._stopping = threading.Event()
-        self._workers = ThreadPoolExecutor(2 * _STREAMS, thread_name_prefix="engine")
+        # Besides the threads of calls, there are some to reject calls.
+        workers = _STREAMS + _SNAPSHOTS + _DELAYED_MAX + 1
+        self._workers = ThreadPoolExecutor(workers, thread_name_prefix="engine")
         self._server = grpc.server(
             self._workers,
-            options=[
-                ("grpc.max_receive_message_length", max_message_bytes),
-                ("grpc.max_concurrent_streams", _STREAMS),
-                ("grpc.so_reuseport", 0),
-            ],
+            options=server_options(max_message_bytes, _STREAMS),
             maximum_concurrent_rpcs=_CALLS_MAX,
         )
         calls = {
@@ -97,7 +103,7 @@ class EngineServer:
         }
         service = grpc.method_handlers_generic_handler(SERVICE, calls)
         self._server.add_generic_rpc_handlers((service,))
-        self.address = listen(self._server, address, tls)
+        self.address = listen(self._server, address, access)
         """The bound address, with the actual port if the port was 0."""
         self._ticker = threading.Thread(target=self._tick, name="engine-ticker", daemon=True)
 
@@ -119,7 +125,11 @@ class EngineServer:
         self._check_caller(context)
         responses: _Responses = SimpleQueue()
         with self._mutex:
-            self._streams.append(responses)
+            is_free = len(self._streams) < _STREAMS
+            if is_free:
+                self._streams.append(responses)
+        if not is_free:
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{_STREAMS} streams are open")
         # The ticker sends responses too, so a separate thread reads the batches.
         arguments = requests, responses, context
         threading.Thread(target=self._apply_batches, args=arguments, daemon=True).start()
@@ -139,7 +149,8 @@ class EngineServer:
         """Apply batches until their stream ends; queue responses, and an error or None last."""
         end: TheFlashError | None = None
         try:
-            for request in requests:
+            first = self._next(requests, context)
+            for request in () if first is None else itertools.chain((first,), requests):
                 responses.put(encode_responses(self._learner.apply(decode_commands(request))))
                 while responses.qsize() >= _RESPONSES_MAX and context.is_active():
                     self._clock.sleep_ms(_POLL_MS)
@@ -155,20 +166,68 @@ class EngineServer:
 
     def _install(self, chunks: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
         self._check_caller(context)
-        builder = SnapshotBuilder(self._max_snapshot_bytes)
         try:
-            for chunk in chunks:
-                builder.add(chunk)
-            self._learner.install(builder.finish())
+            with self._receiving(context) as count:
+                builder = SnapshotBuilder(self._max_snapshot_bytes)
+                while (chunk := self._next(chunks, context)) is not None:
+                    count(len(chunk))
+                    builder.add(chunk)
+                self._learner.install(builder.finish())
         except TheFlashError as error:
             _log.warning("snapshot rejected: %s", error)
             context.abort(_status(error), str(error))
         return encode_snapshot_done()
 
+    @contextmanager
+    def _receiving(self, context: grpc.ServicerContext) -> Iterator[Callable[[int], None]]:
+        """Count a snapshot within the block; yield a function that counts its bytes."""
+        size_bytes = 0
+
+        def count(more_bytes: int) -> None:
+            nonlocal size_bytes
+            with self._mutex:
+                held_bytes = self._snapshot_bytes + more_bytes
+                if held_bytes > self._max_snapshot_bytes:
+                    raise CacheFullError(held_bytes, self._max_snapshot_bytes)
+                self._snapshot_bytes = held_bytes
+                size_bytes += more_bytes
+
+        with self._mutex:
+            is_free = self._snapshots < _SNAPSHOTS
+            self._snapshots += is_free
+        if not is_free:
+            reason = f"{_SNAPSHOTS} snapshots are being received; try again"
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, reason)
+        try:
+            yield count
+        finally:
+            with self._mutex:
+                self._snapshots -= 1
+                self._snapshot_bytes -= size_bytes
+
+    def _next(self, messages: Iterator[bytes], context: grpc.ServicerContext) -> bytes | None:
+        """Return the next message, None at the end; the call is cancelled if it is late."""
+        with self._mutex:
+            self._expected[context] = self._clock.boottime_ms() + self._message_ms
+        try:
+            return next(messages, None)
+        finally:
+            with self._mutex:
+                del self._expected[context]
+
+    def _cancel_late(self) -> None:
+        now_ms = self._clock.boottime_ms()
+        with self._mutex:
+            late = [context for context, due_ms in self._expected.items() if due_ms <= now_ms]
+        for context in late:
+            _log.warning("call cancelled: %s sends no message", context.peer())
+            context.cancel()
+
     def _tick(self) -> None:
         """Publish when due, and send responses for what has become durable."""
         while not self._stopping.is_set():
             self._clock.sleep_ms(_POLL_MS)
+            self._cancel_late()
             try:
                 self._learner.tick()
             except TheFlashError as error:
@@ -183,12 +242,19 @@ class EngineServer:
                     responses.put(response)
 
     def _check_caller(self, context: grpc.ServicerContext) -> None:
-        if not self._allowed_names:
+        if not self._access.rejects(context):
             return
-        names = context.auth_context().get("x509_common_name", ())
-        if self._allowed_names.isdisjoint(names):
-            reason = "the certificate's common name is not allowed"
-            context.abort(grpc.StatusCode.PERMISSION_DENIED, reason)
+        with self._mutex:
+            is_delayed = self._delayed < _DELAYED_MAX
+            self._delayed += is_delayed
+        # The log and the number of threads are bounded.
+        if is_delayed:
+            _log.warning("caller rejected: %s: its certificate is not allowed", context.peer())
+            self._clock.sleep_ms(_DELAY_MS)
+            with self._mutex:
+                self._delayed -= 1
+        reason = "the certificate's common name is not allowed"
+        context.abort(grpc.StatusCode.PERMISSION_DENIED, reason)
 
 
 def _status(error: TheFlashError) -> grpc.StatusCode:

@@ -55,7 +55,7 @@ class Replica:
             self._worker = OwnThread(lambda: registry.open_engine(path, identity, FS, CLOCK))
             self.learner = Learner(self._worker, schema, CLOCK, limits=_LIMITS)
             undo.callback(self.learner.close)
-            server = EngineServer(self.learner, "127.0.0.1:0", clock=CLOCK)
+            server = EngineServer(self.learner, f"unix:{path.parent}/learner.sock", clock=CLOCK)
             server.start()
             undo.callback(server.stop)
             self.follower = Follower(tap, peer.kv_address, server.address, seed)

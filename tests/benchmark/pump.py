@@ -27,7 +27,7 @@ from tests.support.pump_client import PumpWriter
 ROUNDS = 9
 SECONDS = 1.0
 WRITERS = (1, 32)
-PAYLOAD = binlog_writer.prewrite(1, b"v" * 300)
+PAYLOAD = binlog_writer.prewrite(1, binlog_writer.row_value(300))
 
 
 def main() -> None:

@@ -132,6 +132,11 @@ def test_sources_that_are_not_there(
     assert failed(2, "writer", store, "--source", f"{BANK.binlog}", *schema) == "OptionError"
     served = ["--source", f"pump-server:unix:{tmp_path}/pump", *schema]
     assert failed(2, "writer", store, *served) == "UsageError"
+    assert failed(2, "writer", store, *served[:-1], "--allow", "tidb") == "OptionError"
+    tcp = ["--source", "pump-server:127.0.0.1:0", *schema[:-1]]
+    assert failed(2, "writer", store, *tcp) == "OptionError"
+    unused = ["--source", f"file:{tmp_path}", *schema, "--insecure"]
+    assert failed(2, "writer", store, *unused) == "UsageError"
     unknown = ["--source", f"kafka:{tmp_path}", *schema]
     assert failed(2, "writer", store, *unknown) == "OptionError"
     assert failed(3, "writer", *BANK.writer_arguments(tmp_path / "no")) == "StoreNotFoundError"

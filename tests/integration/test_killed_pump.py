@@ -51,7 +51,7 @@ class Load:
         with PumpWriter(self._address) as writer:
             while True:
                 ts += WRITERS
-                message = binlog_writer.prewrite(ts, rng.randbytes(rng.randrange(200)))
+                message = binlog_writer.prewrite(ts, binlog_writer.row_value(rng.randrange(1, 200)))
                 self.sent.add(message)
                 try:
                     answer = writer.write(message, timeout_s=2)

@@ -15,6 +15,7 @@ from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.service.client.theflash import TheFlash, connect
 from pyspark_theflash.service.wire.message import Moment
 from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.storage.store.feed import Feed
 from tests.integration.test_kv_truth import ANSWERS, FIRST_TABLE, HISTORY, TABLES, expected
 from tests.integration.test_learner_read import CALLS, Watched
 from tests.support.kv_table import TABLE
@@ -151,9 +152,9 @@ def test_truth_through_kills(store: Path, story: Story) -> None:
 @pytest.mark.slow
 def test_what_it_does_not_begin_with(store: Path, tmp_path: Path) -> None:
     """Each ends at once, with a typed error and its status, and leaves the store as it is."""
-    listen = ("--listen", "127.0.0.1:0")
+    listen = ("--listen", f"unix:{tmp_path}/s")
     schema = ("--schema", f"file:{store.parent / 'schema.json'}")
-    binlog = StoreBuilder(tmp_path / "binlog", TABLE).publish(200).path
+    binlog = StoreBuilder(tmp_path / "binlog", TABLE, feed=Feed.STREAM).publish(200).path
     with cluster_of(FakeRaftCluster(), Ends({}, 1)) as cluster:
         pd = ("--pd", cluster.pd.address)
         cases = (
@@ -161,6 +162,7 @@ def test_what_it_does_not_begin_with(store: Path, tmp_path: Path) -> None:
             (("learn", tmp_path / "none", *pd, *listen), 3, "StoreNotFoundError"),
             (("learn", binlog, *pd, *listen, *schema), 2, "OptionError: option 'store': is fed"),
             (("learn", store, *pd, "--listen", "0.0.0.0:0", *schema), 2, "give certificates"),
+            (("learn", store, *pd, "--listen", "127.0.0.1:0", *schema), 2, "open to all users"),
             (("learn", store, *pd, *listen, *schema, "--serve", "127.0.0.1:0"), 2, "give tokens"),
             (("learn", store, *pd, *listen, "--cluster-cert", "x"), 2, "need --cluster-ca"),
             (

@@ -72,7 +72,7 @@ class World:
 
     def process(self, **changed: Any) -> LearnerProcess:
         settings: dict[str, Any] = {
-            "listen": "127.0.0.1:0",
+            "listen": f"unix:{self.folder}/learner.sock",
             "network": Network((self.cluster.pd.address,)),
             "schema": f"file:{self.folder / 'schema.json'}",
             "limits": NEVER,
@@ -292,7 +292,7 @@ def test_stores_that_something_else_feeds(world: World, tmp_path: Path) -> None:
     world.cluster.pd.cluster_id += 1
     with pytest.raises(ClusterMismatchError):
         world.process()
-    settings = LearnerSettings("127.0.0.1:0", Network((world.cluster.pd.address,)))
+    settings = LearnerSettings(f"unix:{tmp_path}/s", Network((world.cluster.pd.address,)))
     rows = {TABLE: [(1, 150, (1, "a"))]}
     for feed, error in ((Feed.STREAM, OptionError), (Feed.API, FeedConflictError)):
         other = StoreBuilder(tmp_path / feed.value, TABLE, feed=feed).publish(200, rows)

@@ -92,6 +92,11 @@ def prewrite_value(
     return value.SerializeToString()
 
 
+def row_value(size_bytes: int) -> bytes:
+    """Changes of one inserted row of a size."""
+    return prewrite_value(1, {7: [(INSERT, b"v" * size_bytes)]})
+
+
 def _message(
     kind: binlog_pb2.BinlogType, start_ts: int, commit_ts: int, ddl: DdlInfo | None
 ) -> binlog_pb2.Binlog:

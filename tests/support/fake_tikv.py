@@ -16,6 +16,7 @@ from pyspark_theflash.base.tls import TlsFiles
 from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.cluster.lock import Lock, LockKind
 from pyspark_theflash.cluster.resolve import StatusCheck, TxnState
+from pyspark_theflash.net.access import Access
 from pyspark_theflash.net.channel import grpc
 from pyspark_theflash.net.listen import listen
 from pyspark_theflash.tidb.codec.bytes import encode_bytes
@@ -234,7 +235,8 @@ class FakeTiKV:
         server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler("tikvpb.Tikv", handlers),)
         )
-        self.pd.addresses[store] = listen(server, "127.0.0.1:0", self.tls)
+        access = Access(self.tls, ("tidb",)) if self.tls else Access(is_insecure=True)
+        self.pd.addresses[store] = listen(server, "127.0.0.1:0", access)
         server.start()
         self._servers[store] = server
 

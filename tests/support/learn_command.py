@@ -34,7 +34,7 @@ def command(*arguments: object) -> list[str]:
 @contextmanager
 def learning(store: Path, pd: str, *options: object) -> Iterator[Learn]:
     """Start the command and wait until it serves; kill it at the end if it is still running."""
-    arguments = ["learn", store, "--pd", pd, "--listen", "127.0.0.1:0", *options]
+    arguments = ["learn", store, "--pd", pd, "--listen", f"unix:{store}/learn", *options]
     with subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

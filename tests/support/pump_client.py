@@ -1,10 +1,12 @@
 """TiDB's side of a pump: writes binlogs to it."""
 
 from pyspark_theflash.base.tls import TlsFiles
+from pyspark_theflash.net.access import Access
 from pyspark_theflash.net.channel import grpc, open_channel
 from pyspark_theflash.replication.pump.wire import WriteBinlogRequest, decode_write_response
 
 CLUSTER = 7_480_000_000_000_000_001
+INSECURE = Access(is_insecure=True)
 WRITE_BINLOG = "/binlog.Pump/WriteBinlog"
 
 

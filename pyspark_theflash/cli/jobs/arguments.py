@@ -128,6 +128,23 @@ def add_tls(parser: argparse._ActionsContainer, prefix: str = "") -> None:
         parser.add_argument(f"--{prefix}{name}", type=Path, metavar="FILE", help=text)
 
 
+def add_access(parser: argparse._ActionsContainer, clients: str, prefix: str = "") -> None:
+    """Add `--allow`, with a prefix, and `--insecure`, of a gRPC server of TiDB's cluster."""
+    parser.add_argument(
+        f"--{prefix}allow",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help=f"a common name that certificates of {clients} may have; required with HOST:PORT",
+    )
+    parser.add_argument(
+        "--insecure",
+        action="store_true",
+        help=f"let all users of this machine connect as {clients}, to HOST:PORT of the loopback "
+        "interface, without certificates",
+    )
+
+
 def tls_files(arguments: argparse.Namespace, prefix: str = "") -> TlsFiles | None:
     """Return the files of `--ca`, `--cert` and `--key` with a prefix; None without `--ca`.
 

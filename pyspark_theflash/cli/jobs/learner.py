@@ -32,7 +32,6 @@ from pyspark_theflash.cluster.pd import PDClient
 from pyspark_theflash.cluster.resolve import LockPolicy
 from pyspark_theflash.cluster.tikv.client import TiKVClient
 from pyspark_theflash.cluster.tikv.upkeep import Heartbeat, SharedHold, store_of_ours
-from pyspark_theflash.net.address import UNIX
 from pyspark_theflash.replication.apply.columns import StoredColumns
 from pyspark_theflash.replication.opening import open_when_free
 from pyspark_theflash.replication.writer_latch import WriterLatch
@@ -73,7 +72,6 @@ class LearnerSettings:
         network: access to PD, TiKV and its learners.
         schema: as in `--schema`; None: read from TiKV.
         advertise: HOST:PORT under which to register with PD; None: do not register.
-        allowed_names: allowed common names of learners' certificates.
         caller_limits: limits for callers of the service.
     """
 
@@ -82,7 +80,6 @@ class LearnerSettings:
     schema: str | None = None
     start_ts: TimeStamp | None = None
     advertise: str | None = None
-    allowed_names: tuple[str, ...] = ()
     policy: LockPolicy = LockPolicy.WAIT
     limits: FlushLimits = field(default_factory=FlushLimits)
     read_wait_ms: int = READ_WAIT_MS
@@ -234,8 +231,7 @@ class LearnerProcess:
             self._learner,
             settings.listen,
             clock=clock,
-            tls=None if settings.listen.startswith(UNIX) else settings.network.tls,
-            allowed_names=settings.allowed_names,
+            access=settings.network.access(settings.listen),
         )
         undo.callback(self.server.stop)
 

@@ -3,7 +3,8 @@
 --source   file:PATH                 a binlog file or a folder of them
            pump:HOST:PORT            a pump, whose stream is pulled
            pump-server:unix:PATH     TiDB sends to this process, which keeps the binlog in
-           pump-server:HOST:PORT     STORE/spool or the folder of --spool until it is applied
+           pump-server:HOST:PORT     STORE/spool or the folder of --spool until it is applied;
+                                     HOST:PORT requires certificates and --allow, or --insecure
            gone:SOURCE               one of several former sources, which has ended
 --schema   file:PATH                 a schema file
            tidb:http://HOST:PORT     a TiDB's status address
@@ -23,6 +24,8 @@ from pyspark_theflash.base.fs import FileSystem
 from pyspark_theflash.base.tls import TlsFiles
 from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.cli.jobs.arguments import split_scheme
+from pyspark_theflash.net.access import Access
+from pyspark_theflash.net.address import UNIX
 from pyspark_theflash.replication.apply.state import SchemaSource
 from pyspark_theflash.replication.pump.spool import Spool
 from pyspark_theflash.replication.source.event import EntitySource
@@ -46,12 +49,26 @@ _RETRY_MS: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """Access to other services. `advertise` is the HOST:PORT of this process for TiDB."""
+    """Access to other services, and theirs to this process.
+
+    Attributes:
+        tls: certificates for PD, TiKV, pumps and the clients of this process.
+        advertise: the HOST:PORT of this process for TiDB.
+        allowed_names: common names that certificates of clients may have.
+        is_insecure: whether all users of this machine may be clients.
+    """
 
     pd_addresses: tuple[str, ...] = ()
     tls: TlsFiles | None = None
     cluster_id: int | None = None
     advertise: str | None = None
+    allowed_names: tuple[str, ...] = ()
+    is_insecure: bool = False
+
+    def access(self, address: str) -> Access:
+        """Return the clients that may call a server of this process at an address."""
+        has_tls = not (self.is_insecure or address.startswith(UNIX))
+        return Access(self.tls if has_tls else None, self.allowed_names, self.is_insecure)
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +260,11 @@ class Opener:
         has_pd = bool(self._network.pd_addresses)
         cluster_id = self._pd("pd").cluster_id() if has_pd else self._network.cluster_id
         server = PumpServer(
-            spool, address, clock=self._clock, tls=self._network.tls, cluster_id=cluster_id
+            spool,
+            address,
+            clock=self._clock,
+            access=self._network.access(address),
+            cluster_id=cluster_id,
         )
         server.start()
         if not has_pd:
@@ -257,7 +278,7 @@ class Opener:
         from pyspark_theflash.replication.source.registry import PumpRegistry
 
         pd, registry = self._pd("pd"), None
-        if not server.address.startswith("unix:"):
+        if not server.address.startswith(UNIX):
             host = self._network.advertise or server.address
             registry = PumpRegistry(pd, host, host)
         node = PumpNode(server, spool, pd, registry)

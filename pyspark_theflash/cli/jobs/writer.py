@@ -23,6 +23,7 @@ from pyspark_theflash.base.timestamp import shown
 from pyspark_theflash.base.types import physical_ms
 from pyspark_theflash.cli.jobs.arguments import (
     ArgumentParser,
+    add_access,
     add_seconds,
     add_tls,
     add_token,
@@ -142,6 +143,7 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
         help="address at which TiDB reaches pump-server:HOST:PORT",
     )
     add_tls(group)
+    add_access(group, "TiDB")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -307,10 +309,16 @@ class _Job:
 
 
 def _check_arguments(arguments: argparse.Namespace) -> None:
-    if arguments.once and any(each.startswith("pump-server:") for each in arguments.source):
+    if arguments.once and _is_pump_server(arguments):
         raise UsageError("--once applies the available input; a pump-server has none to start with")
+    if (arguments.allow or arguments.insecure) and not _is_pump_server(arguments):
+        raise UsageError("--allow and --insecure are for --source pump-server:HOST:PORT")
     if arguments.once and arguments.interval is not None:
         raise UsageError("--interval cannot be used with --once, which polls once")
+
+
+def _is_pump_server(arguments: argparse.Namespace) -> bool:
+    return any(source.startswith("pump-server:") for source in arguments.source)
 
 
 def _scope(arguments: argparse.Namespace) -> TableScope | None:
@@ -322,7 +330,14 @@ def _scope(arguments: argparse.Namespace) -> TableScope | None:
 def _network(arguments: argparse.Namespace) -> Network:
     tls = tls_files(arguments)
     addresses = tuple(arguments.pd.split(",")) if arguments.pd else ()
-    return Network(addresses, tls, arguments.cluster_id, arguments.advertise)
+    return Network(
+        addresses,
+        tls,
+        arguments.cluster_id,
+        arguments.advertise,
+        tuple(arguments.allow),
+        arguments.insecure,
+    )
 
 
 def _summary(base_rows: int, writer: Writer) -> str:

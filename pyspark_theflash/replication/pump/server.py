@@ -6,10 +6,11 @@ without an error means that the message is durable: it follows the spool's sync,
 calls share. One event loop in its own thread answers all calls; other threads do the disk I/O.
 
 TiDB's reaction to an error
-    prewrite           Retries for `binlog.write-timeout` (15 s), then *exits the TiDB process*. An
-                       oversized payload fails only the transaction, if the error text is that of
-                       gRPC. With `ignore-error` TiDB continues and its binlog loses data, so
-                       `ignore-error` must be off.
+    prewrite           Retries for `binlog.write-timeout` (15 s), then *exits the TiDB process*.
+                       Only gRPC's status RESOURCE_EXHAUSTED fails just the transaction: gRPC
+                       rejects oversized payloads with it, and so it is used for nothing else. With
+                       `ignore-error` TiDB continues and its binlog loses data, so `ignore-error`
+                       must be off.
     commit, rollback   Retries for ten minutes, then drops it.
 
     A lost commit leaves its prewrite pending and holds back `resolved_ts`. So prewrites are
@@ -21,7 +22,10 @@ Pulling
     position. They are our own client or other readers of raw binlogs. tidb-binlog's drainer is not
     supported, since it relies on the pump to match commits; its positions are rejected.
 
-Only the format of a message is checked: the changes of a prewrite need the schema to be decoded.
+Checks
+    The caller's name is checked before a message is received, and messages are received within one
+    memory budget (`intake`). A message is acknowledged only if the writer can read it later
+    (`source.check`): all is checked that does not need the schema.
 """
 
 import asyncio
@@ -34,19 +38,20 @@ from typing import Any, Final, TypeVar
 
 from pyspark_theflash.base.clock import Clock
 from pyspark_theflash.base.errors import (
+    BinlogCorruptionError,
     ClusterMismatchError,
     CodecError,
     CorruptionError,
     OptionError,
-    ServiceRefusedError,
     ServiceUnavailableError,
     TheFlashError,
 )
-from pyspark_theflash.base.tls import TlsFiles
-from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.base.types import TimeStamp, physical_ms
+from pyspark_theflash.net.access import Access
 from pyspark_theflash.net.channel import grpc
-from pyspark_theflash.net.listen import listen
+from pyspark_theflash.net.listen import listen, server_options
 from pyspark_theflash.replication.pump.group_commit import GroupCommit
+from pyspark_theflash.replication.pump.intake import LARGE_BYTES, Intake
 from pyspark_theflash.replication.pump.spool import Spool, number_of
 from pyspark_theflash.replication.pump.wire import (
     PUMP_SERVICE,
@@ -57,7 +62,8 @@ from pyspark_theflash.replication.pump.wire import (
 )
 from pyspark_theflash.replication.source.event import Entity, EntityKind
 from pyspark_theflash.replication.source.frame import FRAME_OVERHEAD_BYTES, MAX_FRAME_BYTES
-from pyspark_theflash.replication.source.wire import decode_entities, is_probe
+from pyspark_theflash.replication.source.prewrite import check_message
+from pyspark_theflash.replication.source.wire import is_probe
 
 _log = logging.getLogger(__name__)
 
@@ -73,8 +79,11 @@ _PULLERS: Final = 4
 _PULL_BYTES: Final = 1 << 20
 _CALLS_MAX: Final = 4096
 _STREAMS_MAX: Final = 128
-# Payloads up to this multiple of the limit get an error that TiDB recognises; gRPC rejects others.
-_OVERSIZE: Final = 4
+# Of a request: the cluster's id, tags and lengths.
+_ENVELOPE_BYTES: Final = 64
+_AHEAD_MS: Final = 86_400_000
+_DELAY_S: Final = 0.3
+_DELAYED_MAX: Final = 64
 _POLL_MS: Final = 200
 _STOP_MS: Final = 10_000
 
@@ -111,16 +120,14 @@ class PumpServer:
         address: str,
         *,
         clock: Clock,
-        tls: TlsFiles | None = None,
-        allowed_names: tuple[str, ...] = (),
+        access: Access = Access(),  # noqa: B008 (it is immutable)
         cluster_id: int | None = None,
         max_payload_bytes: int = MAX_PAYLOAD_BYTES,
         spare_bytes: int = SPARE_BYTES,
     ) -> None:
-        """Bind `address` (see `listen`); calls are answered from `start` to `stop`.
+        """Bind `address` for `access` (see `listen`); calls are answered from `start` to `stop`.
 
-        `allowed_names` are accepted common names of client certificates; () accepts all that the
-        authority has signed. `cluster_id` None stands for that of the spool, or of the first write.
+        `cluster_id` None stands for that of the spool, or of the first write.
 
         Raises:
             OptionError: The address or the certificates cannot be used.
@@ -128,40 +135,44 @@ class PumpServer:
         """
         if not 0 < max_payload_bytes <= MAX_FRAME_BYTES - FRAME_OVERHEAD_BYTES:
             raise OptionError("max_payload_bytes", f"is not between 1 and {MAX_FRAME_BYTES}")
-        if allowed_names and tls is None:
-            raise OptionError("allowed_names", "needs TLS: the names are those of certificates")
         if cluster_id is not None:
             spool.check_cluster(cluster_id)
         self._spool, self._clock = spool, clock
-        self._allowed_names = frozenset(name.encode() for name in allowed_names)
+        self._access, self._delayed = access, 0
         self._max_payload_bytes, self._spare_bytes = max_payload_bytes, spare_bytes
         self._counters = PumpCounters()
         self._cluster_id = spool.cluster_id()
         self._pausing, self._stopping = False, False
         self._pulls = 0
         self._pullers = ThreadPoolExecutor(_PULLERS, thread_name_prefix="pump pull")
+        self._checker = ThreadPoolExecutor(1, thread_name_prefix="pump check")
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="pump", daemon=True)
         self._thread.start()
         try:
-            self.address = self._run(self._listen(address, tls))
+            self.address = self._run(self._listen(address))
             """Address that it listens on, with the port chosen for port 0."""
         except BaseException:
             self._end()
             raise
 
-    async def _listen(self, address: str, tls: TlsFiles | None) -> str:
+    async def _listen(self, address: str) -> str:
         self._group = GroupCommit(self._spool)
+        self._intake = Intake(self._max_payload_bytes + _ENVELOPE_BYTES)
+        # Calls above the limit wait at the sender. If gRPC rejected them, TiDB would exit.
+        options = server_options(self._max_payload_bytes + _ENVELOPE_BYTES, _STREAMS_MAX)
         self._server = grpc.aio.server(
-            options=_options(self._max_payload_bytes), maximum_concurrent_rpcs=_CALLS_MAX
+            options=[*options, ("grpc.max_send_message_length", -1)],
+            maximum_concurrent_rpcs=_CALLS_MAX,
         )
         calls = {
-            "WriteBinlog": grpc.unary_unary_rpc_method_handler(self._write),
-            "PullBinlogs": grpc.unary_stream_rpc_method_handler(self._pull),
+            # Handlers of request streams: gRPC calls them before it receives a message.
+            "WriteBinlog": grpc.stream_unary_rpc_method_handler(self._write),
+            "PullBinlogs": grpc.stream_stream_rpc_method_handler(self._pull),
         }
         service = grpc.method_handlers_generic_handler(PUMP_SERVICE, calls)
         self._server.add_generic_rpc_handlers((service,))
-        return listen(self._server, address, tls)
+        return listen(self._server, address, self._access)
 
     def start(self) -> None:
         """Start answering calls."""
@@ -198,14 +209,22 @@ class PumpServer:
         self._thread.join()
         self._group.close()
         self._pullers.shutdown()
+        self._checker.shutdown()
         self._loop.close()
 
-    async def _write(self, request: bytes, context: grpc.aio.ServicerContext) -> bytes:
+    async def _write(self, _: object, context: grpc.aio.ServicerContext) -> bytes:
         await self._check_caller(context)
         # gRPC cancels this coroutine when the caller stops waiting. The caller retries, or has
         # given up: a late write could follow its own commit, or be a prewrite that never ends.
         try:
-            await self._store(WriteBinlogRequest.from_bytes(request))
+            message = await self._intake.receive(context)
+            size_bytes = len(message)
+            try:
+                request = WriteBinlogRequest.from_bytes(message)
+                del message  # the request has a copy of the payload
+                await self._store(request)
+            finally:
+                self._intake.release(size_bytes)
         except TheFlashError as error:
             self._counters = replace(self._counters, errors=self._counters.errors + 1)
             _log.warning("binlog rejected: %s", error)
@@ -215,16 +234,18 @@ class PumpServer:
     async def _store(self, request: WriteBinlogRequest) -> None:
         """Check a binlog and append it durably."""
         size_bytes = len(request.payload)
-        if size_bytes > self._max_payload_bytes:
-            reason = (
-                "ResourceExhausted: received message larger than max "
-                f"({size_bytes} vs. {self._max_payload_bytes})"
-            )
-            raise ServiceRefusedError(self.address, reason)
         self._check_cluster(request.cluster_id)
         if is_probe(request.payload):
             return
-        entity = decode_entities(request.payload, self.address, 0)[-1]
+        if size_bytes > LARGE_BYTES:
+            # In a thread, so that others are answered meanwhile; one at a time, for its memory.
+            check = self._loop.run_in_executor(
+                self._checker, check_message, request.payload, self.address
+            )
+            entity = await check
+        else:
+            entity = check_message(request.payload, self.address)
+        self._check_time(entity)
         spare_bytes = 0
         if entity.kind is EntityKind.PREWRITE:
             if self._pausing:
@@ -233,16 +254,23 @@ class PumpServer:
         await self._group.append(request.payload, spare_bytes)
         self._counters = self._counters.counting(entity, size_bytes)
 
-    async def _pull(
-        self, request: bytes, context: grpc.aio.ServicerContext
-    ) -> AsyncIterator[bytes]:
+    def _check_time(self, entity: Entity) -> None:
+        """Reject a timestamp in the future: nothing with a lower one could be applied after it."""
+        newest_ms = physical_ms(max(entity.start_ts, entity.commit_ts))
+        if newest_ms > self._clock.wall_ms() + _AHEAD_MS:
+            reason = f"start_ts={entity.start_ts} commit_ts={entity.commit_ts} is in the future"
+            raise BinlogCorruptionError(self.address, 0, f"{reason} by this machine's clock")
+
+    async def _pull(self, _: object, context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
         await self._check_caller(context)
         if self._pulls == _PULLERS:
             # A closed connection frees its slot at once, so a retry can succeed.
             await context.abort(grpc.StatusCode.UNAVAILABLE, f"{_PULLERS} clients pull already")
         self._pulls += 1
         try:
-            position = self._position(PullRequest.from_bytes(request))
+            message = await self._intake.receive(context)
+            self._intake.release(len(message))
+            position = self._position(PullRequest.from_bytes(message))
             while not self._stopping:
                 read = self._loop.run_in_executor(self._pullers, self._read_beyond, position)
                 messages, position = await read
@@ -286,23 +314,19 @@ class PumpServer:
             raise ClusterMismatchError(self.address, cluster_id, self._cluster_id)
 
     async def _check_caller(self, context: grpc.aio.ServicerContext) -> None:
-        if not self._allowed_names:
+        if not self._access.rejects(context):
             return
-        names = context.auth_context().get("x509_common_name", ())
-        if self._allowed_names.isdisjoint(names):
-            await context.abort(
-                grpc.StatusCode.PERMISSION_DENIED, "the certificate's name is not allowed"
-            )
-
-
-def _options(max_payload_bytes: int) -> list[tuple[str, int]]:
-    return [
-        ("grpc.max_receive_message_length", min(_OVERSIZE * max_payload_bytes, 2**31 - 1)),
-        ("grpc.max_send_message_length", -1),
-        # Calls above this wait at the sender. If gRPC rejected them, TiDB would exit.
-        ("grpc.max_concurrent_streams", _STREAMS_MAX),
-        ("grpc.so_reuseport", 0),
-    ]
+        # The log and the number of waiting calls are bounded.
+        if self._delayed < _DELAYED_MAX:
+            _log.warning("caller rejected: %s: its certificate is not allowed", context.peer())
+            self._delayed += 1
+            try:
+                await asyncio.sleep(_DELAY_S)
+            finally:
+                self._delayed -= 1
+        await context.abort(
+            grpc.StatusCode.PERMISSION_DENIED, "the certificate's name is not allowed"
+        )
 
 
 def _status(error: TheFlashError) -> grpc.StatusCode:

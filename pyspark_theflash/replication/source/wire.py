@@ -16,6 +16,7 @@ _UNSIGNED: Final = 2**64 - 1
 _KINDS: Final = {kind.value: kind for kind in EntityKind}
 
 TableMutation = binlog_pb2.TableMutation
+PrewriteValue = binlog_pb2.PrewriteValue
 
 
 def decode_entities(

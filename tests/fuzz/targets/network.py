@@ -12,6 +12,7 @@ from pyspark_theflash.base.errors import PDRefusedError
 from pyspark_theflash.cli.jobs import metrics
 from pyspark_theflash.cluster import wire as pd_wire
 from pyspark_theflash.cluster.pd import PDClient
+from pyspark_theflash.net.access import Access
 from pyspark_theflash.net.listen import listen
 from pyspark_theflash.replication.pump import wire
 from pyspark_theflash.replication.source.pump import PullLimits, PumpSource, parse_position
@@ -244,7 +245,7 @@ def address(_: Path) -> Target:
     takers: list[Callable[[str], object]] = [
         metrics._loopback,
         status_api._parse_url,
-        lambda text: listen(cast("Any", _NoServer()), text, None),
+        lambda text: listen(cast("Any", _NoServer()), text, Access(is_insecure=True)),
     ]
     forms = [b"127.0.0.1:0", b"[::1]:9000", b"localhost:1", b"http://h:1", b"h%eth:65535"]
     seeds = [bytes([n]) + form for n in range(len(takers)) for form in forms]

@@ -14,7 +14,7 @@ from pyspark_theflash.replication.source.event import EntityKind
 from pyspark_theflash.replication.source.registry import PUMPS, PumpRegistry, PumpState
 from tests.support import binlog_writer
 from tests.support.fake_pd import FakePD
-from tests.support.pump_client import CLUSTER, PumpWriter
+from tests.support.pump_client import CLUSTER, INSECURE, PumpWriter
 
 CLOCK = SystemClock()
 TSO = 1_700_000_000_000 << 18
@@ -34,7 +34,9 @@ def client(pd):
 
 @pytest.fixture
 def server(spool):
-    made = PumpServer(spool, "127.0.0.1:0", clock=CLOCK, spare_bytes=0, cluster_id=CLUSTER)
+    made = PumpServer(
+        spool, "127.0.0.1:0", clock=CLOCK, access=INSECURE, spare_bytes=0, cluster_id=CLUSTER
+    )
     made.start()
     yield made
     made.stop(0)

@@ -9,19 +9,32 @@ import pytest
 from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.base.errors import ClusterMismatchError, OptionError
 from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.base.types import from_physical_ms
 from pyspark_theflash.net.channel import grpc
 from pyspark_theflash.replication.pump.server import PumpCounters, PumpServer
 from pyspark_theflash.replication.pump.spool import Spool
-from pyspark_theflash.replication.pump.wire import PULL_BINLOGS, PulledBinlog, PullRequest
+from pyspark_theflash.replication.pump.wire import (
+    PULL_BINLOGS,
+    PulledBinlog,
+    PullRequest,
+    WriteBinlogRequest,
+    decode_write_response,
+)
+from pyspark_theflash.replication.source.event import DdlInfo
+from pyspark_theflash.tidb.protocol._generated.tipb import binlog_pb2
 from tests.support import binlog_writer
-from tests.support.pump_client import CLUSTER, WRITE_BINLOG, PumpWriter, RpcError
+from tests.support.pump_client import CLUSTER, INSECURE, WRITE_BINLOG, PumpWriter, RpcError
 
 LOOPBACK = "127.0.0.1:0"
-MESSAGES = binlog_writer.transaction(1, 3, b"value") + binlog_writer.transaction(4, 6)
+MESSAGES = binlog_writer.transaction(1, 3, binlog_writer.row_value(5)) + binlog_writer.transaction(
+    4, 6
+)
 
 
 @contextmanager
 def serving(spool, address=LOOPBACK, **settings):
+    if not address.startswith("unix:"):
+        settings.setdefault("access", INSECURE)
     server = PumpServer(spool, address, clock=SystemClock(), **{"spare_bytes": 0, **settings})
     server.start()
     try:
@@ -84,6 +97,75 @@ def test_no_binlog(spool):
     assert content(spool) == []
 
 
+def test_a_message_that_the_writer_could_not_read(spool):
+    prewrite, row = binlog_writer.prewrite, binlog_writer.row_value(5)
+    unknown = binlog_pb2.TableMutation(table_id=1, deleted_ids=[1])
+    future = from_physical_ms(SystemClock().wall_ms() + 2 * 86_400_000)
+    refused = {
+        prewrite(1, b"value"): "prewrite value: not a message",
+        prewrite(1, row + b"\x78\x01"): "unknown fields",
+        prewrite(1, row + mutation(table_id=1, inserted_rows=[b"a"])): "changes for",
+        prewrite(1, mutation(table_id=1, sequence=[0])): "changes for",
+        prewrite(
+            1, b"\x12" + bytes([unknown.ByteSize()]) + unknown.SerializeToString()
+        ): "obsolete",
+        prewrite(1, mutation(table_id=1, inserted_rows=[b""], sequence=[0])): "no columns",
+        prewrite(1, mutation(table_id=1, deleted_rows=[b"\x07"], sequence=[4])): "no columns",
+        prewrite(1, mutation(table_id=0, inserted_rows=[b"a"], sequence=[0])): "no columns",
+        binlog_writer.merged(1, 3, b"value"): "prewrite value: not a message",
+        binlog_writer.commit(0, 3): "invalid timestamps",
+        b"\x08\x05" + binlog_writer.commit(1, 3)[2:]: "of type",
+        binlog_writer.commit(1, future): "is in the future",
+        prewrite(future): "is in the future",
+    }
+    with serving(spool) as server, PumpWriter(server.address) as writer:
+        for message, reason in refused.items():
+            assert reason in writer.write(message)
+        assert server.counters().errors == len(refused)
+        # What does not stop the writer is accepted.
+        assert writer.write(prewrite(1, row, DdlInfo("", 5, 0))) == ""
+    assert len(content(spool)) == 1
+
+
+def mutation(**fields):
+    message = binlog_pb2.PrewriteValue(mutations=[binlog_pb2.TableMutation(**fields)])
+    return message.SerializeToString()
+
+
+def test_a_large_message(spool):
+    large = binlog_writer.prewrite(1, binlog_writer.row_value(3 << 20))
+    with serving(spool) as server, PumpWriter(server.address) as writer:
+        assert "prewrite value" in writer.write(large + b"\x2a\x01v")
+        assert writer.write(large) == ""
+    assert content(spool) == [large]
+
+
+def test_calls_without_their_message_do_not_keep_others_waiting(spool):
+    stop = threading.Event()
+
+    def nothing():
+        stop.wait(60)
+        yield from ()
+
+    with serving(spool) as server, grpc.insecure_channel(server.address) as channel:
+        calls = [channel.stream_unary(WRITE_BINLOG).future(nothing()) for _ in range(100)]
+        with PumpWriter(server.address) as writer:
+            assert [writer.write(message) for message in MESSAGES] == [""] * 4
+        answers = {decode_write_response(call.result(60)) for call in calls[10:]}
+        assert all("large messages are arriving already" in answer for answer in answers)
+        stop.set()
+
+
+def test_compressed_messages(spool):
+    message = WriteBinlogRequest(CLUSTER, MESSAGES[0]).to_bytes()
+    with serving(spool) as server, grpc.insecure_channel(server.address) as channel:
+        write = channel.unary_unary(WRITE_BINLOG)
+        with pytest.raises(RpcError) as caught:
+            write(message, compression=grpc.Compression.Gzip, timeout=20)
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert content(spool) == []
+
+
 def test_probe_is_answered_and_not_kept(spool):
     with serving(spool) as server, PumpWriter(server.address) as writer:
         assert writer.write(b"") == ""
@@ -92,18 +174,17 @@ def test_probe_is_answered_and_not_kept(spool):
 
 
 def test_too_large_is_refused_in_the_words_that_tidb_looks_for(spool):
-    largest = binlog_writer.prewrite(1, b"v" * 900)
+    largest = binlog_writer.prewrite(1, binlog_writer.row_value(900))
     with (
         serving(spool, max_payload_bytes=len(largest)) as server,
         PumpWriter(server.address) as writer,
     ):
         assert writer.write(largest) == ""
-        answer = writer.write(binlog_writer.prewrite(1, b"v" * 901))
-        assert "received message larger than max" in answer
-        assert "ResourceExhausted" in answer
-        with pytest.raises(RpcError) as caught:
-            writer.write(b"v" * 9000)
-        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        for payload in (binlog_writer.prewrite(1, binlog_writer.row_value(1000)), b"v" * 9000):
+            with pytest.raises(RpcError) as caught:
+                writer.write(payload)
+            # TiDB looks for this status, and fails the transaction only.
+            assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert content(spool) == [largest]
 
 
@@ -115,7 +196,7 @@ def test_another_cluster(spool):
             assert f"is of cluster 5, not {CLUSTER}" in writer.write(MESSAGES[1])
     assert content(spool) == MESSAGES[:1]
     with pytest.raises(ClusterMismatchError):
-        PumpServer(spool, LOOPBACK, clock=SystemClock(), cluster_id=5)
+        PumpServer(spool, LOOPBACK, clock=SystemClock(), access=INSECURE, cluster_id=5)
     with serving(spool) as server, PumpWriter(server.address, cluster_id=5) as writer:
         assert f"is of cluster 5, not {CLUSTER}" in writer.write(MESSAGES[1])
 
@@ -168,7 +249,7 @@ def pulled(address, suffix, offset, count, cluster_id=CLUSTER):
 
 
 def test_pull(spool):
-    messages = [binlog_writer.prewrite(n, b"v" * 300) for n in range(1, 10)]
+    messages = [binlog_writer.prewrite(n, binlog_writer.row_value(300)) for n in range(1, 10)]
     with serving(spool) as server, PumpWriter(server.address) as writer:
         for message in messages:
             writer.write(message)
@@ -250,9 +331,9 @@ def test_stale_socket_is_replaced(tmp_path, spool):
         assert writer.write(MESSAGES[0]) == ""
 
 
-def refusal(spool, address):
+def refusal(spool, address, **settings):
     with pytest.raises(OptionError) as caught:
-        PumpServer(spool, address, clock=SystemClock())
+        PumpServer(spool, address, clock=SystemClock(), **settings)
     return str(caught.value)
 
 
@@ -266,7 +347,7 @@ def test_socket_in_use(tmp_path, spool):
 
 def test_port_in_use(spool):
     with serving(spool) as server:
-        assert "cannot listen" in refusal(spool, server.address)
+        assert "cannot listen" in refusal(spool, server.address, access=INSECURE)
 
 
 def test_something_else_in_the_place_of_the_socket(tmp_path, spool):
@@ -300,7 +381,15 @@ def test_path_that_is_too_long_for_a_socket(tmp_path, spool):
     "address", ["0.0.0.0:0", "[::]:0", "10.1.2.3:80", "example.com:80", "*:80"]
 )
 def test_other_machines_take_certificates(spool, address):
-    assert "give certificates" in refusal(spool, address)
+    assert "open to other machines: give certificates" in refusal(spool, address)
+    assert "open to other machines" in refusal(spool, address, access=INSECURE)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "localhost:0", "[::1]:0"])
+def test_other_users_take_certificates_too(spool, address, caplog):
+    assert "open to all users of this machine" in refusal(spool, address)
+    with serving(spool, "127.0.0.1:0"):
+        assert "any user of this machine can connect" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from pyspark_theflash.replication.source.pull_stream import PullStream
 from pyspark_theflash.replication.source.pump import PullLimits, PumpSource
 from tests.support import binlog_writer
 from tests.support.fake_pump import FakePump
-from tests.support.pump_client import CLUSTER
+from tests.support.pump_client import CLUSTER, INSECURE
 
 CLOCK = SystemClock()
 QUICK = PullLimits(idle_ms=150, deadline_ms=2000)
@@ -49,7 +49,7 @@ def spool(tmp_path):
 
 @pytest.fixture
 def server(spool):
-    made = PumpServer(spool, "127.0.0.1:0", clock=CLOCK, cluster_id=CLUSTER)
+    made = PumpServer(spool, "127.0.0.1:0", clock=CLOCK, access=INSECURE, cluster_id=CLUSTER)
     made.start()
     yield made
     made.stop(0)
@@ -114,7 +114,7 @@ def test_server_that_comes_back(spool, server):
         assert names(source.entities()) == RAW[:2]
         server.stop(0)
         append(spool, MESSAGES[2:])
-        again = PumpServer(spool, server.address, clock=CLOCK, cluster_id=CLUSTER)
+        again = PumpServer(spool, server.address, clock=CLOCK, access=INSECURE, cluster_id=CLUSTER)
         again.start()
         try:
             assert names(source.entities(source.position)) == RAW[2:]

@@ -1,0 +1,115 @@
+"""Messages of calls within one memory budget; a tick is one millisecond here."""
+
+import asyncio
+
+import pytest
+
+from pyspark_theflash.base.errors import CodecError, ServiceUnavailableError
+from pyspark_theflash.net.channel import grpc
+from pyspark_theflash.replication.pump import intake
+from pyspark_theflash.replication.pump.intake import LARGE_BYTES, SMALL_MESSAGES_BYTES, Intake
+
+MESSAGE_BYTES = 8 * LARGE_BYTES
+
+
+class Call:
+    """A call whose message arrives when the test says so."""
+
+    def __init__(self):
+        self.arrived = asyncio.get_running_loop().create_future()
+
+    async def read(self):
+        return await self.arrived
+
+
+def running(test):
+    """Run a test in an event loop."""
+
+    def run():
+        async def within():
+            await asyncio.wait_for(test(), 60)
+
+        asyncio.run(within())
+
+    run.__name__ = test.__name__
+    return run
+
+
+def received(message):
+    call = Call()
+    call.arrived.set_result(message)
+    return call
+
+
+def receiving(place, count):
+    calls = [Call() for _ in range(count)]
+    return calls, [asyncio.create_task(place.receive(call)) for call in calls]
+
+
+@running
+async def test_large_messages_leave_memory_for_others():
+    place, large = Intake(MESSAGE_BYTES), bytes(MESSAGE_BYTES)
+    for _ in range(2):
+        assert await place.receive(received(large)) == large
+    with pytest.raises(ServiceUnavailableError, match="bytes of messages are in memory"):
+        await place.receive(received(large))
+    small = bytes(LARGE_BYTES)
+    for _ in range(SMALL_MESSAGES_BYTES // LARGE_BYTES):
+        await place.receive(received(small))
+    with pytest.raises(ServiceUnavailableError, match="bytes of messages are in memory"):
+        await place.receive(received(small))
+    place.release(len(small))
+    assert await place.receive(received(small)) == small
+
+
+@running
+async def test_messages_that_do_not_arrive():
+    place = Intake(MESSAGE_BYTES, tick_ms=1)
+    _, tasks = receiving(place, 300)
+    # More than can be requested at the same time; this one gets its turn.
+    assert await place.receive(received(b"commit")) == b"commit"
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+    reasons = {str(answer).partition(": ")[2] for answer in answers}
+    assert reasons == {
+        "2 large messages are arriving already; try again",
+        "the message did not arrive in time; try again",
+    }
+    assert await place.receive(received(b"commit")) == b"commit"
+
+
+@running
+async def test_a_slow_message_arrives_after_all():
+    place = Intake(MESSAGE_BYTES, tick_ms=1)
+    calls, tasks = receiving(place, 2)
+    await asyncio.sleep(0.02)
+    calls[1].arrived.set_result(b"slow")
+    assert await tasks[1] == b"slow"
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@running
+async def test_a_call_that_ends():
+    place = Intake(MESSAGE_BYTES)
+    with pytest.raises(CodecError, match="there is no message"):
+        await place.receive(received(grpc.aio.EOF))
+    _, (task,) = receiving(place, 1)
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not place._arrivals
+
+
+@running
+async def test_calls_that_wait_are_bounded():
+    place = Intake(MESSAGE_BYTES)
+    count = intake._RECENT_MAX + intake._WAITING_MAX
+    _, tasks = receiving(place, count)
+    await asyncio.sleep(0)
+    with pytest.raises(ServiceUnavailableError, match="calls wait already"):
+        await place.receive(received(b""))
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
