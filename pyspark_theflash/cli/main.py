@@ -37,6 +37,7 @@ COMMANDS = {
     "copy": "copy a region's files to one more partition",
     "purge": "remove a region's rows from disk",
     "partitions": "list, add and remove the folders that hold a store's files",
+    "spool": "list the messages that a store's writer cannot read, or skip a transaction",
     "resolve": "decide the outcome of a transaction whose commit was lost",
     "gc": "drop old versions from a store",
     "retention": "set how much history garbage collection keeps",

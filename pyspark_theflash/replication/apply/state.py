@@ -289,7 +289,9 @@ class WriterState:
 
     def decided(self, orphan: Orphan) -> None:
         """Adopt a decision about an orphan, which is durable now."""
-        if orphan.commit_ts is not None:
+        if orphan.is_skipped:
+            self.pairing.skip(orphan.start_ts)
+        elif orphan.commit_ts is not None:
             self.pairing.settle(orphan.start_ts, orphan.commit_ts)
         self.orphans[orphan.start_ts] = orphan
 
@@ -353,6 +355,9 @@ class WriterState:
             spill=spill,
         )
         for orphan in self.orphans.values():
+            if orphan.is_skipped:
+                pairing.skip(orphan.start_ts)
+                continue
             # If it ended below `oldest_ts`, it is applied and its ledger entry was removed.
             is_recent = (orphan.commit_ts or orphan.hold_ts) >= self._oldest_ts
             is_applied = self._ledger.lookup(orphan.start_ts) is not None

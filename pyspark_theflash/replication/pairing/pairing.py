@@ -61,6 +61,10 @@ External outcomes
     (`settle`). It is handled like the commit or rollback, except that M does not advance: unlike
     a commit in the stream, it does not show that the input is complete up to there.
 
+Skipped transactions
+    An operator may have all messages of a transaction ignored that cannot be applied (`skip`). They
+    do not advance M either.
+
 Memory
     Payloads of pending transactions above a memory budget are written to a file
     (`replication.pairing.spill`).
@@ -132,6 +136,7 @@ class Pairing:
         self._matched: dict[int, Transaction] = {}
         self._commit_order: list[tuple[int, int]] = []
         self._rolled_back: dict[int, None] = {}
+        self._skipped: set[int] = set()
         self._buffered_bytes = 0
         for each in pending:
             self._restore(each)
@@ -158,6 +163,8 @@ class Pairing:
 
         Raises `TransactionConflictError`, and has then changed nothing but `max_commit_ts`.
         """
+        if entity.start_ts in self._skipped:
+            return
         if entity.kind is EntityKind.PREWRITE:
             self._prewrite(entity)
         elif entity.kind is EntityKind.COMMIT:
@@ -180,6 +187,16 @@ class Pairing:
             self._commit(start_ts, commit_ts)
         else:
             self._rollback(start_ts)
+
+    def skip(self, start_ts: TimeStamp) -> None:
+        """Remove a transaction, and ignore its messages from now on."""
+        self._skipped.add(start_ts)
+        if start_ts in self._waiting:
+            self._stop_waiting(start_ts)
+        elif (transaction := self._matched.pop(start_ts, None)) is not None:
+            self._buffered_bytes -= _ENTITY_BYTES + memory_bytes(transaction.payload)
+            self._commit_order = [each for each in self._commit_order if each[1] != start_ts]
+            heapq.heapify(self._commit_order)
 
     def is_open(self, start_ts: TimeStamp) -> bool:
         """Return whether a prewrite is pending without commit or rollback."""

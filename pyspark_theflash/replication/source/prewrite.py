@@ -76,11 +76,16 @@ def check_message(payload: bytes, place: str) -> Entity:
     """
     entities = decode_entities(payload, place, 0)
     for entity in entities:
-        if entity.payload:
-            for mutation in _prewrite_value(entity.payload).mutations:
-                _sequence(mutation)
-                _check_rows(mutation)
+        check_changes(entity.payload)
     return replace(entities[-1], payload=b"")
+
+
+def check_changes(payload: bytes) -> None:
+    """Raise `CodecError` if `parse_prewrite` cannot read a payload, or a row has no columns."""
+    if payload:
+        for mutation in _prewrite_value(payload).mutations:
+            _sequence(mutation)
+            _check_rows(mutation)
 
 
 def _prewrite_value(payload: bytes) -> PrewriteValue:

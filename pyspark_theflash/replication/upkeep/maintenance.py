@@ -47,7 +47,7 @@ from pyspark_theflash.replication.upkeep.collection import (
     describe,
     raise_oldest_ts,
 )
-from pyspark_theflash.replication.upkeep.orphans import WriterMemory, decide
+from pyspark_theflash.replication.upkeep.orphans import WriterMemory, decide, skip
 from pyspark_theflash.replication.upkeep.regions import (
     all_stored,
     merge_regions,
@@ -256,10 +256,9 @@ class Maintenance:
             return self.purge(PurgeOrder.from_text(argument))
         if verb is Verb.ADD_PARTITION:
             return f"partition {self._engine.add_partition(Path(str(argument)))}"
-        if verb is Verb.RESOLVE:
-            orphan = decide(ResolveOrder.from_text(argument), self._engine, self.memory)
-            outcome = f"committed at {orphan.commit_ts}" if orphan.commit_ts else "rolled back"
-            return f"{orphan.start_ts} counts as {outcome}"
+        if verb in (Verb.RESOLVE, Verb.SKIP):
+            decision = ResolveOrder.from_text(argument)
+            return (decide if verb is Verb.RESOLVE else skip)(decision, self._engine, self.memory)
         number = argument if isinstance(argument, int) else None
         if verb is Verb.GC:
             order = CollectOrder.from_text(argument)

@@ -29,7 +29,8 @@ from pyspark_theflash.base.clock import Clock
 from pyspark_theflash.base.errors import InternalError, OptionError, TheFlashError
 from pyspark_theflash.base.failpoint import fail_point
 from pyspark_theflash.base.types import TimeStamp, from_physical_ms
-from pyspark_theflash.replication.apply.state import WriterState
+from pyspark_theflash.replication.apply.state import LEDGER_KIND, WriterState
+from pyspark_theflash.replication.pairing.ledger import TransactionLedger
 from pyspark_theflash.replication.pairing.pending import PENDING_KIND, PendingTransaction
 from pyspark_theflash.storage.engine.api import Engine, Publication, WriterEngine
 from pyspark_theflash.storage.store.command import ResolveOrder
@@ -41,6 +42,7 @@ from pyspark_theflash.storage.store.orphan import (
     NO_PREWRITE,
     NOT_ASKED,
     ORPHAN_KIND,
+    SKIPPED,
     Orphan,
     orphans_of,
 )
@@ -49,6 +51,7 @@ from pyspark_theflash.tidb.schema.meta_key import OutcomeState
 
 ORPHAN_MS: Final = 600_000
 """Ten minutes, as in tidb-binlog's pump."""
+_ZERO: Final = TimeStamp(0)
 RETRY_MS: Final = 10_000
 MOST_AT_ONCE: Final = 1024
 _log = logging.getLogger(__name__)
@@ -130,8 +133,10 @@ class WriterMemory(Protocol):
         """Adopt `progress.oldest_ts`, which is durable, and prune the ledger up to it."""
 
 
-def decide(order: ResolveOrder, engine: Engine, running: WriterMemory | None) -> Orphan:
+def decide(order: ResolveOrder, engine: Engine, running: WriterMemory | None) -> str:
     """Store an operator's decision durably; a `running` writer applies it at once.
+
+    Returns a description.
 
     Raises:
         OptionError: There is no such orphan, or its state contradicts the decision.
@@ -149,11 +154,37 @@ def decide(order: ResolveOrder, engine: Engine, running: WriterMemory | None) ->
     if has_arrived or (running is not None and not running.is_open(start_ts)):
         raise OptionError("start_ts", f"the commit or rollback of {start_ts} has arrived")
     decided = replace(orphan, state=BY_HAND, commit_ts=order.commit_ts, by_hand=True)
-    engine.publish(Publication((), ManifestChange([decided.to_record()])))
+    _publish(decided, engine, running)
+    outcome = f"committed at {order.commit_ts}" if order.commit_ts else "rolled back"
+    return f"{start_ts} counts as {outcome}"
+
+
+def skip(order: ResolveOrder, engine: Engine, running: WriterMemory | None) -> str:
+    """Have all messages of a transaction ignored, durably; return a description.
+
+    Raises:
+        OptionError: The transaction is applied, or its outcome was decided.
+    """
+    view, start_ts = engine.read([ORPHAN_KIND, PENDING_KIND, LEDGER_KIND]), order.start_ts
+    ledger = TransactionLedger()
+    for body in view.of_kind(LEDGER_KIND).values():
+        ledger.add_packed(body)
+    if ledger.lookup(start_ts) is not None:
+        raise OptionError("start_ts", f"{start_ts} is applied, or rolled back")
+    orphan = orphans_of(view).get(start_ts, Orphan(start_ts, start_ts, 0, SKIPPED))
+    if orphan.commit_ts is not None:
+        raise OptionError("start_ts", f"{start_ts} is decided already ({orphan.state})")
+    body = view.of_kind(PENDING_KIND).get(orphan.key, b"")
+    skipped = replace(orphan, size_bytes=len(body), state=SKIPPED, commit_ts=_ZERO, by_hand=True)
+    _publish(skipped, engine, running)
+    return f"{start_ts} is skipped: the store differs from TiDB in what it changed"
+
+
+def _publish(orphan: Orphan, engine: Engine, running: WriterMemory | None) -> None:
+    engine.publish(Publication((), ManifestChange([orphan.to_record()])))
     fail_point("orphans.by_hand")
     if running is not None:
-        running.decided(decided)
-    return decided
+        running.decided(orphan)
 
 
 def _check(orphan: Orphan, commit_ts: TimeStamp, resolved_ts: TimeStamp) -> None:

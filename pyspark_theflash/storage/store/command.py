@@ -68,6 +68,8 @@ class Verb(Enum):
     """Remove a partition. Its number."""
     RESOLVE = "resolve"
     """Decide the outcome of an orphan. `ResolveOrder` as text."""
+    SKIP = "skip"
+    """Ignore all messages of a transaction. `ResolveOrder` as text, rolled back."""
 
 
 Argument: TypeAlias = int | str | None
@@ -159,6 +161,7 @@ ORDERS: Final[dict[Verb, type[Order]]] = {
     Verb.COPY: MoveOrder,
     Verb.PURGE: PurgeOrder,
     Verb.RESOLVE: ResolveOrder,
+    Verb.SKIP: ResolveOrder,
 }
 """The commands whose argument is an `Order`, as text."""
 

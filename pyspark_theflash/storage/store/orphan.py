@@ -2,7 +2,8 @@
 
 A prewrite without a commit, or a commit without a prewrite, becomes an orphan after the writer's
 deadline. It gets a record, which `theflash status` lists. Its outcome, determined by TiKV or an
-operator, is stored in that record before it is applied.
+operator, is stored in that record before it is applied. A transaction that an operator skips,
+because the writer cannot apply it, gets such a record too.
 """
 
 import json
@@ -19,6 +20,7 @@ NO_KEY: Final = "TiKV not asked: the binlog has no primary key"
 NO_ANSWER: Final = "no answer from TiKV"
 NO_PREWRITE: Final = "committed, but its prewrite is missing"
 BY_HAND: Final = "by hand"
+SKIPPED: Final = "skipped by hand"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,11 @@ class Orphan:
     def key(self) -> str:
         """The record's key."""
         return f"{self.start_ts:020d}"
+
+    @property
+    def is_skipped(self) -> bool:
+        """Whether all messages of the transaction are ignored."""
+        return self.state == SKIPPED
 
     def to_record(self) -> Record:
         """Encode the manifest record."""

@@ -328,3 +328,20 @@ def test_a_prewrite_is_held_by_what_came_from_its_own_pump():
     assert writer.pairing.resolved_ts == 10
     writer.add(at(1, commit(20, 20)))
     assert writer.pairing.resolved_ts == 12
+
+
+@pytest.mark.parametrize("arrived", [0, 1, 2])
+def test_a_skipped_transaction(arrived):
+    """Its messages do not count, whether they have arrived or not; others are taken."""
+    writer = Writer().add(prewrite(1), commit(1, 3), prewrite(4))
+    messages = [prewrite(5), commit(5, 7)]
+    writer.add(*messages[:arrived])
+    writer.pairing.skip(5)
+    writer.add(*messages, commit(4, 8), prewrite(9), commit(9, 10))
+    assert [each.start_ts for each in writer.publish()] == [1, 4, 9]
+    assert writer.pairing.resolved_ts == 10
+    assert writer.pairing.pending() == []
+    assert writer.pairing.buffered_bytes == 0
+    # The commit would be late, and the prewrite differs.
+    writer.add(commit(5, 6), prewrite(5, b"other"))
+    assert writer.publish() == []
