@@ -27,7 +27,7 @@ START_S = 15
 """The time after which a command that should be rejected is taken to run."""
 
 
-@attack("pump", over=["pump"], open="the pump does not parse what it acknowledges")
+@attack("pump", over=["pump"])
 def prewrites_that_cannot_be_applied(target: Target) -> str:
     """Send prewrites whose values are no PrewriteValue; the writer must outlive them."""
     values = (b"\xff" * 40, b"\x0a\xff\xff\xff\xff\x0f", b"{}", bytes(100))
@@ -127,7 +127,7 @@ def _files(*names: str) -> list[object]:
     return [word for name in names for word in (f"--{name}", FOLDER / files[name])]
 
 
-@attack("commands", over=["pump"], open="TCP without names is accepted")
+@attack("commands", over=["pump"])
 def pumps_without_authentication(target: Target) -> str:
     """Have a writer listen on TCP, where any local user could send binlog."""
     store = target.folder / "store"
@@ -142,7 +142,7 @@ def pumps_without_authentication(target: Target) -> str:
     return "; ".join(texts)
 
 
-@attack("commands", over=["engine"], open="TCP without names is accepted")
+@attack("commands", over=["engine"])
 def learners_without_authentication(target: Target) -> str:
     """Have a learner listen on TCP, where any local user could send rows."""
     store = target.folder / "store"

@@ -74,7 +74,8 @@ def is_probe(payload: bytes) -> bool:
     except DecodeError:
         return False
     stamped = message.start_ts or message.commit_ts
-    return not (stamped or message.prewrite_value or message.ddl_job_id)
+    content = stamped or message.prewrite_value or message.ddl_job_id
+    return not (content or has_unknown_fields(message))
 
 
 def encode_heartbeat(ts: TimeStamp) -> bytes:

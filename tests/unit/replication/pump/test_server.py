@@ -114,6 +114,7 @@ def test_a_message_that_the_writer_could_not_read(spool):
         prewrite(1, mutation(table_id=0, inserted_rows=[b"a"], sequence=[0])): "no columns",
         binlog_writer.merged(1, 3, b"value"): "prewrite value: not a message",
         binlog_writer.commit(0, 3): "invalid timestamps",
+        b"\x08" * 30: "of type",
         b"\x08\x05" + binlog_writer.commit(1, 3)[2:]: "of type",
         binlog_writer.commit(1, future): "is in the future",
         prewrite(future): "is in the future",
