@@ -117,6 +117,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Follow TiKV and serve until SIGTERM, SIGINT or `theflash stop`."""
     server_tls(arguments)
     settings = _settings(arguments)
+    settings.network.access(settings.listen).check(settings.listen)
     use_system_memory()
     clock, fs = SystemClock(), LocalFileSystem()
     allow_files()

@@ -15,7 +15,7 @@ from pyspark_theflash.base.errors import OptionError
 from pyspark_theflash.base.tls import Certificates, ServerTls
 from pyspark_theflash.net.access import Access
 from pyspark_theflash.net.address import UNIX
-from pyspark_theflash.net.bind import check_safe, make_way, private_sockets
+from pyspark_theflash.net.bind import make_way, private_sockets
 from pyspark_theflash.net.channel import IDENTITY_ONLY, grpc
 
 _OPTION: Final = "listen"
@@ -49,27 +49,12 @@ def listen(server: grpc.Server, address: str, access: Access) -> str:
     Raises:
         OptionError: The address is invalid, in use, or not safe to listen on.
     """
+    access.check(address)
     tls = access.tls
-    if access.allowed_names and tls is None:
-        raise OptionError("allow", "needs TLS: the names are those of certificates")
-    check_safe(address, has_tls=tls is not None, has_tokens=True)
-    if access.is_insecure and (tls is not None or address.startswith(UNIX)):
-        raise OptionError("insecure", "is for HOST:PORT without certificates")
-    if tls is None:
-        if not (address.startswith(UNIX) or access.is_insecure):
-            reason = (
-                f"{address} is open to all users of this machine: listen on unix:PATH, give "
-                "certificates, or allow it with --insecure"
-            )
-            raise OptionError(_OPTION, reason)
+    if tls is None or tls.cert is None or tls.key is None:
         if access.is_insecure:
             _log.warning("any user of this machine can connect to %s and write data", address)
         return bind_server(server, address, None)
-    if not access.allowed_names:
-        reason = "is missing: give the common names of the clients' certificates"
-        raise OptionError("allow", reason)
-    if tls.cert is None or tls.key is None:
-        raise OptionError("tls", "a server needs a certificate and its key")
     return bind_server(server, address, server_credentials(ServerTls(tls.cert, tls.key, tls.ca)))
 
 

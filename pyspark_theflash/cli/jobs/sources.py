@@ -255,6 +255,8 @@ class Opener:
         if folder is None:
             reason = "is missing; it names a folder on this machine for the binlog that TiDB sends"
             raise OptionError("spool", reason)
+        # Before PD is asked, which may take a while.
+        self._network.access(address).check(address)
         spool = Spool(folder, self._fs)
         self._undo.callback(spool.close)
         has_pd = bool(self._network.pd_addresses)
