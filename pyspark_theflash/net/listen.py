@@ -4,7 +4,7 @@ unix:PATH     a socket of mode 0600, in a folder of this user that others cannot
 HOST:PORT     clients need a certificate with an allowed common name; without certificates only if
               the user requests it (`--insecure`), and then on the loopback interface
 
-Certificates are read again for each connection, so they can be renewed without a restart.
+Certificates are read again when their files change, so they can be renewed without a restart.
 """
 
 import logging
