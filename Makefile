@@ -85,11 +85,11 @@ MINUTES := 10
 bank: peer ## Compare a bank on a real TiDB with a learner of its regions
 	$(python) -m tests.bank --minutes $(MINUTES)
 
-# KIND=ddl, histories, queries, reorganize or where; duration and first seed: make soak MINUTES=60 SEED=7.
+# KIND=ddl, histories, latches, queries, reorganize or where; duration and first seed: make soak MINUTES=60 SEED=7.
 # Only ddl, reorganize and where need a TiDB, only queries needs the jar.
 KIND := ddl
 SEED :=
-soak_needs := $(if $(filter histories,$(KIND)),setup,$(if $(filter queries,$(KIND)),jar,jar peer))
+soak_needs := $(if $(filter histories latches,$(KIND)),setup,$(if $(filter queries,$(KIND)),jar,jar peer))
 
 soak: $(soak_needs) ## Compare random histories, queries or conditions with independent answers
 	$(python) -m tests.soak --kind $(KIND) --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))

@@ -60,6 +60,7 @@ def _scope(latch: Latch) -> str:
 
 
 def _holder(latch: Latch) -> str:
-    if latch.holder is not None:
-        return process_text(latch.holder)
-    return f"{latch.name or 'unnamed'} ({latch.identity})"
+    if latch.holder is None:
+        return f"{latch.name or 'unnamed'} ({latch.identity})"
+    caller = f" for {latch.identity}" if latch.identity else ""
+    return f"{process_text(latch.holder)}{caller}"

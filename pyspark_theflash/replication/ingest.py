@@ -75,7 +75,7 @@ from pyspark_theflash.storage.store.feed import (
 )
 from pyspark_theflash.storage.store.folder import IDENTITY_KIND, StoreIdentity, open_manifest
 from pyspark_theflash.storage.store.latch.grants import Grants
-from pyspark_theflash.storage.store.latch.latch import Grant, LatchKind, LatchScope
+from pyspark_theflash.storage.store.latch.latch import Grant, LatchClaim, LatchKind, LatchScope
 from pyspark_theflash.storage.store.manifest import ManifestChange, Record
 from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress
 from pyspark_theflash.storage.store.raft_fed import RAFT_FED_KIND, check_not_learned
@@ -88,14 +88,14 @@ _RETRY_MS: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class Ingestion:
-    """A write request. `latches` are (id, token) of write latches that cover it.
+    """A write request. `latches` are write latches that cover it.
 
     `events` continue the schema history of the API's tables, which begins at the first write's
     `start_ts`. `resolved_ts` is the new newest readable timestamp of these tables, and `position`
     is stored for the caller. All of these need a latch on the whole store.
     """
 
-    latches: Sequence[tuple[str, int]]
+    latches: Sequence[LatchClaim]
     rows: Sequence[IncomingRows] = ()
     events: Sequence[TableEvent] = ()
     resolved_ts: TimeStamp | None = None
@@ -135,7 +135,7 @@ def ingest(
             If it raises, the write is aborted without a change.
 
     Raises:
-        LatchLostError: A latch has ended; may also be detected in the commit.
+        LatchLostError: A latch is not held; may also be detected in the commit.
         FeedConflictError: A stream writes the table, or could; may also be detected in the commit.
         CodecError: Rows are invalid for their table.
         TransactionConflictError: A transaction has different content than before, or is late.
@@ -146,7 +146,7 @@ def ingest(
         manifest = undo.enter_context(closing(open_manifest(path, fs)))
         grants = Grants(manifest, clock)
         identity = StoreIdentity.of(manifest.read([IDENTITY_KIND]))
-        held = [grants.look(id, token) for id, token in ingestion.latches]
+        held = [grants.look(claim) for claim in ingestion.latches]
         _check_covered(ingestion, held)
         main = main_feed(manifest.read([FEED_KIND])) or Feed.API
         guard = all_guards(grants.guard(ingestion.latches), feed_guard(main))

@@ -20,7 +20,7 @@ from pyspark_theflash.base.fs import FileSystem
 from pyspark_theflash.storage.store.folder import open_manifest
 from pyspark_theflash.storage.store.latch.grants import Grants
 from pyspark_theflash.storage.store.latch.holder import Holder
-from pyspark_theflash.storage.store.latch.latch import STORE, LatchKind, LatchRequest
+from pyspark_theflash.storage.store.latch.latch import STORE, LatchClaim, LatchKind, LatchRequest
 from pyspark_theflash.storage.store.manifest import Manifest
 
 TTL_MS: Final = 600_000
@@ -37,7 +37,7 @@ class WriterLatch:
         identity = f"process {self._holder.pid} on {self._holder.host}"
         self._request = LatchRequest(LatchKind.WRITE, STORE, ttl_ms, self._holder.program, identity)
         self._manifest = open_manifest(path, fs)
-        self._held = ("", 0)
+        self._held = LatchClaim("", 0, identity)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="writer's latch", daemon=True)
 
@@ -56,12 +56,11 @@ class WriterLatch:
         if self._thread.ident is not None:
             self._thread.join()
         with closing(self._manifest), suppress(TheFlashError):
-            Grants(self._manifest, self._clock).release(*self._held)
+            Grants(self._manifest, self._clock).release(self._held)
 
     def _acquire(self, manifest: Manifest, wait_ms: int) -> None:
         grants = Grants(manifest, self._clock)
-        latch = grants.acquire(self._request, wait_ms=wait_ms, holder=self._holder)
-        self._held = (latch.id, latch.grant.token if latch.grant is not None else 0)
+        self._held = grants.acquire(self._request, wait_ms=wait_ms, holder=self._holder).claim
 
     def _keep(self) -> None:
         due_ms = self._next_ms()
@@ -78,7 +77,7 @@ class WriterLatch:
     def _renew(self) -> None:
         with closing(open_manifest(self._path, self._fs)) as manifest:
             try:
-                Grants(manifest, self._clock).renew(*self._held)
+                Grants(manifest, self._clock).renew(self._held)
             except LatchLostError:
                 self._acquire(manifest, 0)
 

@@ -18,6 +18,7 @@ from pyspark_theflash.base.errors import (
     RoleError,
     SnapshotTooOldError,
     TableNotFoundError,
+    TicketError,
 )
 from pyspark_theflash.service.wire.message import AcquireRequest, LatchScope, Moment
 from pyspark_theflash.service.wire.method import Role
@@ -188,12 +189,43 @@ def test_roles(way, store):
         latch = by_role[least].acquire_latch(request)
         for role, api in by_role.items():
             if role < least:
-                with pytest.raises(RoleError):
+                with pytest.raises((RoleError, LatchLostError)):
                     api.renew_latch(latch)
-                with pytest.raises(RoleError):
-                    api.release_latch(latch)
-        by_role[Role.ADMIN].renew_latch(latch)
         by_role[least].release_latch(latch)
+
+
+@pytest.mark.parametrize("way", WITH_TOKENS, indirect=True)
+def test_a_latch_is_its_identitys(way, store):
+    """Another caller's latch, snapshot or pin fails like one that does not exist."""
+    admin, writer, reader = (way.open(store.path, role) for role in sorted(Role, reverse=True))
+    latch = writer.acquire_latch(replace(WRITE, scope=LatchScope()))
+    read = writer.acquire_latch(AcquireRequest("read"))
+    snapshots = [writer.snapshot(), admin.pin(Moment(ttl_ms=60_000))]
+    unknown = replace(latch, id="0" * 32)
+    texts = set()
+    for one in (latch, read, unknown):
+        for act in (admin.renew_latch, reader.release_latch, admin.release_latch):
+            with pytest.raises(LatchLostError) as caught:
+                act(replace(one, token=latch.token))
+            texts.add(str(caught.value).replace(one.id, "ID"))
+    assert len(texts) == 1
+    for handle in (read.handle, *(each.handle for each in snapshots)):
+        with pytest.raises(TicketError, match="not issued by this store to this caller"):
+            reader.tables(Moment(handle=handle))
+        for act in (reader.renew, reader.release):
+            with pytest.raises(TicketError):
+                act(replace(snapshots[0], handle=handle))
+    assert {x.identity for x in admin.latches().latches} == {latch.identity, admin_of(admin)}
+    for act in (writer.renew_latch, writer.release_latch):
+        act(latch)
+        act(read)
+    writer.release(snapshots[0])
+
+
+def admin_of(api):
+    latch = api.acquire_latch(AcquireRequest("read"))
+    api.release_latch(latch)
+    return latch.identity
 
 
 @pytest.mark.parametrize("way", WITH_TOKENS, indirect=True)

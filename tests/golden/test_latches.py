@@ -147,13 +147,13 @@ class Latches:
         self._clock.boot, self._clock.now_ms = "the next run", 0
 
     def do_renew(self, id: str) -> None:
-        self._grants(id).renew(id, self._token(id))
+        self._grants(id).renew(self._latches[id].claim)
 
     def do_release(self, id: str) -> None:
-        self._grants(id).release(id, self._token(id))
+        self._grants(id).release(self._latches[id].claim)
 
     def do_commit(self, id: str) -> Iterator[str]:
-        guard = self._grants(id).guard([(id, self._token(id))])
+        guard = self._grants(id).guard([self._latches[id].claim])
         generation = self._manifest.commit(ManifestChange(), FencingToken(0), guard)
         yield f"committed generation {generation}"
 

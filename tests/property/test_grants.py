@@ -13,7 +13,12 @@ from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.types import RegionID
 from pyspark_theflash.storage.store.folder import StoreIdentity, create_store, open_manifest
 from pyspark_theflash.storage.store.latch.grants import Grants
-from pyspark_theflash.storage.store.latch.latch import LatchKind, LatchRequest, LatchScope
+from pyspark_theflash.storage.store.latch.latch import (
+    LatchClaim,
+    LatchKind,
+    LatchRequest,
+    LatchScope,
+)
 from tests.support.manual_clock import ManualClock
 
 KINDS = (
@@ -40,7 +45,7 @@ class Callers(RuleBasedStateMachine):
         self.manifests = [open_manifest(path, fs) for _ in range(2)]
         self.clock = ManualClock()
         self.services = [Grants(manifest, self.clock) for manifest in self.manifests]
-        self.held: dict[tuple[str, int], tuple[bool, tuple[int, ...], int, int]] = {}
+        self.held: dict[LatchClaim, tuple[bool, tuple[int, ...], int, int]] = {}
         self.newest_token = 0
 
     def teardown(self) -> None:
@@ -48,7 +53,7 @@ class Callers(RuleBasedStateMachine):
             manifest.close()
         self.folder.cleanup()
 
-    def living(self) -> dict[tuple[str, int], tuple[bool, tuple[int, ...], int, int]]:
+    def living(self) -> dict[LatchClaim, tuple[bool, tuple[int, ...], int, int]]:
         return {key: known for key, known in self.held.items() if known[2] > self.clock.now_ms}
 
     @rule(
@@ -83,7 +88,7 @@ class Callers(RuleBasedStateMachine):
         assert latch.grant is not None
         assert latch.grant.token > self.newest_token
         self.newest_token = latch.grant.token
-        key = latch.id, latch.grant.token
+        key = latch.claim
         self.held[key] = excludes, path, self.clock.now_ms + ttl_ms, ttl_ms
 
     @rule(service=st.integers(0, 1), which=st.randoms(), release=st.booleans())
@@ -95,7 +100,7 @@ class Callers(RuleBasedStateMachine):
         alive = key in self.living()
         grants = self.services[service]
         try:
-            grants.release(*key) if release else grants.renew(*key)
+            grants.release(key) if release else grants.renew(key)
         except LatchLostError:
             assert not alive
             return

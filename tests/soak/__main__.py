@@ -17,6 +17,7 @@ from tests.soak.outcome import Outcome
 KINDS: Final = {
     "ddl": "tests.soak.ddl",
     "histories": "tests.soak.histories",
+    "latches": "tests.soak.latches",
     "queries": "tests.soak.queries",
     "reorganize": "tests.soak.reorganize",
     "where": "tests.soak.where",

@@ -52,11 +52,11 @@ class LatchOrderError(TheFlashError):
 
 
 class LatchLostError(TheFlashError):
-    """An operation under a latch came after the latch had ended; it was not executed."""
+    """An operation was not executed, as its caller does not hold the latch, or no longer."""
 
     latch_id: str
     token: int
     template = (
-        "latch {latch_id} with fencing token {token} has ended, and its scope may "
-        "have another holder: acquire a new latch"
+        "latch {latch_id} with fencing token {token} is not held by this caller, or has ended: "
+        "acquire a new latch"
     )

@@ -185,8 +185,8 @@ def _progress(source: MetadataSource, table: TableInfo) -> Iterator[_Row]:
 def _latches(source: MetadataSource, table: TableInfo) -> Iterator[_Row]:
     for latch in source.leases.living():
         holder = latch.holder
+        # No ids: readers must not learn those of others.
         yield (
-            latch.id,
             latch.kind.value,
             latch.snapshot_ts if latch.kind.pins_snapshot else None,
             latch.generation if latch.kind.pins_generation else None,
@@ -231,7 +231,7 @@ _KINDS: Final[Mapping[str, _Kind]] = {
         _progress,
     ),
     "latches": _Kind(
-        "id:text kind:text snapshot_ts generation expires_in_ms pid host:text program:text",
+        "kind:text snapshot_ts generation expires_in_ms pid host:text program:text",
         _latches,
     ),
     "raft": _Kind(

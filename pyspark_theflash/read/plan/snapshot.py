@@ -113,7 +113,7 @@ class ReadSnapshot:
     """A store at `snapshot_ts`. A context manager: leaving it releases the read latch.
 
     With `lease`, an existing latch on the timestamp is renewed and not released at the end.
-    `origin` is the source of the rows.
+    `origin` is the source of the rows, `identity` the caller for whom a latch is taken.
     """
 
     snapshot_ts: Final[TimeStamp]
@@ -129,6 +129,7 @@ class ReadSnapshot:
         ttl_ms: int = LEASE_TTL_MS,
         lease: ReadLease | None = None,
         origin: Origin = FILES,
+        identity: str = "",
     ) -> None:
         self._path, self._clock, self._origin = path, clock, origin
         is_borrowed = lease is not None
@@ -141,7 +142,7 @@ class ReadSnapshot:
             # The latch precedes the view, so that all files of the view are pinned.
             self._leases = LeaseTable(self._manifest, clock)
             if lease is None:
-                lease = self._leases.take(self.snapshot_ts, ttl_ms)
+                lease = self._leases.take(self.snapshot_ts, ttl_ms, identity=identity)
                 undo.callback(self._leases.release, lease)
             else:
                 self._leases.renew(lease)

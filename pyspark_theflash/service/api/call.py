@@ -1,5 +1,6 @@
 """The context of a call: its caller, its deadline and its cancellation."""
 
+import os
 from collections.abc import Callable
 
 from pyspark_theflash.base.clock import Clock
@@ -8,6 +9,15 @@ from pyspark_theflash.service.api.token import is_token
 from pyspark_theflash.service.wire.method import Role
 
 DEADLINE_MS_MAX = 86_400_000
+
+
+def local_identity() -> str:
+    """Return the identity of callers in this process and at its unix sockets without tokens.
+
+    Only this user can open such a socket. Root, who can too, is another identity where the socket
+    passes the user on.
+    """
+    return f"user {os.geteuid()}"
 
 
 class CallContext:
@@ -21,7 +31,7 @@ class CallContext:
         is_cancelled: Callable[[], bool] = lambda: False,
         *,
         role: Role = Role.ADMIN,
-        identity: str = "this process",
+        identity: str = "",
     ) -> None:
         """Set the deadline.
 
@@ -31,9 +41,9 @@ class CallContext:
             clock: The clock of the deadline.
             is_cancelled: Returns whether the caller has cancelled the call.
             role: The caller's role.
-            identity: The caller as the server identified it.
+            identity: The caller as the server identified it; empty: the local administrator.
         """
-        self.role, self.identity = role, identity
+        self.role, self.identity = role, identity or local_identity()
         self.method, self._clock, self._is_cancelled = method, clock, is_cancelled
         self.timeout_ms = min(timeout_ms or DEADLINE_MS_MAX, DEADLINE_MS_MAX)
         self._deadline_ms = clock.boottime_ms() + self.timeout_ms

@@ -21,6 +21,7 @@ from pyspark_theflash.storage.store.latch.grants import Grants
 from pyspark_theflash.storage.store.latch.latch import (
     NAME_CHARS_MAX,
     Latch,
+    LatchClaim,
     LatchKind,
     LatchRequest,
     LatchScope,
@@ -73,22 +74,25 @@ class LatchDesk:
 
     def renew_latch(self, request: message.LatchRequest, call: CallContext) -> message.Latch:
         """Restart a latch's time to live. Raises `LatchLostError`."""
-        with self._grants(request, call) as grants:
-            return latch_message(grants.renew(request.id, request.token), self._clock)
+        with self._claimed(request, call) as (grants, claim):
+            return latch_message(grants.renew(claim), self._clock)
 
     def release_latch(self, request: message.LatchRequest, call: CallContext) -> message.Done:
         """End a latch. Raises `LatchLostError`."""
-        with self._grants(request, call) as grants:
-            grants.release(request.id, request.token)
+        with self._claimed(request, call) as (grants, claim):
+            grants.release(claim)
         return message.Done("released")
 
     @contextmanager
-    def _grants(self, request: message.LatchRequest, call: CallContext) -> Iterator[Grants]:
-        """Check that the latch is active and that the caller's role permits its kind."""
+    def _claimed(
+        self, request: message.LatchRequest, call: CallContext
+    ) -> Iterator[tuple[Grants, LatchClaim]]:
+        """Check that the caller holds the latch and that their role permits its kind."""
+        claim = LatchClaim(request.id, request.token, call.identity)
         with closing(open_manifest(self._path, self._fs)) as manifest:
             grants = Grants(manifest, self._clock)
-            check_role(call, grants.look(request.id, request.token).wanted.kind)
-            yield grants
+            check_role(call, grants.look(claim).wanted.kind)
+            yield grants, claim
 
     def _scope(self, scope: message.LatchScope, manifest: Manifest) -> LatchScope:
         """Resolve a scope to ids, and check that it exists, except a table that has only an id."""

@@ -126,7 +126,8 @@ class Reads:
         ):
             # The snapshot's own latch holds the timestamp until the pin does.
             leases = LeaseTable(manifest, self._clock)
-            pin = leases.take(snapshot.snapshot_ts, ttl_ms, LatchKind.PIN)
+            at, who = snapshot.snapshot_ts, call.identity
+            pin = leases.take(at, ttl_ms, LatchKind.PIN, identity=who)
             return self._snapshot_message(pin, call)
 
     def list_tables(self, request: message.TablesRequest, call: CallContext) -> message.Tables:
@@ -229,15 +230,20 @@ class Reads:
             ttl_ms = latch_ttl_ms(moment.ttl_ms)
             self._wait(moment, call)
         origin = self._origin(moment.wait_ms, call)
-        with self._snapshot(ts, lease, origin, ttl_ms) as snapshot:
+        with self._snapshot(ts, lease, origin, call, ttl_ms) as snapshot:
             yield snapshot
 
     def _snapshot(
-        self, ts: int | None, lease: ReadLease | None, origin: Origin, ttl_ms: int = LEASE_TTL_MS
+        self,
+        ts: int | None,
+        lease: ReadLease | None,
+        origin: Origin,
+        call: CallContext,
+        ttl_ms: int = LEASE_TTL_MS,
     ) -> ReadSnapshot:
         at = None if ts is None else TimeStamp(ts)
-        place = self._path, at, self._fs, self._clock
-        return ReadSnapshot(*place, ttl_ms=ttl_ms, lease=lease, origin=origin)
+        place, who = (self._path, at, self._fs, self._clock), call.identity
+        return ReadSnapshot(*place, ttl_ms=ttl_ms, lease=lease, origin=origin, identity=who)
 
     def _origin(self, wait_ms: int, call: CallContext) -> Origin:
         """Return the source of a snapshot's rows: the files, or a replica."""
@@ -298,7 +304,7 @@ class Reads:
         task = self._plans.get((ticket.lease.id, ticket.shape))
         if task is None:
             lease = ticket.lease
-            with self._snapshot(lease.snapshot_ts, lease, self._origin(0, call)) as snapshot:
+            with self._snapshot(lease.snapshot_ts, lease, self._origin(0, call), call) as snapshot:
                 (task,) = _planned(snapshot, ticket.shape, [ticket.region]).tasks
             self._plans.put((ticket.lease.id, ticket.shape), task)
         return replace(task, region=ticket.region)

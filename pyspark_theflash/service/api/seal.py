@@ -37,6 +37,8 @@ _MAC_BYTES: Final = 32
 _VERSION: Final = 1
 _OVERLAY: Final = "memory:"
 """Prefix of the id of an overlay in a ticket."""
+NOT_ISSUED: Final = "it was not issued by this store to this caller"
+"""The same for another caller's handle as for a forged one."""
 
 
 class Purpose(IntEnum):
@@ -61,7 +63,7 @@ class Sealer:
         """Inverse of `seal`. Raises `TicketError`."""
         body, mac = sealed[:-_MAC_BYTES], sealed[-_MAC_BYTES:]
         if not any(hmac.compare_digest(_mac(key, body), mac) for key in self._keys):
-            raise TicketError(purpose.name.lower(), "it was not issued by this store")
+            raise TicketError(purpose.name.lower(), NOT_ISSUED)
         if body[:2] != bytes([_VERSION, purpose]):
             raise TicketError(purpose.name.lower(), "it has another version or purpose")
         return load(body[2:])
@@ -218,14 +220,18 @@ def sealed_handle(store_id: str, lease: ReadLease, owner: str, sealer: Sealer) -
 def opened_handle(handle: bytes, owner: str, sealer: Sealer) -> tuple[str, ReadLease]:
     """Return the store's id and the lease of a handle.
 
+    Handles of earlier versions have no owner. They are of callers without a token, until their
+    latches expire.
+
     Raises:
         TicketError: It is not a handle of this store, or of another owner.
     """
     try:
         with shaped("handle"):
-            store_id, lease, its_owner = sealer.unseal(Purpose.HANDLE, handle)
+            store_id, lease, *owners = sealer.unseal(Purpose.HANDLE, handle)
+            (its_owner,) = owners or [""]
             if text(its_owner) != owner:
-                raise TicketError("handle", "it belongs to another caller")
+                raise TicketError("handle", NOT_ISSUED)
             return text(store_id), _lease(lease)
     except CodecError as error:
         raise TicketError("handle", "it has another version") from error

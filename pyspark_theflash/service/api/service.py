@@ -148,7 +148,7 @@ class Service:
         from pyspark_theflash.replication.ingest import ingest
         from pyspark_theflash.service.api.write import ingestion
 
-        changes = ingestion(request, tables)
+        changes = ingestion(request, tables, call.identity)
         call.check()
         # One write at a time: it takes several times its size in memory.
         while not self._writing.acquire(timeout=_CHECK_MS / 1000):

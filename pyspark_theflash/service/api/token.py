@@ -105,7 +105,7 @@ class Tokens:
 
 def identity_of(stored: bytes) -> str:
     """Return an identifier of a token that does not reveal it."""
-    return f"{_IDENTITY}{_sha256(_CONTEXT + stored).hex()[:8]}"
+    return f"{_IDENTITY}{_sha256(_CONTEXT + stored).hex()[:16]}"
 
 
 def is_token(identity: str) -> bool:

@@ -21,6 +21,7 @@ from pyspark_theflash.replication.ingest import Ingestion
 from pyspark_theflash.service.wire.message import PublishRequest, SchemaChange, WriteRequest
 from pyspark_theflash.service.wire.method import WRITE, Method
 from pyspark_theflash.service.wire.uncompressed import is_compressed
+from pyspark_theflash.storage.store.latch.latch import LatchClaim
 from pyspark_theflash.storage.store.manifest import file_errors
 from pyspark_theflash.tidb.codec.document import SHAPE_ERRORS, load
 from pyspark_theflash.tidb.schema.history import TableEvent
@@ -143,8 +144,8 @@ def _read_stream(source: pa.BufferReader) -> tuple[pa.Schema, list[pa.RecordBatc
         batches.append(pa.ipc.read_record_batch(message, schema))
 
 
-def ingestion(request: WriteRequest, tables: Sequence[pa.Table]) -> Ingestion:
-    """Convert a request and its rows to the changes that they describe.
+def ingestion(request: WriteRequest, tables: Sequence[pa.Table], identity: str) -> Ingestion:
+    """Convert the request of a caller and its rows to the changes that they describe.
 
     Raises:
         CodecError, SchemaFileError: The request or a schema change is invalid.
@@ -157,7 +158,7 @@ def ingestion(request: WriteRequest, tables: Sequence[pa.Table]) -> Ingestion:
     if len(request.position or "") > POSITION_CHARS_MAX:
         raise OptionError("position", f"has more than {POSITION_CHARS_MAX} characters")
     return Ingestion(
-        [(latch.id, latch.token) for latch in request.latches],
+        [LatchClaim(latch.id, latch.token, identity) for latch in request.latches],
         [
             IncomingRows(
                 TableID(table.table_id), PhysicalTableID(table.physical_id or table.table_id), rows

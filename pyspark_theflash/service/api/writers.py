@@ -54,7 +54,7 @@ from pyspark_theflash.storage.mvcc.version import absence, column_id
 from pyspark_theflash.storage.store.folder import open_manifest
 from pyspark_theflash.storage.store.latch.grants import Grants
 from pyspark_theflash.storage.store.latch.holder import Holder
-from pyspark_theflash.storage.store.latch.latch import STORE, LatchKind
+from pyspark_theflash.storage.store.latch.latch import STORE, LatchClaim, LatchKind
 from pyspark_theflash.storage.store.manifest import Manifest, ManifestChange, Record, View
 from pyspark_theflash.storage.store.orphan import Orphan
 from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress
@@ -94,9 +94,9 @@ class _RemoteMemory:
 
 @dataclass(slots=True)
 class _Opened:
-    """An engine opened for the holder of `latch`, an id and a token."""
+    """An engine opened for the holder of `latch`."""
 
-    latch: tuple[str, int]
+    latch: LatchClaim
     engine: Engine
     maintenance: Maintenance
     memory: _RemoteMemory
@@ -129,10 +129,10 @@ class Writers:
         """Release the latch and close the engine: the connection of its writer has ended."""
         with self._mutex:
             opened = self._opened
-            if opened is None or opened.latch[0] != latch_id:
+            if opened is None or opened.latch.id != latch_id:
                 return
             with suppress(TheFlashError):
-                Grants(opened.manifest, self._clock).release(*opened.latch)
+                Grants(opened.manifest, self._clock).release(opened.latch)
             self._close_engine()
 
     def open_writer(self, request: message.WriterRequest, call: CallContext) -> message.Done:
@@ -144,15 +144,15 @@ class Writers:
             StoreInUseError: Another process has written the store for `wait_ms`.
             RaftFedError: TiKV feeds the store.
         """
-        latch = request.latch.id, request.latch.token
+        latch = _claim(request.latch, call)
         with self._alone(call), ExitStack() as undo:
-            # The latch of a previous writer has ended, or this one would not have been granted.
-            self._close_engine()
             manifest = undo.enter_context(closing(open_manifest(self._path, self._fs)))
             grants = Grants(manifest, self._clock)
-            latched = grants.look(*latch).wanted
+            latched = grants.look(latch).wanted
             if latched.kind is not LatchKind.WRITE or latched.scope != STORE:
                 raise OptionError("latch", "a stream's writer requires a write latch on the store")
+            # The latch of a previous writer has ended, or this one would not have been granted.
+            self._close_engine()
             engine = open_when_free(
                 *(self._path, self._fs, self._clock, grants.guard([latch])),
                 wait_ms=request.wait_ms,
@@ -161,7 +161,7 @@ class Writers:
             undo.enter_context(closing(engine))
             check_not_learned(engine.read([RAFT_FED_KIND]))
             # The latch ends with this process, so others need not wait until it expires.
-            grants.hold_by(*latch, Holder.here(self._clock))
+            grants.hold_by(latch, Holder.here(self._clock))
             memory = _RemoteMemory()
             thread = undo.enter_context(ThreadPoolExecutor(1, thread_name_prefix="compaction"))
             maintenance = Maintenance(engine, manifest, self._clock, memory=memory, thread=thread)
@@ -246,7 +246,7 @@ class Writers:
     def _held(self, latch: message.LatchRequest, call: CallContext) -> Iterator[_Opened]:
         """Lock and return the engine that is open for a latch. Raises `LatchLostError`."""
         with self._alone(call):
-            if self._opened is None or self._opened.latch != (latch.id, latch.token):
+            if self._opened is None or self._opened.latch != _claim(latch, call):
                 raise LatchLostError(latch.id, latch.token)
             yield self._opened
 
@@ -272,13 +272,17 @@ class Writers:
                 if opened is None:
                     continue
                 try:
-                    Grants(opened.manifest, self._clock).look(*opened.latch)
+                    Grants(opened.manifest, self._clock).look(opened.latch)
                 except LatchLostError:
                     _log.warning("the latch of a writer on another machine has ended")
                     self._close_engine()
                 except TheFlashError as error:
                     # For example a full disk. It is checked again.
                     _log.warning("the latch of a writer cannot be checked: %s", error)
+
+
+def _claim(latch: message.LatchRequest, call: CallContext) -> LatchClaim:
+    return LatchClaim(latch.id, latch.token, call.identity)
 
 
 def _check_progress(manifest: Manifest, change: ManifestChange) -> None:

@@ -30,12 +30,12 @@ from pyspark_theflash.base.tls import ServerTls
 from pyspark_theflash.net.bind import check_names, check_safe
 from pyspark_theflash.net.channel import IDENTITY_ONLY, grpc
 from pyspark_theflash.net.listen import bind_server, server_credentials
-from pyspark_theflash.service.api.call import CallContext
+from pyspark_theflash.service.api.call import CallContext, local_identity
 from pyspark_theflash.service.api.error import encode_error
 from pyspark_theflash.service.api.limits import Quota
 from pyspark_theflash.service.api.service import Service
 from pyspark_theflash.service.api.token import Tokens, identity_of
-from pyspark_theflash.service.server.control import ANYBODY, Timeouts
+from pyspark_theflash.service.server.control import Timeouts
 from pyspark_theflash.service.server.failures import Failures
 from pyspark_theflash.service.server.watch import Watch
 from pyspark_theflash.service.wire.method import UNARY_BYTES_MAX, Method, Role
@@ -271,7 +271,7 @@ class Listener:
     def _caller(self, metadata: Any) -> tuple[Role, str]:  # noqa: ANN401
         """Return the role and identity of a token in metadata. Raises `AuthenticationError`."""
         if self._tokens is None:
-            return Role.ADMIN, ANYBODY
+            return Role.ADMIN, local_identity()
         header = dict(metadata).get("authorization", "")
         if not isinstance(header, str) or not header.startswith(_BEARER):
             raise AuthenticationError(self.address, "the call has no bearer token")

@@ -72,7 +72,7 @@ class ConnectionSession:
         clock: Clock,
         address: str,
         timeouts: Timeouts,
-        peer: str = "this machine",
+        peer: str = "",
         greeted: Greeted | None = None,
         admit: Callable[[Greeted], None] = lambda _: None,
         failures: Failures | None = None,

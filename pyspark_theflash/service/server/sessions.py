@@ -12,6 +12,7 @@ from typing import Any, Final
 from pyspark_theflash.base.clock import Clock
 from pyspark_theflash.base.errors import AuthenticationError
 from pyspark_theflash.base.tls import Certificates, ServerTls
+from pyspark_theflash.service.api.call import local_identity
 from pyspark_theflash.service.api.service import Service
 from pyspark_theflash.service.api.token import Tokens
 from pyspark_theflash.service.server.control import DRAIN_MS, Greeted, Timeouts
@@ -209,7 +210,7 @@ class Sessions:
 def _peer(sock: socket.socket) -> str:
     """Return the user of the process at the other end of a unix socket, where that is available."""
     if sock.family != socket.AF_UNIX or not hasattr(socket, "SO_PEERCRED"):
-        return "this machine"
+        return local_identity()
     credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     _, uid, _ = _CREDENTIALS.unpack(credentials)
     return f"user {uid}"

@@ -35,7 +35,13 @@ from pyspark_theflash.base.errors import (
 from pyspark_theflash.base.types import FencingToken, TimeStamp
 from pyspark_theflash.storage.store import transient
 from pyspark_theflash.storage.store.latch.holder import Holder
-from pyspark_theflash.storage.store.latch.latch import Grant, Latch, LatchRequest, LatchWaiter
+from pyspark_theflash.storage.store.latch.latch import (
+    Grant,
+    Latch,
+    LatchClaim,
+    LatchRequest,
+    LatchWaiter,
+)
 from pyspark_theflash.storage.store.manifest import DATABASE, Guard, Manifest
 from pyspark_theflash.storage.store.transient import (
     FENCE_KIND,
@@ -97,44 +103,44 @@ class Grants:
                 with transient.opened(self._manifest, write=True) as rows:
                     self._drop(rows, ticket)
 
-    def renew(self, id: str, token: int) -> Latch:
-        """Extend a latch by its TTL from now. Raises `LatchLostError` if it has ended."""
+    def renew(self, claim: LatchClaim) -> Latch:
+        """Extend a latch by its TTL from now. Raises `LatchLostError` if it is not held."""
         with transient.opened(self._manifest, write=True) as rows:
-            latch = self._living(rows, id, token)
-            ttl_ms = latch.grant.wanted.ttl_ms if latch.grant else 0
-            latch = replace(latch, expires_ms=self._clock.boottime_ms() + ttl_ms)
-            rows.put(LATCH_KIND, id, latch.to_body())
+            latch, grant = self._living(rows, claim)
+            expires_ms = self._clock.boottime_ms() + grant.wanted.ttl_ms
+            latch = replace(latch, expires_ms=expires_ms)
+            rows.put(LATCH_KIND, claim.id, latch.to_body())
         return latch
 
-    def hold_by(self, id: str, token: int, holder: Holder) -> None:
-        """Make a latch end with a process, too. Raises `LatchLostError` if it has ended."""
+    def hold_by(self, claim: LatchClaim, holder: Holder) -> None:
+        """Make a latch end with a process, too. Raises `LatchLostError` if it is not held."""
         with transient.opened(self._manifest, write=True) as rows:
-            latch = replace(self._living(rows, id, token), holder=holder)
-            rows.put(LATCH_KIND, id, latch.to_body())
+            latch = replace(self._living(rows, claim)[0], holder=holder)
+            rows.put(LATCH_KIND, claim.id, latch.to_body())
 
-    def release(self, id: str, token: int) -> None:
+    def release(self, claim: LatchClaim) -> None:
         """Release a latch.
 
         Raises:
-            LatchLostError: The latch had ended before, so the last writes under it may have been
-                rejected.
+            LatchLostError: The latch is not held. If it had ended before, the last writes under it
+                may have been rejected.
         """
         with transient.opened(self._manifest, write=True) as rows:
-            self._living(rows, id, token)
-            rows.remove(LATCH_KIND, id)
+            self._living(rows, claim)
+            rows.remove(LATCH_KIND, claim.id)
 
-    def look(self, id: str, token: int) -> Grant:
-        """Return the grant of a latch. Raises `LatchLostError` if it has ended."""
+    def look(self, claim: LatchClaim) -> Grant:
+        """Return the grant of a latch. Raises `LatchLostError` if it is not held."""
         with transient.opened(self._manifest, write=False) as rows:
-            return self._granted(rows, id, token)
+            return self._living(rows, claim)[1]
 
-    def guard(self, latches: Sequence[tuple[str, int]]) -> Guard:
-        """Return a guard that raises `LatchLostError` unless all latches (id, token) are held."""
+    def guard(self, claims: Sequence[LatchClaim]) -> Guard:
+        """Return a guard that raises `LatchLostError` unless all latches are held."""
 
         def check(db: sqlite3.Connection) -> None:
             rows = TransientRecords(self._manifest, db)
-            for id, token in latches:
-                self._granted(rows, id, token)
+            for claim in claims:
+                self._living(rows, claim)
 
         return check
 
@@ -253,16 +259,11 @@ class Grants:
             if not latch.is_alive(self._clock):
                 rows.remove(LATCH_KIND, latch.id)
 
-    def _granted(self, rows: TransientRecords, id: str, token: int) -> Grant:
-        grant = self._living(rows, id, token).grant
-        if grant is None:
-            raise LatchLostError(id, token)
-        return grant
-
-    def _living(self, rows: TransientRecords, id: str, token: int) -> Latch:
-        latch = rows.load(LATCH_KIND, id, Latch.from_body)
-        if latch is None or latch.grant is None or latch.grant.token != token:
-            raise LatchLostError(id, token)
-        if not latch.is_alive(self._clock):
-            raise LatchLostError(id, token)
-        return latch
+    def _living(self, rows: TransientRecords, claim: LatchClaim) -> tuple[Latch, Grant]:
+        """Return a latch that is held, and by this caller."""
+        latch = rows.load(LATCH_KIND, claim.id, Latch.from_body)
+        if latch is None or latch.grant is None or not latch.grant.token:
+            raise LatchLostError(claim.id, claim.token)
+        if latch.claim != claim or not latch.is_alive(self._clock):
+            raise LatchLostError(claim.id, claim.token)
+        return latch, latch.grant

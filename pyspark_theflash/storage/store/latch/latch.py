@@ -25,6 +25,10 @@ Each grant has a fencing token larger than those of all earlier grants, also acr
 write under a latch passes its id and token, which are checked in the transaction of the commit
 (`grants.py`). So a write after its latch has ended is rejected, even if the latch has not been
 granted again.
+
+A latch records the identity of its caller, and every use of it is by a `LatchClaim` of that
+identity. A claim of a latch that belongs to another caller, and of one that does not exist, fail
+alike. A latch without an identity was taken by a process that has opened the store's folder.
 """
 
 import json
@@ -165,6 +169,15 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True)
+class LatchClaim:
+    """The id and fencing token of a latch, as presented by the caller `identity`."""
+
+    id: str
+    token: int
+    identity: str
+
+
+@dataclass(frozen=True, slots=True)
 class Latch:
     """A latch as stored. `expires_ms` is on the boot-time clock of `boot_id`."""
 
@@ -176,6 +189,17 @@ class Latch:
     expires_ms: int
     holder: Holder | None
     grant: Grant | None = None
+    """None or with token 0 if the latch was not granted (`grants.py`) but taken (`lease.py`)."""
+
+    @property
+    def identity(self) -> str:
+        """The identity of the caller; empty: see the module docstring."""
+        return "" if self.grant is None else self.grant.wanted.identity
+
+    @property
+    def claim(self) -> LatchClaim:
+        """The holder's claim."""
+        return LatchClaim(self.id, 0 if self.grant is None else self.grant.token, self.identity)
 
     def to_body(self) -> bytes:
         """Encode the transient record of this `id`."""

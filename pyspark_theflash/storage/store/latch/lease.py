@@ -23,10 +23,10 @@ from typing import Final
 
 from pyspark_theflash.base.clock import Clock
 from pyspark_theflash.base.errors import LatchNotFoundError, LeaseExpiredError, StoreFullError
-from pyspark_theflash.base.types import Generation, TimeStamp
+from pyspark_theflash.base.types import FencingToken, Generation, TimeStamp
 from pyspark_theflash.storage.store import transient
 from pyspark_theflash.storage.store.latch.holder import Holder
-from pyspark_theflash.storage.store.latch.latch import Grant, Latch, LatchKind
+from pyspark_theflash.storage.store.latch.latch import STORE, Grant, Latch, LatchKind, LatchRequest
 from pyspark_theflash.storage.store.latch.readers_lock import ReadersLock, exclusive_readers_lock
 from pyspark_theflash.storage.store.manifest import Manifest
 from pyspark_theflash.storage.store.transient import FLOOR_KIND, LATCH_KIND, TransientRecords
@@ -62,9 +62,14 @@ class LeaseTable:
         self._readers_lock: ReadersLock | None = None
 
     def take(
-        self, snapshot_ts: TimeStamp, ttl_ms: int, kind: LatchKind = LatchKind.READ
+        self,
+        snapshot_ts: TimeStamp,
+        ttl_ms: int,
+        kind: LatchKind = LatchKind.READ,
+        *,
+        identity: str = "",
     ) -> ReadLease:
-        """Pin a timestamp and the manifest's current generation.
+        """Pin a timestamp and the manifest's current generation for the caller `identity`.
 
         The caller must check *afterwards* that `snapshot_ts` is still readable, since garbage
         collection may have passed it just before.
@@ -76,7 +81,7 @@ class LeaseTable:
         if not self._manifest.is_writable and kind is not LatchKind.PIN:
             return self._share(snapshot_ts, ttl_ms)
         try:
-            return self._insert(snapshot_ts, ttl_ms, kind)
+            return self._insert(snapshot_ts, ttl_ms, kind, identity)
         except StoreFullError:
             if kind is LatchKind.PIN:
                 raise
@@ -165,11 +170,17 @@ class LeaseTable:
 
     # -- rows
 
-    def _insert(self, snapshot_ts: TimeStamp, ttl_ms: int, kind: LatchKind) -> ReadLease:
+    def _insert(
+        self, snapshot_ts: TimeStamp, ttl_ms: int, kind: LatchKind, identity: str
+    ) -> ReadLease:
+        grant = None
+        if identity:
+            wanted = LatchRequest(kind, STORE, ttl_ms, identity=identity)
+            grant = Grant(FencingToken(0), wanted)
         with transient.opened(self._manifest, write=True) as rows:
             generation = self._manifest.head().generation
             lease = ReadLease(self._new_id(), snapshot_ts, generation, ttl_ms)
-            self._put(rows, lease, kind, Holder.here(self._clock))
+            self._put(rows, lease, kind, Holder.here(self._clock), grant)
         return lease
 
     def _put(
@@ -178,7 +189,7 @@ class LeaseTable:
         lease: ReadLease,
         kind: LatchKind,
         holder: Holder | None,
-        grant: Grant | None = None,
+        grant: Grant | None,
     ) -> None:
         latch = Latch(
             lease.id,

@@ -84,6 +84,7 @@ def test_progress_and_latches_are_the_stores(shop):
     assert (progress["oldest_ts"], progress["resolved_ts"]) == (OLDEST_TS, 300)
     assert progress["position"] is None
     assert [(latch["kind"], latch["snapshot_ts"]) for latch in latches] == [("read", 300)]
+    assert "id" not in latches[0]
 
 
 def test_times_are_tidbs(tmp_path):

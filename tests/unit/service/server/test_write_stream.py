@@ -42,7 +42,12 @@ def store(tmp_path):
 def address(store, tmp_path):
     timeouts = Timeouts(send_ms=2_000, frame_ms=2_000)
     settings = {"tokens": tokens(tmp_path), "timeouts": timeouts}
-    with serving(tmp_path / "store", "127.0.0.1:0", **settings) as server:
+    store.release_latch(store.held)
+    with (
+        serving(tmp_path / "store", "127.0.0.1:0", **settings) as server,
+        connect(f"theflash://{server.address}", token=TOKENS[Role.WRITE]) as writer,
+    ):
+        store.held = latch(writer)
         yield server.address
 
 

@@ -4,6 +4,7 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -122,9 +123,9 @@ def test_tokens_grow_over_everything(
 def test_time_ends_a_latch(grants: Grants, clock: ManualClock) -> None:
     first = held(grants, write())
     clock.now_ms += 60
-    grants.renew(first.id, token(first))
+    grants.renew(first.claim)
     clock.now_ms += 99
-    grants.look(first.id, token(first))
+    grants.look(first.claim)
     with pytest.raises(LatchHeldError):
         held(grants, write(name="b"))
     clock.now_ms += 1
@@ -132,11 +133,38 @@ def test_time_ends_a_latch(grants: Grants, clock: ManualClock) -> None:
     assert token(second) > token(first)
     for act in (grants.renew, grants.release, grants.look):
         with pytest.raises(LatchLostError):
-            act(first.id, token(first))
+            act(first.claim)
         with pytest.raises(LatchLostError):
-            act(second.id, token(second) - 1)
-    grants.release(second.id, token(second))
+            act(replace(second.claim, token=token(second) - 1))
+    grants.release(second.claim)
     held(grants, write(name="c"))
+
+
+def test_a_latch_is_its_identitys(grants: Grants, open_again: Callable[[], Manifest]) -> None:
+    """Another caller's latch is like one that never was, also for a commit."""
+    latch, manifest = held(grants, write()), open_again()
+    other = replace(latch.claim, identity="user 1")
+    for claim in (other, replace(latch.claim, id="none"), replace(latch.claim, identity="")):
+        for act in (grants.renew, grants.release, grants.look):
+            with pytest.raises(LatchLostError, match=f"latch {claim.id} .* is not held by this"):
+                act(claim)
+        with pytest.raises(LatchLostError):
+            manifest.commit(ManifestChange(), FencingToken(0), grants.guard([claim]))
+    grants.release(latch.claim)
+
+
+def test_a_lease_is_no_granted_latch(
+    grants: Grants, clock: ManualClock, open_again: Callable[[], Manifest]
+) -> None:
+    leases = LeaseTable(open_again(), clock)
+    lease = leases.take(TimeStamp(5), 100, identity="user 0")
+    leases.take(TimeStamp(5), 100)
+    assert sorted(latch.identity for latch in leases.living()) == ["", "user 0"]
+    leases.renew(lease)
+    assert sorted(latch.identity for latch in leases.living()) == ["", "user 0"]
+    for latch in leases.living():
+        with pytest.raises(LatchLostError):
+            grants.release(latch.claim)
 
 
 def test_a_commit_under_a_latch_that_has_ended(
@@ -145,7 +173,7 @@ def test_a_commit_under_a_latch_that_has_ended(
     """Writes are rejected although the latch was not granted again."""
     manifest = open_again()
     latch = held(grants, write())
-    guard = grants.guard([(latch.id, token(latch))])
+    guard = grants.guard([latch.claim])
     before = manifest.commit(ManifestChange(), FencingToken(0), guard)
     clock.now_ms += 100
     with pytest.raises(LatchLostError):
@@ -164,7 +192,7 @@ def test_first_come_first_served(store: Path) -> None:
             mine = Grants(manifest, clock)
             latch = held(mine, write(TABLE, name, 20_000), 20_000)
             order.append((name, token(latch)))
-            mine.release(latch.id, token(latch))
+            mine.release(latch.claim)
 
     with closing(open_manifest(store, LocalFileSystem())) as manifest:
         grants = Grants(manifest, clock)
@@ -179,7 +207,7 @@ def test_first_come_first_served(store: Path) -> None:
         with pytest.raises(LatchHeldError):
             held(grants, write(TABLE, "late"))
         held(grants, write(OTHER, "elsewhere"))
-        grants.release(first.id, token(first))
+        grants.release(first.claim)
         for thread in threads:
             thread.join()
         assert [name for name, _ in order] == ["0", "1", "2", "3", "4"]
@@ -214,7 +242,7 @@ def test_who_died_waiting_is_passed(grants: Grants, clock: ManualClock) -> None:
     ticket = LatchWaiter("dead", 99, clock.boot_id(), clock.now_ms + TICKET_MS, write(name="b"))
     with transient.opened(grants._manifest, write=True) as rows:
         rows.put(transient.TICKET_KIND, ticket.id, ticket.to_body())
-    grants.release(latch.id, token(latch))
+    grants.release(latch.claim)
     with pytest.raises(LatchHeldError):
         held(grants, write(name="c"))
     clock.now_ms += TICKET_MS
