@@ -1,9 +1,9 @@
 """Random histories of callers of one service against a model of who holds what.
 
-Each step is a call by one of several identities, by the same code as a server's, and most name a
-latch, handle or token of somebody else, an ended one, or a guess. The model is two dicts: a call
-succeeds exactly if the caller's identity owns the latch and its time has not passed. Whatever is
-refused leaves the list of latches and the store's position as they were.
+Each step is a call by one of several identities, by the same code as a server's, and many name a
+latch, handle or token of another caller, an ended one, or a guess. The model is two dicts: a call
+succeeds exactly if the caller's identity owns the latch and its time has not passed. A rejected
+call leaves the list of latches and the store's position unchanged.
 """
 
 from collections import Counter
@@ -50,7 +50,7 @@ CALLERS: Final = (
 )
 KINDS: Final = {"read": Role.READ, "write": Role.WRITE, "admin": Role.ADMIN}
 KEPT_MAX: Final = 60
-"""How many latches and handles are remembered, the oldest forgotten first."""
+"""The largest number of ended latches and handles that are used again."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class LatchHistory:
     # -- calls
 
     def _answer(self, name: str, request: Any, who: tuple[str, Role], *rows: Any) -> Any:
-        """Call as a server does."""
+        """Make a call as a server does."""
         called = METHODS[name]
         identity, role = who
         called.check(role)
@@ -164,7 +164,7 @@ class LatchHistory:
         if not is_held or (id, token) != (one.id, one.token):
             error = self._refused(name, request, who)
             assert isinstance(error, LatchLostError)
-            # Nothing tells another caller's latch from one that never was.
+            # The same error for another caller's latch and for an unknown one.
             unknown = self._refused(name, replace(request, id="0" * 32), who)
             assert str(error) == str(unknown).replace("0" * 32, id)
         else:
@@ -289,7 +289,7 @@ class LatchHistory:
             del self.ended[next(iter(self.ended))]
 
     def _after(self, is_over: bool, one: Held) -> None:
-        """Note that a latch was renewed or has ended."""
+        """Record that a latch was renewed or has ended."""
         if is_over and one.id in self.held:
             self.ended[one.id] = self.held.pop(one.id)
         elif one.id in self.held:
@@ -297,7 +297,7 @@ class LatchHistory:
 
 
 def _conflict(one: message.AcquireRequest, other: message.AcquireRequest) -> bool:
-    """The rule of `latch.py`, said anew."""
+    """Return whether two latches exclude each other, by the rule of `latch.py`."""
     if not all(each.kind == "write" or each.mutates for each in (one, other)):
         return False
     paths = [(s.table_id, s.physical_id) for s in (one.scope, other.scope)]
