@@ -28,8 +28,9 @@ from pyspark_theflash.cli.rows import (
 from pyspark_theflash.net.address import is_address
 from pyspark_theflash.read.plan.snapshot import open_snapshot
 from pyspark_theflash.read.present import Presentation, ZeroDates
+from pyspark_theflash.read.sql.process import run_confined
 from pyspark_theflash.read.sql.session import QueryLimits
-from pyspark_theflash.read.sql.sql import SqlResult, run_sql
+from pyspark_theflash.read.sql.sql import SqlResult
 from pyspark_theflash.read.sql.texts import result_texts
 from pyspark_theflash.service.client.sql_tables import ServedTables
 from pyspark_theflash.service.wire import message
@@ -75,7 +76,7 @@ def _result(arguments: argparse.Namespace, stack: ExitStack) -> SqlResult:
     store, pinned = stack.enter_context(opened_snapshot(arguments))
     if is_address(arguments.store):
         tables = ServedTables(store, pinned.handle, message.Presentation(zero_dates))
-        return run_sql(arguments.query, tables, limits=limits)
+        return run_confined(arguments.query, tables, (), limits)
     snapshot = stack.enter_context(open_snapshot(Path(arguments.store), pinned.snapshot_ts))
     presentation = Presentation(ZeroDates(zero_dates))
     return snapshot.sql(arguments.query, presentation=presentation, limits=limits)

@@ -263,12 +263,12 @@ def test_ctrl_c_ends_a_query_quietly(workload_store: Stores) -> None:
         "import signal, sys, threading, os\n"
         "from pyspark_theflash.cli.main import main\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "import pyspark_theflash.read.sql.session as worker\n"
-        "begin = worker.QueryThread.call\n"
-        "def call(self, action):\n"
+        "import pyspark_theflash.read.sql.process as process\n"
+        "begin = process._QueryProcess.result\n"
+        "def result(self):\n"
         "    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
-        "    return begin(self, action)\n"
-        "worker.QueryThread.call = call\n"
+        "    return begin(self)\n"
+        "process._QueryProcess.result = result\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     begun = time.monotonic()

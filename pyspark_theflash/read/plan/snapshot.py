@@ -363,7 +363,12 @@ class ReadSnapshot:
         The SQL is DuckDB's: strings compare by bytes, ENUM, SET and JSON are strings, BIT is
         binary, TIME an interval, and the average of decimals a double.
 
+        With `limits`, the query runs in a process of its own, which is killed when a limit is
+        reached. Without, it runs in this process, where DuckDB's own limits do not hold for
+        constants that it evaluates while it plans.
+
         Raises:
+            SqlMemoryError, SqlTimeoutError: A limit was reached.
             MissingExtraError: DuckDB is not installed.
             SqlError: The text is not valid SQL, or the query fails.
             UnsupportedError: The statement does more than read.
@@ -371,9 +376,13 @@ class ReadSnapshot:
         """
         # Imported here because loading these takes longer than most commands run.
         from pyspark_theflash.read.plan.sql_tables import SnapshotTables
+        from pyspark_theflash.read.sql.process import run_confined
         from pyspark_theflash.read.sql.sql import run_sql
 
-        return run_sql(text, SnapshotTables(self, presentation), parameters, limits, self._clock)
+        tables = SnapshotTables(self, presentation)
+        if limits is None:
+            return run_sql(text, tables, parameters, None, self._clock)
+        return run_confined(text, tables, parameters, limits, self._clock)
 
     def _held(self, plan: ScanPlan) -> Iterator[pa.RecordBatch]:
         for task in plan.tasks:

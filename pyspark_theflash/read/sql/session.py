@@ -34,10 +34,11 @@ if TYPE_CHECKING:
 
 _MAX_THREADS: Final = 4
 _AGAIN_S: Final = 0.05
-BATCH_ROWS: Final = 1 << 16
+BATCH_ROWS: Final = 1 << 14
 Answer = TypeVar("Answer")
 _OF_THE_TEXT: Final = ("ParserException", "BinderException", "CatalogException", "SyntaxException")
 """Errors about the query text only. Others may contain values of rows, which are removed."""
+_OUT_OF_MEMORY: Final = "Out of Memory Error"
 _VALUE: Final = re.compile(r"'.*'|\".*\"|-?\d[\d.]*", re.DOTALL)
 
 
@@ -173,7 +174,9 @@ class SqlSession:
     def _translated(self, error: Exception) -> Exception:
         import duckdb
 
-        if isinstance(error, duckdb.OutOfMemoryException):
+        # Arrow streams pass on only the text.
+        is_full = isinstance(error, duckdb.OutOfMemoryException)
+        if is_full or str(error).startswith(_OUT_OF_MEMORY):
             return SqlMemoryError(self._limits.memory_mb)
         if type(error).__name__ in _OF_THE_TEXT:
             return SqlError(str(error))

@@ -61,14 +61,14 @@ class SqlResult:
     """
 
     def __init__(
-        self, session: SqlSession, reader: pa.RecordBatchReader, resources: ExitStack
+        self, schema: pa.Schema, batches: Iterator[pa.RecordBatch], resources: ExitStack
     ) -> None:
-        self._session, self._reader, self._resources = session, reader, resources
+        self._schema, self._batches, self._resources = schema, batches, resources
 
     @property
     def schema(self) -> pa.Schema:
         """The columns; names need not be unique."""
-        return self._reader.schema
+        return self._schema
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         """Yield the rows, in the query's order.
@@ -77,7 +77,7 @@ class SqlResult:
             SqlError, SqlMemoryError, SqlTimeoutError: The query failed.
             TheFlashError: Reading a table failed; see `Snapshot.scan`.
         """
-        return self._session.batches(self._reader)
+        return self._batches
 
     def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:  # noqa: ANN401 (PyCapsules)
         reader = pa.RecordBatchReader.from_batches(self.schema, iter(self))
@@ -101,7 +101,9 @@ def run_sql(
     limits: QueryLimits | None = None,
     clock: Clock | None = None,
 ) -> SqlResult:
-    """Start a query. `parameters` are the values of its `?`.
+    """Start a query in this process. `parameters` are the values of its `?`.
+
+    `limits` hold while DuckDB runs the query, not while it plans; see `process.py`.
 
     Raises:
         MissingExtraError: DuckDB is not installed.
@@ -110,11 +112,18 @@ def run_sql(
             column.
         TableNotFoundError: There is no such table.
     """
+    session = SqlSession(limits or QueryLimits(), clock or SystemClock())
+    return run_in(session, text, catalog, parameters)
+
+
+def run_in(
+    session: SqlSession, text: str, catalog: Catalog, parameters: Sequence[object]
+) -> SqlResult:
+    """Start a query in a session, which ends with the result. Raises like `run_sql`."""
     with ExitStack() as resources:
-        session = SqlSession(limits or QueryLimits(), clock or SystemClock())
         resources.callback(session.close)
         reader = session.call(lambda: _begin(session, text, catalog, parameters))
-        return SqlResult(session, reader, resources.pop_all())
+        return SqlResult(reader.schema, session.batches(reader), resources.pop_all())
 
 
 def _begin(

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Final
 
 from pyspark_theflash.base.clock import Clock, SystemClock
 from pyspark_theflash.base.errors import OptionError, ServiceUnavailableError
+from pyspark_theflash.base.process import start_module
 from pyspark_theflash.net.address import PATH_BYTES_MAX, UNIX, check_folder
-from pyspark_theflash.service.client.process import start_module
 from pyspark_theflash.service.client.remote import Connection, RemoteTransport
 
 if TYPE_CHECKING:

@@ -33,9 +33,9 @@ from typing import Final
 
 from pyspark_theflash.base.clock import Clock
 from pyspark_theflash.base.errors import ServiceUnavailableError
+from pyspark_theflash.base.process import start_module
 from pyspark_theflash.base.tls import ServerTls
 from pyspark_theflash.net.bind import bind, check_names, check_safe
-from pyspark_theflash.service.client.process import start_module
 from pyspark_theflash.service.server.admission import Admission
 from pyspark_theflash.service.server.control import (
     DRAIN_MS,

@@ -3,7 +3,7 @@
 import os
 import subprocess
 
-from pyspark_theflash.service.client.process import start_module
+from pyspark_theflash.base.process import start_module
 
 
 def test_modules_are_found_through_pythonpath_only(tmp_path, monkeypatch):

@@ -23,7 +23,7 @@ def start_module(name: str, *arguments: str, **options: Any) -> "subprocess.Pope
     no working directory is searched for modules: a file in it could replace a standard module.
     """
     inherited = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
-    paths = [str(Path(__file__).parents[3]), *map(os.path.abspath, inherited)]
+    paths = [str(Path(__file__).parents[2]), *map(os.path.abspath, inherited)]
     return subprocess.Popen(  # noqa: S603 (our own program, and no shell)
         [sys.executable, "-c", _RUN, name, *arguments],
         cwd="/",
