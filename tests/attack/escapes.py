@@ -83,7 +83,7 @@ def statements_that_leave(target: Target) -> str:
     return f"{len(chosen)} statements"
 
 
-@attack("commands", over=["sql"], open="constants are computed without limits")
+@attack("commands", over=["sql"])
 def constants_without_limits(target: Target) -> str:
     """Compute a constant of 4 GB while the query is planned."""
     return _limited(target, FOLDED)

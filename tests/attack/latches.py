@@ -20,7 +20,7 @@ def _answered(act: Any) -> bool:
     return False
 
 
-@attack("tcp", over=["frames"], open="identities are not compared")
+@attack("tcp", over=["frames"])
 def ids_of_latches(target: Target) -> str:
     """Read the latches of others, and guess fencing tokens to release them."""
     with target.server.client(Role.READ) as owner, target.server.client(ATTACKER) as api:
@@ -44,7 +44,7 @@ def ids_of_latches(target: Target) -> str:
     return f"{GUESSES} guesses"
 
 
-@attack("tcp", over=["frames"], open="identities are not compared")
+@attack("tcp", over=["frames"])
 def latches_of_another_writer(target: Target) -> str:
     """Renew, use and release the write latch of another token, whose id and token are known."""
     with target.server.client(Role.WRITE) as owner, target.server.client(OTHER_WRITER) as api:
@@ -62,7 +62,7 @@ def latches_of_another_writer(target: Target) -> str:
     return "3 calls"
 
 
-@attack("tcp", over=["frames"], open="identities are not compared")
+@attack("tcp", over=["frames"])
 def errors_about_latches(target: Target) -> str:
     """Compare the errors of a wrong id and of a wrong token."""
     with target.server.client(Role.READ) as owner, target.server.client(ATTACKER) as api:

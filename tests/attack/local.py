@@ -78,7 +78,7 @@ def links_in_place_of_a_folder(target: Target) -> str:
     return output[-80:]
 
 
-@attack("commands", over=["client"], open="the folder of another user denies embedded use")
+@attack("commands", over=["client"])
 def folders_of_another_user(target: Target) -> str:
     """Create that folder first, as another user, to deny embedded use."""
     if os.geteuid():

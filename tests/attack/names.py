@@ -63,7 +63,7 @@ def names_in_calls(target: Target) -> str:
     return f"{len(listed)} tables, {refused} cannot be named"
 
 
-@attack("commands", over=["sql"], open="reserved names break SQL")
+@attack("commands", over=["sql"])
 def names_in_sql(target: Target) -> str:
     """Query a table beside those with hostile names, and one of those."""
     store = target.folder / "store"

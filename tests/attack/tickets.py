@@ -87,7 +87,7 @@ def tickets_of_a_released_snapshot(target: Target) -> str:
     return "2 calls"
 
 
-@attack("tcp", over=["frames"], open="a handle is valid for every identity")
+@attack("tcp", over=["frames"])
 def handles_of_another_caller(target: Target) -> str:
     """Renew and release the snapshot of another token."""
     with target.server.client(Role.READ) as owner, target.server.client(ATTACKER) as api:
