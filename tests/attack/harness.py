@@ -30,7 +30,7 @@ ATTACKER_CPU, SERVER_CPU = 0, 1
 READER_MS, ADMIN_MS, RECOVERY_MS = 1_000, 2_000, 5_000
 """The largest 99th percentile of readers and administrators, and the longest recovery."""
 _SETTLE_MS = 1_000
-_POLL_S = 0.05
+_POLL_S = 0.1
 _FINISH_S = 90
 _SHORT_S = 60
 """The longest time of an attack under load in the short form; it ends when others were served."""
@@ -51,7 +51,7 @@ def breach_if(condition: object, text: str) -> None:
 
 @dataclass
 class Target:
-    """Targets of an attack.
+    """The subject and the extent of a run of an attack.
 
     Attributes:
         configuration: The server's configuration, or `COMMANDS`.
@@ -384,7 +384,7 @@ def run_command(command: Sequence[str], timeout_s: float, **options: object) -> 
                     os.kill(pid, 9)
             process.wait()
             break
-        CLOCK.sleep_ms(20)
+        CLOCK.sleep_ms(50)
     reading.join(5)
     process.stdout.close()
     return Ran(status, "".join(output), CLOCK.boottime_ms() - start_ms, peak)

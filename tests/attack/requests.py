@@ -19,7 +19,7 @@ from tests.support.processes import CLOCK
 
 DEADLINE_MS = 2_000
 GRACE_MS = 2_500
-"""Limit of the time by which a call may end after its deadline, on a busy machine."""
+"""The time after its deadline at which a call may end, on a busy machine."""
 
 
 def _ask(target: Target, **plan: Any) -> str:

@@ -38,7 +38,12 @@ def engines(store: Path) -> list[int]:
 
 def children(pid: int) -> list[int]:
     """Return the running processes that a process has started."""
-    return [child for child in _pids() if _stat(child)[1:2] == [str(pid)]]
+    found: list[int] = []
+    with suppress(OSError):
+        # Each thread has those that it has started.
+        for task in (_PROC / str(pid) / "task").iterdir():
+            found += map(int, (task / "children").read_text().split())
+    return found
 
 
 def descendants(pid: int) -> list[int]:
