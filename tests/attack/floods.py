@@ -22,6 +22,7 @@ from tests.support.writes import latch
 
 _MANY = 200
 _PER_READER = 100
+_REQUEST_BYTES = 8 << 20
 _REFUSED = (OSError, EOFError, AssertionError, TheFlashError, pa.ArrowException)
 _SERVICES = {
     "grpc": "/theflash.v1.TheFlash/GetStatus",
@@ -178,7 +179,7 @@ def _calls(protocol: str, count: int, headers: tuple[tuple[str, str], ...] = ())
 def half_calls_of_a_reader(target: Target) -> str:
     """Start 64 calls on each of several connections, declare 8 MiB for each, and send nothing."""
     token = (("authorization", f"Bearer {ATTACKER.value}"),)
-    data = b"".join(http2_data(REQUEST_BYTES_MAX, b"x", 2 * n + 1) for n in range(64))
+    data = b"".join(http2_data(_REQUEST_BYTES, b"x", 2 * n + 1) for n in range(64))
     calls = _calls(target.protocol, 64, token) + data
     return flood(target, 4, _sending(target, calls))
 
@@ -200,7 +201,7 @@ def idle_connections_of_a_reader(target: Target) -> str:
 def declared_requests(target: Target) -> str:
     """Declare requests of 8 MiB, and send nothing of them."""
 
-    request = Header(FrameType.REQUEST, 1, REQUEST_BYTES_MAX).to_bytes()
+    request = Header(FrameType.REQUEST, 1, _REQUEST_BYTES).to_bytes()
     return flood(
         target,
         _PER_READER,
