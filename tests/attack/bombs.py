@@ -24,7 +24,6 @@ from tests.support.serving import TOKENS
 from tests.support.writes import latch
 
 _RST_STREAM, _PING, _CONTINUATION = 3, 6, 9
-_BODY_MIB = 64
 
 
 def _frame(type_: FrameType, body: bytes, *, is_json: bool = False) -> bytes:
@@ -43,7 +42,7 @@ def _answer(sock: socket.socket) -> str:
 
 
 def _compressed(rows: int, codec: str) -> bytes:
-    """A stream of zeros, of which 64 MiB take some KiB."""
+    """A stream of zeros, which takes some KiB."""
     sink = pa.BufferOutputStream()
     batch = pa.record_batch({"_handle": pa.array([0] * rows, pa.int64())})
     options = pa.ipc.IpcWriteOptions(compression=codec)
@@ -63,14 +62,15 @@ def compressed_rows(target: Target) -> str:
             "tables": [{"tableId": str(SMALL.id)}],
             "resolvedTs": "300",
         }
+        rows = (16 if target.is_short else 128) << 17
         for codec in ("zstd", "lz4"):
-            data = _compressed(_BODY_MIB << 17, codec)
+            data = _compressed(rows, codec)
             with target.server.dial() as sock:
                 authenticate(sock, TOKENS[Role.WRITE])
                 body = Request("Write", 20_000, json.dumps(request).encode()).to_bytes()
                 sock.sendall(_frame(FrameType.REQUEST, body, is_json=True))
                 sock.sendall(_frame(FrameType.DATA, data))
-                end = End(1, _BODY_MIB << 17, len(data)).to_bytes()
+                end = End(1, rows, len(data)).to_bytes()
                 sock.sendall(_frame(FrameType.END, end))
                 answer = _answer(sock)
             breach_if(answer != "CodecError", f"{codec}: {answer}")

@@ -70,7 +70,7 @@ def _prepared(target: Target) -> tuple[Path, Path, Path]:
 def statements_that_leave(target: Target) -> str:
     """Read and write files, attach, install, and change settings."""
     store, secret, empty = _prepared(target)
-    chosen = statements(secret, empty)[:: 70 if target.is_short else 1]
+    chosen = statements(secret, empty)[:: 100 if target.is_short else 1]
     for text in chosen:
         limits = ("--memory", MEMORY_MIB, "--timeout", TIMEOUT_S)
         ran = run_command(

@@ -18,6 +18,8 @@ from tests.support.engine_client import EngineClient
 from tests.support.learn_command import write_schema
 from tests.support.processes import CLOCK
 from tests.support.pump_client import CLUSTER, WRITE_BINLOG, PumpWriter
+from tests.support.raft_cluster import Ends, cluster_of
+from tests.support.raft_tikv import FakeRaftCluster
 from tests.support.serving import command
 from tests.support.stores import OLDEST_TS
 from tests.support.tls import FOLDER
@@ -37,7 +39,7 @@ def prewrites_that_cannot_be_applied(target: Target) -> str:
             answer = writer.write(prewrite(start_ts, value))
             breach_if(not answer, f"a prewrite of {value[:8]!r} is acknowledged")
             writer.write(commit(start_ts, start_ts + 1))
-        for garbage in (b"\xff\xff", b"\x08" * 30):
+        for garbage in (b"\xff\xff", b"\x0a\xff\xff\xff\xff\x0f"):
             breach_if(not writer.write(garbage), f"{garbage!r} is acknowledged")
     CLOCK.sleep_ms(1_000)
     breach_if(not target.server.is_alive, f"the writer has ended: {target.server.log[-300:]}")
@@ -147,10 +149,10 @@ def learners_without_authentication(target: Target) -> str:
     """Have a learner listen on TCP, where any local user could send rows."""
     store = target.folder / "store"
     registry.create(store, registry.MAGIC, LocalFileSystem())
-    plain = ["learn", store, "--pd", "127.0.0.1:1", "--schema", _schema(target.folder)]
-    plain += ["--listen", "127.0.0.1:0"]
-    texts = [_rejected(target, plain)]
-    if not target.is_short:
-        files = ["--cluster-ca", FOLDER / "ca.pem", "--cluster-cert", FOLDER / "server.pem"]
-        texts.append(_rejected(target, [*plain, *files, "--cluster-key", FOLDER / "server.key"]))
+    with cluster_of(FakeRaftCluster(), Ends({}, 0)) as cluster:
+        plain = ["learn", store, "--pd", cluster.pd.address, "--schema", _schema(target.folder)]
+        plain += ["--listen", "127.0.0.1:0"]
+        texts = [_rejected(target, plain)]
+        if not target.is_short:
+            texts.append(_rejected(target, [*plain[:-1], "0.0.0.0:0"]))
     return "; ".join(texts)
