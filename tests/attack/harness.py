@@ -346,6 +346,8 @@ class Observers:
         assert self._process.stdin is not None
         self._process.stdin.write(f"{len(data)}\n".encode() + data)
         self._process.stdin.flush()
+        assert self._process.stdout is not None
+        self._process.stdout.readline()
         self.calls: list[Call] = []
 
     def __enter__(self) -> "Observers":

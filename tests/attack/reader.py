@@ -2,9 +2,9 @@
 
     python -m tests.attack.reader PROTOCOL < a pickled `Server`
 
-Runs until its standard input ends, then prints its calls as JSON, each as [who, start, took, error]
-in milliseconds of the boot time. A reader pools its connections, a newcomer and an administrator
-connect for each call.
+Prints a line after the first call. At the end of its standard input, it prints its calls as JSON,
+each as [who, start, took, error] in milliseconds of the boot time. A reader pools its connections,
+a newcomer and an administrator connect for each call.
 """
 
 import json
@@ -115,6 +115,9 @@ def main() -> None:
     server: Server = pickle.loads(sys.stdin.buffer.read(size))
     observer = Observer()
     observe(server, sys.argv[1], observer)
+    while not observer.calls:
+        CLOCK.sleep_ms(_PAUSE_MS)
+    print("ready", flush=True)
     sys.stdin.buffer.read()
     observer.end()
     json.dump(observer.calls, sys.stdout)
