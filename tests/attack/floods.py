@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pyspark_theflash.base.errors import TheFlashError
 from pyspark_theflash.net.address import split_host_port
-from pyspark_theflash.service.wire.frame import PREFACE, FrameType, Header
+from pyspark_theflash.service.wire.frame import PREFACE, REQUEST_BYTES_MAX, FrameType, Header
 from pyspark_theflash.service.wire.message import Moment, ScanRequest
 from pyspark_theflash.service.wire.method import REQUEST_BYTES_MAX, SCAN, Role
 from tests.attack.harness import BreachError, Target, attack
@@ -22,7 +22,6 @@ from tests.support.writes import latch
 
 _MANY = 200
 _PER_READER = 100
-_REQUEST_BYTES = 8 << 20
 _REFUSED = (OSError, EOFError, AssertionError, TheFlashError, pa.ArrowException)
 _SERVICES = {
     "grpc": "/theflash.v1.TheFlash/GetStatus",
@@ -85,36 +84,20 @@ def _begun(sock: socket.socket, begin: Callable[[socket.socket], object]) -> soc
 # -- before authentication
 
 
-@attack(
-    "tcp",
-    "unix",
-    "tls",
-    "mtls",
-    "learn",
-    over=["frames"],
-    is_load=True,
-    open="unauthenticated connections use all places",
-)
+@attack("tcp", "unix", "tls", "mtls", "learn", over=["frames"], is_load=True)
 def silent_connections(target: Target) -> str:
     """Connect, after the TLS handshake if there is one, and send nothing."""
     return flood(target, _MANY, _sending(target, b""))
 
 
-@attack(
-    "tcp",
-    "unix",
-    "mtls",
-    over=["frames"],
-    is_load=True,
-    open="unauthenticated connections use all places",
-)
+@attack("tcp", "unix", "mtls", over=["frames"], is_load=True)
 def half_greetings(target: Target) -> str:
     """Send the preface and a part of the proof."""
     begun = Header(FrameType.AUTH, 0, 32).to_bytes() + b"x"
     return flood(target, _MANY, _sending(target, PREFACE + begun))
 
 
-@attack("mtls", "tls", is_load=True, open="unauthenticated connections use all places")
+@attack("mtls", "tls", is_load=True)
 def half_tls_handshakes(target: Target) -> str:
     """Send the first bytes of a ClientHello."""
     address = target.server.addresses[target.protocol]
@@ -179,7 +162,7 @@ def _calls(protocol: str, count: int, headers: tuple[tuple[str, str], ...] = ())
 def half_calls_of_a_reader(target: Target) -> str:
     """Start 64 calls on each of several connections, declare 8 MiB for each, and send nothing."""
     token = (("authorization", f"Bearer {ATTACKER.value}"),)
-    data = b"".join(http2_data(_REQUEST_BYTES, b"x", 2 * n + 1) for n in range(64))
+    data = b"".join(http2_data(REQUEST_BYTES_MAX, b"x", 2 * n + 1) for n in range(64))
     calls = _calls(target.protocol, 64, token) + data
     return flood(target, 4, _sending(target, calls))
 
@@ -189,19 +172,17 @@ def _authenticated(target: Target) -> socket.socket:
     return _begun(target.server.dial(), lambda sock: authenticate(sock, token))
 
 
-@attack(
-    "tcp", "tls", "learn", over=["frames"], is_load=True, open="one token may use all connections"
-)
+@attack("tcp", "tls", "learn", over=["frames"], is_load=True)
 def idle_connections_of_a_reader(target: Target) -> str:
     """Authenticate, and make no call."""
     return flood(target, _PER_READER, lambda: _authenticated(target))
 
 
-@attack("tcp", over=["frames"], is_load=True, open="one token may use all connections")
+@attack("tcp", over=["frames"], is_load=True)
 def declared_requests(target: Target) -> str:
     """Declare requests of 8 MiB, and send nothing of them."""
 
-    request = Header(FrameType.REQUEST, 1, _REQUEST_BYTES).to_bytes()
+    request = Header(FrameType.REQUEST, 1, REQUEST_BYTES_MAX).to_bytes()
     return flood(
         target,
         _PER_READER,
@@ -209,9 +190,7 @@ def declared_requests(target: Target) -> str:
     )
 
 
-@attack(
-    "tcp", "mtls", over=["frames", "flight"], is_load=True, open="one token may use all connections"
-)
+@attack("tcp", "mtls", over=["frames", "flight"], is_load=True)
 def unread_scans(target: Target) -> str:
     """Start scans of many rows, and read none."""
     with target.server.client(ATTACKER) as planner:
