@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.skip and arguments.start_ts is None:
         raise UsageError("--skip needs the START_TS of a transaction")
     store = Path(arguments.store)
-    with opened_reader(store) as (_, engine):
+    with opened_reader(store) as engine:
         view = engine.read([PENDING_KIND, PROGRESS_KIND])
     folder = arguments.spool or store / "spool"
     messages = [

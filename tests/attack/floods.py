@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pyspark_theflash.base.errors import TheFlashError
 from pyspark_theflash.net.address import split_host_port
-from pyspark_theflash.service.wire.frame import PREFACE, REQUEST_BYTES_MAX, FrameType, Header
+from pyspark_theflash.service.wire.frame import PREFACE, FrameType, Header
 from pyspark_theflash.service.wire.message import Moment, ScanRequest
 from pyspark_theflash.service.wire.method import REQUEST_BYTES_MAX, SCAN, Role
 from tests.attack.harness import BreachError, Target, attack
