@@ -24,7 +24,7 @@ _COMPRESSION: Final = 3
 """A field of `RecordBatch`."""
 
 
-class _Part(Enum):
+class _Expected(Enum):
     CONTINUATION = 1
     LENGTH = 2
     METADATA = 3
@@ -42,7 +42,7 @@ class UncompressedFile:
         `error` returns the exception to raise for a reason.
         """
         self._read, self._error = read, error
-        self._part = _Part.CONTINUATION
+        self._part = _Expected.CONTINUATION
 
     def read(self, size_bytes: int = -1) -> Any:  # noqa: ANN401 (a buffer)
         """Return the next bytes."""
@@ -50,16 +50,16 @@ class UncompressedFile:
         view = memoryview(data).cast("B")
         if len(view) < size_bytes or not size_bytes:
             return data  # the end, which Arrow detects
-        if self._part is _Part.CONTINUATION:
+        if self._part is _Expected.CONTINUATION:
             if bytes(view) != _CONTINUATION:
                 raise self._error("a message of an Arrow stream does not begin as it must")
-            self._part = _Part.LENGTH
-        elif self._part is _Part.LENGTH:
-            self._part = _Part.METADATA
-        elif self._part is _Part.METADATA:
-            self._part = _Part.BODY if self._has_body(view) else _Part.CONTINUATION
+            self._part = _Expected.LENGTH
+        elif self._part is _Expected.LENGTH:
+            self._part = _Expected.METADATA
+        elif self._part is _Expected.METADATA:
+            self._part = _Expected.BODY if self._has_body(view) else _Expected.CONTINUATION
         else:
-            self._part = _Part.CONTINUATION
+            self._part = _Expected.CONTINUATION
         return data
 
     def _has_body(self, metadata: memoryview) -> bool:
