@@ -18,7 +18,7 @@ import pyarrow as pa
 from pyspark_theflash.base.budget import DEFAULT_BUDGET, Budget
 from pyspark_theflash.base.errors import ColumnNotFoundError, UnsupportedError
 from pyspark_theflash.read.pushdown.evaluate import evaluate
-from pyspark_theflash.read.pushdown.memory import arrow_limits, row_bytes, row_slices
+from pyspark_theflash.read.pushdown.memory import arrow_limits, is_text, row_bytes, row_slices
 from pyspark_theflash.read.pushdown.reduce import (
     Groups,
     Reduction,
@@ -108,7 +108,8 @@ class Folding:
             yield batch_of(self.schema.names, [rows] * len(self.schema), 1)
             return
         parts: list[pa.RecordBatch] = []
-        seen, limit = 0, MERGED_ROWS
+        seen, size_bytes, limit = 0, 0, MERGED_ROWS
+        bytes_max = self._budget.step_bytes // 2
         gathering = _Gathering()
         for batch in self._pieces(gathering.of(batches)):
             if gathering.are_apart:
@@ -116,28 +117,27 @@ class Folding:
                 continue
             seen += batch.num_rows
             parts.append(self._folded(batch))
+            size_bytes += parts[-1].nbytes
             gathering.learn(batch.num_rows, parts[-1].num_rows)
-            if sum(part.num_rows for part in parts) < limit and not self._are_large(parts):
+            if sum(part.num_rows for part in parts) < limit and size_bytes < bytes_max:
                 continue
             merged = self.merged(parts)
             limit = max(MERGED_ROWS, 2 * merged.num_rows)
-            parts = [merged]
-            is_large = merged.num_rows > GROUPS_MAX or self._are_large(parts)
+            parts, size_bytes = [merged], merged.nbytes
+            is_large = merged.num_rows > GROUPS_MAX or size_bytes >= bytes_max
             if is_large or 2 * merged.num_rows > seen:
                 yield from _cut(merged)
-                parts, seen, limit = [], 0, MERGED_ROWS
+                parts, seen, size_bytes, limit = [], 0, 0, MERGED_ROWS
         if parts or not self._aggregation.by:
             yield from _cut(self.merged(parts or [self._folded(self._empty())]))
 
     def _pieces(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Divide batches so that the evaluation and the result of each piece need little memory."""
-        width = sum(_WIDTH if (w := _bits(tp)) is None else w // 8 + 1 for tp in self.schema.types)
+        has_texts = any(map(is_text, self._rows.types))
+        size_bytes = 0
         for batch in batches:
-            rows = self._batch(batch)
-            keys = sum(row_bytes(term, rows) for term in self._aggregation.by)
-            arguments = (a.argument for a in self._aggregation.aggregates if a.argument is not None)
-            largest = max((row_bytes(argument, rows) for argument in arguments), default=0)
-            size_bytes = 2 * width + keys + largest
+            if has_texts or not size_bytes:
+                size_bytes = self._row_bytes(self._batch(batch))
             if batch.num_rows * size_bytes <= self._budget.step_bytes:
                 self._budget.check()
                 yield batch
@@ -145,9 +145,13 @@ class Folding:
             for start, count in row_slices(batch.num_rows, size_bytes, self._budget):
                 yield batch.slice(start, count)
 
-    def _are_large(self, parts: Sequence[pa.RecordBatch]) -> bool:
-        size_bytes: int = sum(part.nbytes for part in parts)
-        return 2 * size_bytes > self._budget.step_bytes
+    def _row_bytes(self, rows: Batch) -> int:
+        """Return the estimated memory for a row and its partial, twice, as partials are merged."""
+        width = sum(_WIDTH if (w := _bits(tp)) is None else w // 8 + 1 for tp in self.schema.types)
+        keys = sum(row_bytes(term, rows) for term in self._aggregation.by)
+        arguments = (a.argument for a in self._aggregation.aggregates if a.argument is not None)
+        largest = max((row_bytes(argument, rows) for argument in arguments), default=0)
+        return 2 * width + keys + largest
 
     def merged(self, parts: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
         """Merge partials, at least one, so that each group occurs once."""

@@ -46,8 +46,12 @@ def _sizes(term: Term, batch: Batch) -> tuple[int, int]:
 
 def text_bytes(values: pa.Array) -> int:
     """Return the size of strings; of dictionary-encoded ones, that of the indices."""
-    is_text = pa.types.is_string(values.type) or pa.types.is_binary(values.type)
-    return int(values.nbytes) if is_text else 0
+    return int(values.nbytes) if is_text(values.type) else 0
+
+
+def is_text(tp: pa.DataType) -> bool:
+    """Return whether a type has strings of variable size, without a dictionary."""
+    return bool(pa.types.is_string(tp) or pa.types.is_binary(tp))
 
 
 def decoded_bytes(values: pa.Array) -> int:
