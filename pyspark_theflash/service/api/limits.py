@@ -24,7 +24,7 @@ _OPTION: Final = "limit"
 class Limits:
     """Limits of a server. Unless an attribute says otherwise, each listener has its own count."""
 
-    pending: int = 128
+    pending: int = 256
     """Connections whose callers are not authenticated yet; above it, the oldest is closed."""
     connections: int = 256
     """Connections with frames whose callers are authenticated."""

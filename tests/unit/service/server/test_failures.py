@@ -1,4 +1,4 @@
-"""Failed authentications: delayed, logged, and no burden for others; renewed certificates."""
+"""Failed authentications: delayed, logged, no burden for others; renewed certificates."""
 
 import logging
 import shutil
@@ -79,7 +79,7 @@ def test_a_failure_is_delayed_and_logged(store, tmp_path, caplog, serve, status)
     assert WRONG.value not in line
 
 
-def test_failures_keep_nobody_out_with_frames(store, tmp_path):
+def test_failures_keep_no_other_out_with_frames(store, tmp_path):
     """Those that are delayed give way like all that are not authenticated."""
     limits, timeouts = Limits(pending=8), Timeouts(failure_ms=NEVER_MS, pending_ms=NEVER_MS)
     settings = {"tokens": tokens(tmp_path), "limits": limits, "timeouts": timeouts}
@@ -95,7 +95,7 @@ def test_failures_keep_nobody_out_with_frames(store, tmp_path):
         wait_until(lambda: len(server) <= limits.pending)
 
 
-def test_failures_keep_nobody_out_over_grpc(store, tmp_path):
+def test_failures_keep_no_other_out_over_grpc(store, tmp_path):
     settings = {"tokens": tokens(tmp_path), "timeouts": Timeouts(failure_ms=NEVER_MS)}
     with serving_grpc(store, "127.0.0.1:0", **settings) as server, ExitStack() as undo:
         channel = open_channel(server.address, None, max_message_bytes=1 << 20)
@@ -116,7 +116,7 @@ def test_the_log_is_not_flooded(caplog):
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             for _ in range(100):
-                failures.note("somebody", AuthenticationError("here", "no"))
+                failures.note("a peer", AuthenticationError("here", "no"))
             clock.sleep_ms(1_000)
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == 3
