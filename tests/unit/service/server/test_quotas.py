@@ -325,11 +325,11 @@ def test_a_handle_is_for_its_caller(begin):
                 lambda api=api: api.plan("shop.wide", moment=Moment(handle=snapshot.handle)),
                 lambda api=api: api.tables(Moment(handle=snapshot.handle)),
             ):
-                with pytest.raises(TicketError, match="another caller"):
+                with pytest.raises(TicketError, match="not issued by this store to this caller"):
                     call()
         assert owner.renew(snapshot).snapshot_ts == 200
         pin = others[1].pin(Moment(ttl_ms=60_000))
-        with pytest.raises(TicketError, match="another caller"):
+        with pytest.raises(TicketError, match="not issued by this store to this caller"):
             owner.release(pin)
         others[1].release(pin)
 
