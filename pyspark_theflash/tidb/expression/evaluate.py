@@ -82,6 +82,8 @@ _VALUE_BYTES: Final = {kind: 72 if kind is Kind.DECIMAL else 9 for kind in Kind}
 """Memory of one value, besides the characters of a text; Python integers for DECIMAL."""
 _ARGUMENT_BYTES: Final = 24
 """Memory of one more argument, mostly a column or constant."""
+_CACHED_LENGTH: Final = 1 << 12
+"""Longer texts, which only conditions have, could fill the cache with gigabytes."""
 _FACTOR_BYTES: Final = 32
 """Memory that a product or quotient adds to a DECIMAL."""
 _Result = TypeVar("_Result")
@@ -97,13 +99,13 @@ class Expression:
 
 
 def parse(text: str, where: str = "expression") -> Expression:
-    """Parse an expression as TiDB stores it in TableInfo. Results are cached by text.
+    """Parse an expression as TiDB stores it in TableInfo. Results of short texts are cached.
 
     Raises:
         UnsupportedError: The expression is not supported; the message starts with `where`.
     """
     with _named(where):
-        return _parse(text)
+        return _parse(text) if len(text) <= _CACHED_LENGTH else _parse.__wrapped__(text)
 
 
 @lru_cache(maxsize=1024)

@@ -7,7 +7,6 @@ Recursive descent with precedence climbing for binary operators. Nesting depth a
 operations are limited, so that neither parsing nor evaluation exhausts the stack.
 """
 
-from functools import lru_cache
 from typing import Final
 
 from pyspark_theflash.tidb.codec.field_type import ColumnFlag, FieldType, MySQLType
@@ -54,7 +53,6 @@ _CAST_TYPES: Final = {
 _TIME_TYPES: Final = {"datetime": MySQLType.DATETIME, "time": MySQLType.TIME}
 
 
-@lru_cache(maxsize=1024)
 def parse_text(text: str) -> Node:
     """Parse an expression. Raises `LackingError`."""
     parser = _Parser(tokenize(text))

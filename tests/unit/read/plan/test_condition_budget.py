@@ -16,7 +16,7 @@ from pyspark_theflash.base.errors import (
 from pyspark_theflash.read.plan.condition import Condition
 from pyspark_theflash.storage.mvcc.version import column_name
 from pyspark_theflash.tidb.codec.field_type import MySQLType
-from pyspark_theflash.tidb.expression import strings
+from pyspark_theflash.tidb.expression import evaluate, strings
 from tests.support.memory import peak_memory
 from tests.support.stores import column, id_column, table_info
 
@@ -168,3 +168,11 @@ def test_patterns_take_no_exponential_time() -> None:
 def test_long_patterns_on_long_texts() -> None:
     with pytest.raises(UnsupportedError, match="LIKE with a pattern as long as this"):
         rows(f"{replaced(6)} LIKE '{'%a' * 20_000}'", Budget(), 1)
+
+
+def test_long_conditions_are_not_cached() -> None:
+    parse_cache = evaluate._parse.cache_info
+    entries = parse_cache().misses
+    for number in range(3):
+        Condition.parse(f"n IN ({number}, {', '.join(map(str, range(4000)))})", TABLE)
+    assert parse_cache().misses == entries
