@@ -90,6 +90,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    """Let the interpreter free them at its end; DuckDB prints what is left."""
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="session")
 def fixtures() -> Path:
     """The folder of captured histories: `bank`, `tpcc`, `tpch`."""
