@@ -158,7 +158,7 @@ def _calls(protocol: str, count: int, headers: tuple[tuple[str, str], ...] = ())
     return HTTP2_PREFACE + b"".join(calls)
 
 
-@attack("tcp", "mtls", over=["grpc", "flight"], is_load=True, open="one token may use all calls")
+@attack("tcp", "mtls", over=["grpc", "flight"], is_load=True)
 def half_calls_of_a_reader(target: Target) -> str:
     """Start 64 calls on each of several connections, declare 8 MiB for each, and send nothing."""
     token = (("authorization", f"Bearer {ATTACKER.value}"),)

@@ -78,7 +78,7 @@ def number(value: int) -> Expression:
     return Expression("literal", literal=Literal("int", str(value)))
 
 
-@attack("tcp", over=["frames"], is_load=True, open="a request has no budget of memory")
+@attack("tcp", over=["frames"], is_load=True)
 def nested_replace(target: Target) -> str:
     """Multiply the length of texts by 10,000."""
     text = "name"
@@ -87,13 +87,13 @@ def nested_replace(target: Target) -> str:
     return _ask(target, columns=["id"], where=f"length({text}) > 5")
 
 
-@attack("tcp", over=["frames"], is_load=True, open="a request has no budget of memory")
+@attack("tcp", over=["frames"], is_load=True)
 def repeated_text(target: Target) -> str:
     """Make texts of the largest length by functions that multiply."""
     return _ask(target, columns=["id"], where="length(repeat(name, 100000)) > 5")
 
 
-@attack("tcp", over=["frames"], is_load=True, open="a request has no budget of memory")
+@attack("tcp", over=["frames"], is_load=True)
 def wide_cast(target: Target) -> str:
     """Pad every value to the largest width: 44,100 rows become 2.9 GB."""
     return _ask(target, columns=["id"], where="cast(name as binary(65536)) > 'a'")
@@ -130,7 +130,7 @@ def many_aggregates(target: Target) -> str:
     return _ask(target, aggregation=Aggregation((), minima, keys))
 
 
-@attack("tcp", over=["frames"], is_load=True, open="a request has no budget of memory")
+@attack("tcp", over=["frames"], is_load=True)
 def deep_expressions(target: Target) -> str:
     """Nest a condition and an expression 10,000 deep."""
     nested = f"{'(' * 10_000}n = 1{')' * 10_000}"
@@ -142,7 +142,7 @@ def deep_expressions(target: Target) -> str:
     return f"{first}; {second}"
 
 
-@attack("tcp", over=["frames"], is_load=True, open="a request has no budget of memory")
+@attack("tcp", over=["frames"], is_load=True)
 def large_prepare_read(target: Target) -> str:
     """Prepare a read with 8 MiB of options."""
     settings = [message.Setting("table", "shop.items")]
@@ -162,7 +162,7 @@ def large_prepare_read(target: Target) -> str:
     return f"{outcome[:60]} in {took_ms} ms"
 
 
-@attack("tcp", over=["frames"], is_load=True, open="tickets may be repeated")
+@attack("tcp", over=["frames"], is_load=True)
 def repeated_tickets(target: Target) -> str:
     """Read a split a thousand times in one call."""
     with target.server.client(ATTACKER) as api:

@@ -168,7 +168,7 @@ def answers_of_a_rogue_server(target: Target) -> str:
     return "; ".join(f"{name}: {_outcome(behave)}" for name, behave in chosen)
 
 
-@attack("commands", over=["client"], open="clients decompress")
+@attack("commands", over=["client"])
 def compressed_answers(target: Target) -> str:
     """Send rows that are 50 KB compressed and 1.7 GB decompressed."""
     rows = 2_100_000

@@ -14,7 +14,7 @@ SECONDS = 0.7
 
 def _cases() -> Iterator[object]:
     for each in attacks():
-        marks = [pytest.mark.xfail(reason=each.open, strict=False)] if each.open else []
+        marks = [pytest.mark.xfail(reason=each.open, strict=True)] if each.open else []
         for configuration, protocol in each.short_cases:
             name = f"{each.kind}-{each.run.__name__}-{configuration}-{protocol}"
             yield pytest.param(each, configuration, protocol, id=name, marks=marks)
