@@ -49,5 +49,5 @@ def test_the_commands_do_what_the_page_says(tmp_path: Path) -> None:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 0, output[-2000:]
-    errors = re.findall(r"^theflash: (\w+)", output, re.MULTILINE)
+    errors = re.findall(r"^theflash: (\w+Error)", output, re.MULTILINE)
     assert errors == ["RoleError", *["AuthenticationError"] * 4, "OptionError"]
