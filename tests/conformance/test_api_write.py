@@ -367,7 +367,8 @@ def test_roles(way, api, store):
     with pytest.raises(RoleError):
         write(reader, api.held, rows_of, resolved_ts=200)
     assert reader.status().resolved_ts == 100
-    assert write(writer, api.held, rows_of, resolved_ts=200).rows == 1
+    api.release_latch(api.held)
+    assert write(writer, latch(writer), rows_of, resolved_ts=200).rows == 1
 
 
 @pytest.mark.parametrize("way", ["flight", "grpc"], indirect=True)

@@ -1,5 +1,6 @@
 """Stores that hold the captured workloads, each written once a session."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cache
@@ -18,12 +19,28 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session")
-def workload_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """name -> the path of a store that holds the workload; not to be changed."""
+def workload_copy(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Path], Path]:
+    """Return a function that copies the store of a workload, as it was written, to a path."""
+
+    @cache
+    def written(name: str) -> Path:
+        return make_store(workload(name), tmp_path_factory.mktemp(name) / "written")
+
+    def copy(name: str, path: Path) -> Path:
+        return Path(shutil.copytree(written(name), path))
+
+    return copy
+
+
+@pytest.fixture(scope="session")
+def workload_store(
+    workload_copy: Callable[[str, Path], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """name -> the path of a store that holds the workload; for readers, which may hold latches."""
 
     @cache
     def store(name: str) -> Path:
-        return make_store(workload(name), tmp_path_factory.mktemp(name) / "store")
+        return workload_copy(name, tmp_path_factory.mktemp(name) / "store")
 
     return store
 

@@ -188,9 +188,11 @@ def test_first_rows_are_those_of_the_scan(workload_store: Stores) -> None:
     assert sorted(found, key=place)[:7] == sorted(every, key=place)[:7]
 
 
-def test_a_task_that_cannot_be_right_raises(workload_store: Stores, tmp_path: Path) -> None:
+def test_a_task_that_cannot_be_right_raises(
+    workload_copy: Callable[[str, Path], Path], tmp_path: Path
+) -> None:
     store = tmp_path / "store"
-    shutil.copytree(workload_store("tpch"), store)
+    workload_copy("tpch", store)
     with open_snapshot(store) as snapshot:
         columns = snapshot.table("tpch.lineitem").public_columns
         highest = Aggregation((), tuple(Aggregate("max", of(c.name)) for c in columns))

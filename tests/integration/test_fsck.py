@@ -1,7 +1,6 @@
 """`theflash fsck`: a sound store is sound, and each kind of damage is named."""
 
 import random
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,9 +26,9 @@ def fsck(capsys: pytest.CaptureFixture[str]) -> Run:
 
 
 @pytest.fixture
-def store(workload_store: Callable[[str], Path], tmp_path: Path) -> Path:
+def store(workload_copy: Callable[[str, Path], Path], tmp_path: Path) -> Path:
     """A copy of the bank, to be damaged."""
-    return Path(shutil.copytree(workload_store("bank"), tmp_path / "store"))
+    return workload_copy("bank", tmp_path / "store")
 
 
 def data_files(store: Path) -> list[Path]:

@@ -1,7 +1,6 @@
 """Compaction and garbage collection of a captured history, alone and beside a writer."""
 
 import os
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -61,9 +60,9 @@ GC_AT_MIDDLE = CollectOrder(MIDDLE).to_text()
 
 
 @pytest.fixture
-def store(workload_store: Callable[[str], Path], tmp_path: Path) -> Path:
+def store(workload_copy: Callable[[str, Path], Path], tmp_path: Path) -> Path:
     """A copy of the bank, to be maintained."""
-    return Path(shutil.copytree(workload_store("bank"), tmp_path / "store"))
+    return workload_copy("bank", tmp_path / "store")
 
 
 @contextmanager

@@ -4,7 +4,6 @@ Processes are killed (-9) at each durable step of the commands; every digest sta
 """
 
 import os
-import shutil
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -44,9 +43,9 @@ STEPS = (
 
 
 @pytest.fixture
-def store(workload_store: Callable[[str], Path], tmp_path: Path) -> Path:
+def store(workload_copy: Callable[[str, Path], Path], tmp_path: Path) -> Path:
     """A copy of the bank, with a second partition, in which each account table has two regions."""
-    found = Path(shutil.copytree(workload_store("bank"), tmp_path / "store"))
+    found = workload_copy("bank", tmp_path / "store")
     (tmp_path / "disk").mkdir()
     assert main(["compact", str(found)]) == 0
     assert main(["partitions", str(found), "--add", str(tmp_path / "disk")]) == 0

@@ -4,7 +4,6 @@
 """
 
 import random
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -434,8 +433,10 @@ def test_what_no_writer_publishes(
         assert found.publish(Publication((), ManifestChange([MOVE]))) == before + 1
 
 
-def test_reads_what_the_engine_does(workload_store: Callable[[str], Path], tmp_path: Path) -> None:
-    store = Path(shutil.copytree(workload_store("ddl"), tmp_path / "store"))
+def test_reads_what_the_engine_does(
+    workload_copy: Callable[[str, Path], Path], tmp_path: Path
+) -> None:
+    store = workload_copy("ddl", tmp_path / "store")
     with closing(registry.open_reader(store, read_identity(store, FS), FS, CLOCK)) as local:
         kinds = ["progress", MAIN.schema_kind, MAIN.ledger_kind]
         view = local.read(kinds)

@@ -107,7 +107,7 @@ def test_secrets_are_not_shown(load, secured, capfd):
 # -- servers that fail in the middle
 
 
-def cut(self, rows, call):
+def cut(self, called, request, call):
     """A server that ends in the middle of a stream."""
     whole = self._link.send_data
 
@@ -116,10 +116,10 @@ def cut(self, rows, call):
         self._link.close()
 
     self._link.send_data = send_data
-    ORIGINAL(self, rows, call)
+    ORIGINAL(self, called, request, call)
 
 
-def lie(self, rows, call):
+def lie(self, called, request, call):
     """A server that announces more rows than it sends."""
 
     def end(encoder):
@@ -127,7 +127,7 @@ def lie(self, rows, call):
         return replace(true, rows=true.rows + 1)
 
     with patch.object(session.StreamEncoder, "end", end):
-        ORIGINAL(self, rows, call)
+        ORIGINAL(self, called, request, call)
 
 
 ORIGINAL = session.ConnectionSession._stream
@@ -152,12 +152,12 @@ def test_a_stream_that_is_not_whole_is_no_answer(load, store, tmp_path, monkeypa
 def test_what_fails_before_the_first_rows_is_tried_again(load, store, tmp_path, monkeypatch):
     calls = []
 
-    def once_cut(self, rows, call):
+    def once_cut(self, called, request, call):
         calls.append(call)
         if len(calls) < 3:
             self._link.close()
             raise EOFError
-        ORIGINAL(self, rows, call)
+        ORIGINAL(self, called, request, call)
 
     monkeypatch.setattr(session.ConnectionSession, "_stream", once_cut)
     with serving(store, f"unix:{tmp_path}/s") as server:

@@ -169,9 +169,11 @@ def test_zero_dates_raise_unless_told(suite_store: Path) -> None:
         assert raised
 
 
-def test_a_flipped_bit_is_corruption(workload_store: Stores, tmp_path: Path) -> None:
+def test_a_flipped_bit_is_corruption(
+    workload_copy: Callable[[str, Path], Path], tmp_path: Path
+) -> None:
     store = tmp_path / "store"
-    subprocess.run(["cp", "-r", str(workload_store("tpch")), str(store)], check=True)
+    workload_copy("tpch", store)
     for file in (store / "data").rglob("*.parquet"):
         content = bytearray(file.read_bytes())
         content[len(content) // 3] ^= 16
