@@ -225,9 +225,9 @@ def test_a_snapshot_whose_latch_came_a_moment_too_late(
 ) -> None:
     take = LeaseTable.take
 
-    def late(self: LeaseTable, ts: TimeStamp, ttl_ms: int, *kind: LatchKind) -> object:
+    def late(self: LeaseTable, ts: TimeStamp, ttl_ms: int, **others: str) -> object:
         collect(store)
-        return take(self, ts, ttl_ms, *kind)
+        return take(self, ts, ttl_ms, **others)
 
     monkeypatch.setattr(LeaseTable, "take", late)
     with pytest.raises(SnapshotTooOldError):
