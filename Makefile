@@ -48,9 +48,10 @@ demo: java setup ## Replicate a TiDB history and read it with Spark
 # Two processes in parallel; one of them runs all tests of Spark first (tests/conftest.py).
 side_by_side := -n 2 --dist loadfile --no-loadscope-reorder
 
-unit: setup ## Run the unit tests that need neither Java nor server processes
+unit: setup ## Run the unit tests that need neither Java nor other processes
 	$(python) -m pytest -m "not slow and not long and not spark and not peer" $(side_by_side) \
-		tests/unit tests/golden --ignore=tests/unit/service/server --ignore=tests/unit/spark
+		tests/unit tests/golden $(addprefix --ignore=tests/unit/,service/server spark \
+		read/sql/test_process.py service/client/test_engine_process.py)
 
 test: jar ## Run the tests, except those marked slow or long
 	$(python) -m pytest -m "not slow and not long" $(side_by_side)

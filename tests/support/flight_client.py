@@ -20,7 +20,11 @@ class FlightTransport:
         scheme = "grpc+tcp" if tls is None else "grpc+tls"
         options = {} if tls is None else _certificates(tls.read())
         self.address = address
-        self.client = flight.FlightClient(f"{scheme}://{address}", **options)
+        # Otherwise gRPC may buffer many megabytes of a stream that nothing reads.
+        window = [("grpc.http2.bdp_probe", 0)]
+        self.client = flight.FlightClient(
+            f"{scheme}://{address}", generic_options=window, **options
+        )
         self._headers = [(b"authorization", f"Bearer {token}".encode())]
 
     def options(self, timeout_ms: int) -> flight.FlightCallOptions:
