@@ -44,18 +44,20 @@ def secured(sock: socket.socket, tls: TlsFiles, host: str = "localhost") -> ssl.
 
 
 def receive(sock: socket.socket) -> tuple[Header, bytes] | None:
-    """Receive a frame: header and body; None at the end of the connection."""
-    data = b""
-    while len(data) < HEADER_BYTES:
-        more = sock.recv(HEADER_BYTES - len(data))
-        if not more:
-            return None
-        data += more
+    """Receive a frame: header and body; None if the connection has ended."""
+    data = _receive_whole(sock, HEADER_BYTES)
+    if len(data) < HEADER_BYTES:
+        return None
     header = Header.from_bytes(data, 1 << 20)
-    body = b""
-    while len(body) < header.length:
-        body += sock.recv(header.length - len(body))
-    return header, body
+    body = _receive_whole(sock, header.length)
+    return None if len(body) < header.length else (header, body)
+
+
+def _receive_whole(sock: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size and (more := sock.recv(size - len(data))):
+        data += more
+    return data
 
 
 def authenticate(sock: socket.socket, token: AccessToken | None) -> None:

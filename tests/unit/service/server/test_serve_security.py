@@ -44,6 +44,7 @@ from pyspark_theflash.service.wire.frame import (
 from pyspark_theflash.service.wire.message import Error
 from pyspark_theflash.service.wire.method import METHODS, REQUEST_BYTES_MAX, Role
 from pyspark_theflash.tidb.codec.field_type import MySQLType
+from tests.support.raw_peer import receive
 from tests.support.serving import CLOCK, TOKENS, server_tls, serving, tokens, write_tokens
 from tests.support.stores import StoreBuilder, column, id_column, table_info
 from tests.support.tls import FOLDER, tls, trust
@@ -327,21 +328,6 @@ def dial(address):
     sock = socket.create_connection((host, int(port)), 2)
     sock.settimeout(2)
     return sock
-
-
-def receive(sock):
-    """The next frame: header and body; None where the connection ends."""
-    data = b""
-    while len(data) < HEADER_BYTES:
-        more = sock.recv(HEADER_BYTES - len(data))
-        if not more:
-            return None
-        data += more
-    header = Header.from_bytes(data, 1 << 20)
-    body = b""
-    while len(body) < header.length:
-        body += sock.recv(header.length - len(body))
-    return header, body
 
 
 def hello(sock, token=TOKENS[Role.ADMIN]):
