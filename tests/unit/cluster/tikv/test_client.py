@@ -231,7 +231,7 @@ def test_stores_by_tls(soon):
             for files in (None, trust(), tls("client", "other-ca")):
                 client = TiKVClient(pd, files, clock=SystemClock())
                 with client, pytest.raises(UNAVAILABLE):
-                    client.get(RawKey(b"a"), ts, Deadline(SystemClock(), 1500))
+                    client.get(RawKey(b"a"), ts, Deadline(SystemClock(), 500))
 
 
 # Locks.
