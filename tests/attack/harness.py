@@ -121,7 +121,7 @@ class Attack:
 
     @property
     def short_cases(self) -> list[tuple[str, str]]:
-        """Those of the short form: each protocol once."""
+        """Return the servers of the short form, one for each protocol."""
         first: dict[str, str] = {}
         for name, protocol in self.cases:
             first.setdefault(protocol, name)

@@ -1,7 +1,8 @@
 """TiDB's and TiKV's side: forged binlogs and snapshots, large messages, strangers."""
 
 import os
-import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,6 +30,20 @@ START_S = 15
 """The time after which a command that should be rejected is taken to run."""
 
 
+def _outcomes(address: str, send: Callable[[grpc.Channel], str], count: int) -> list[str]:
+    """Send `count` times at the same time; return the results and the codes of errors."""
+
+    def outcome(_: int) -> str:
+        with grpc.insecure_channel(address, [("grpc.max_send_message_length", -1)]) as channel:
+            try:
+                return send(channel)
+            except grpc.RpcError as error:
+                return str(error.code().name)
+
+    with ThreadPoolExecutor(count) as threads:
+        return list(threads.map(outcome, range(count)))
+
+
 @attack("pump", over=["pump"])
 def prewrites_that_cannot_be_applied(target: Target) -> str:
     """Send prewrites whose values are no PrewriteValue; the writer must outlive them."""
@@ -51,21 +66,11 @@ def large_binlogs(target: Target) -> str:
     """Send messages of 500 MiB, six at a time."""
     address = target.server.addresses["pump"]
     body = WriteBinlogRequest(CLUSTER, bytes(BIG_MIB << 20)).to_bytes()
-    outcomes: list[str] = []
 
-    def send() -> None:
-        with grpc.insecure_channel(address, [("grpc.max_send_message_length", -1)]) as channel:
-            call = channel.unary_unary(WRITE_BINLOG)
-            try:
-                outcomes.append(decode_write_response(call(body, timeout=30))[:60])
-            except grpc.RpcError as error:
-                outcomes.append(error.code().name)
+    def send(channel: grpc.Channel) -> str:
+        return decode_write_response(channel.unary_unary(WRITE_BINLOG)(body, timeout=30))[:60]
 
-    threads = [threading.Thread(target=send) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    outcomes = _outcomes(address, send, 6)
     breach_if("" in outcomes, "a message of 500 MiB is acknowledged")
     return ", ".join(sorted(set(outcomes)))
 
@@ -73,23 +78,13 @@ def large_binlogs(target: Target) -> str:
 @attack("learn", over=["engine"], is_load=True, is_short=False)
 def large_snapshots(target: Target) -> str:
     """Send eight snapshots of chunks of 120 MiB."""
-    address, outcomes = target.server.addresses["engine"], []
 
-    def send() -> None:
-        options = [("grpc.max_send_message_length", -1)]
-        with grpc.insecure_channel(address, options) as channel:
-            call = channel.stream_unary("/enginepb.Engine/ApplySnapshot")
-            try:
-                call(iter([bytes(120 << 20)] * 2), timeout=30)
-                outcomes.append("done")
-            except grpc.RpcError as error:
-                outcomes.append(error.code().name)
+    def send(channel: grpc.Channel) -> str:
+        call = channel.stream_unary("/enginepb.Engine/ApplySnapshot")
+        call(iter([bytes(120 << 20)] * 2), timeout=30)
+        return "done"
 
-    threads = [threading.Thread(target=send) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    outcomes = _outcomes(target.server.addresses["engine"], send, 8)
     breach_if("done" in outcomes, "a snapshot of zeros is applied")
     return ", ".join(sorted(set(outcomes)))
 

@@ -211,7 +211,7 @@ class Listener:
         ends = [1, 2]
 
         def end() -> None:
-            # `pop` is atomic.
+            # The second of the two ends releases the slot; `pop` is atomic.
             if ends.pop() == 1:
                 self._calls.release(identity)
 

@@ -80,7 +80,7 @@ def test_a_failure_is_delayed_and_logged(store, tmp_path, caplog, serve, status)
 
 
 def test_failures_keep_no_other_out_with_frames(store, tmp_path):
-    """Those that are delayed give way like all that are not authenticated."""
+    """The server closes delayed connections first, like other unauthenticated ones."""
     limits, timeouts = Limits(pending=8), Timeouts(failure_ms=NEVER_MS, pending_ms=NEVER_MS)
     settings = {"tokens": tokens(tmp_path), "limits": limits, "timeouts": timeouts}
     with serving(store, "127.0.0.1:0", **settings) as server, ExitStack() as undo:

@@ -100,7 +100,7 @@ def half_calls(address, token, count, undo):
 
 
 def test_half_calls_over_grpc(begin):
-    """Of two tokens, they leave what is kept for administrators; of one, others still get in."""
+    """Half calls of two tokens leave slots for administrators; those of one, for all others."""
     with begin(serving_grpc) as address, ExitStack() as undo:
         half_calls(address, READ, 5 * LIMITS.calls, undo)
         wait_until(lambda: refused(lambda: status(address, READ)))
