@@ -26,18 +26,13 @@ from pyspark_theflash.base.errors import CorruptionError
 from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.cluster.lock import decode_lock
 from pyspark_theflash.cluster.write import Write, WriteKind, decode_write
+from pyspark_theflash.replication.apply.versions import Versions
 from pyspark_theflash.tidb.codec.key import RawKey
 from pyspark_theflash.tidb.codec.number import decode_uint_desc, encode_uint_desc
 from pyspark_theflash.tidb.codec.reader import Positions
 from pyspark_theflash.tikv.pending import Delta, PendingEntries
 from pyspark_theflash.tikv.request import Family, Requests, record_keys
-from pyspark_theflash.tikv.versions import (
-    TS_BYTES,
-    LongCommit,
-    Versions,
-    decode_commits,
-    versions_of,
-)
+from pyspark_theflash.tikv.versions import TS_BYTES, LongCommit, decode_commits, versions_of
 
 Changes = dict[bytes, bytes | None]
 

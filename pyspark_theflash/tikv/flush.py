@@ -13,11 +13,11 @@ from typing import Final, Protocol, TypeVar
 from pyspark_theflash.base.errors import OptionError
 from pyspark_theflash.base.failpoint import fail_point
 from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
+from pyspark_theflash.replication.apply.rows import by_table, version_batches
+from pyspark_theflash.replication.apply.tables import SchemaAt
 from pyspark_theflash.storage.engine.api import Engine, Publication, VersionBatch
 from pyspark_theflash.storage.store.manifest import ManifestChange
 from pyspark_theflash.tikv.region_store import Frozen, RegionStore
-from pyspark_theflash.tikv.rows import by_table, version_batches
-from pyspark_theflash.tikv.tables import SchemaAt
 
 T = TypeVar("T")
 MEMORY_BYTES_MAX: Final = 1 << 30

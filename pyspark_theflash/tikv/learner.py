@@ -34,6 +34,9 @@ from pyspark_theflash.base.errors import (
 from pyspark_theflash.base.failpoint import fail_point
 from pyspark_theflash.base.types import PhysicalTableID, RegionID, TimeStamp
 from pyspark_theflash.cluster.key_range import EncodedKeyRange, handle_bounds
+from pyspark_theflash.replication.apply.rows import by_table
+from pyspark_theflash.replication.apply.tables import PhysicalTables, SchemaAt
+from pyspark_theflash.replication.apply.versions import Versions
 from pyspark_theflash.storage.engine.api import Engine, Handle
 from pyspark_theflash.storage.mvcc.project import ScanColumn
 from pyspark_theflash.storage.store.manifest import ManifestChange
@@ -44,9 +47,6 @@ from pyspark_theflash.tikv.region import RegionState
 from pyspark_theflash.tikv.region_snapshot import RegionSnapshot, missing_versions
 from pyspark_theflash.tikv.region_store import REGION_RECORD, Part, RegionStore
 from pyspark_theflash.tikv.request import FAMILIES, Family, sort_requests
-from pyspark_theflash.tikv.rows import by_table
-from pyspark_theflash.tikv.tables import PhysicalTables, SchemaAt
-from pyspark_theflash.tikv.versions import Versions
 from pyspark_theflash.tikv.wire import put_request
 
 if TYPE_CHECKING:

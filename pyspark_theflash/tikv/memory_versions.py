@@ -17,15 +17,15 @@ import numpy as np
 import pyarrow as pa
 
 from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
+from pyspark_theflash.replication.apply.rows import decode_versions, newest_places
+from pyspark_theflash.replication.apply.tables import PhysicalTables
+from pyspark_theflash.replication.apply.versions import Versions, concat
 from pyspark_theflash.storage.engine.api import HandleSet
 from pyspark_theflash.storage.mvcc.project import ScanColumn, batch_of, project, stored_names
 from pyspark_theflash.storage.mvcc.version import HANDLE, Op, absence_name, column_name, is_absence
 from pyspark_theflash.tidb.codec.array import joined
 from pyspark_theflash.tidb.codec.reader import Positions
 from pyspark_theflash.tidb.schema.model import TableInfo
-from pyspark_theflash.tikv.rows import decode_versions, newest_places
-from pyspark_theflash.tikv.tables import PhysicalTables
-from pyspark_theflash.tikv.versions import Versions, concat
 
 _BATCH_ROWS: Final = 1 << 16
 

@@ -28,6 +28,7 @@ from pyspark_theflash.cluster.located import RawKeyRange
 from pyspark_theflash.cluster.lock import Lock
 from pyspark_theflash.cluster.resolve import LockResolver, ResolvedLocks
 from pyspark_theflash.read.plan.metadata import batch_of
+from pyspark_theflash.replication.apply.tables import PhysicalTables, SchemaAt
 from pyspark_theflash.storage.engine.api import EngineReader
 from pyspark_theflash.storage.store.latch.lease import ReadLease
 from pyspark_theflash.storage.store.manifest import View
@@ -41,7 +42,6 @@ from pyspark_theflash.tikv.metadata import ROWS
 from pyspark_theflash.tikv.overlay import OverlaidReader, Overlay, Overlays
 from pyspark_theflash.tikv.read import newest_rows, open_tables
 from pyspark_theflash.tikv.region_store import RegionStore
-from pyspark_theflash.tikv.tables import PhysicalTables, SchemaAt
 
 _POLL_MS: Final = 50
 READ_WAIT_MS: Final = 30_000

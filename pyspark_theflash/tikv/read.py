@@ -26,13 +26,14 @@ from pyspark_theflash.cluster.key_range import record_range
 from pyspark_theflash.cluster.lock import Lock, LockKind, decode_lock
 from pyspark_theflash.cluster.resolve import ResolvedLocks
 from pyspark_theflash.cluster.write import Write, WriteKind
+from pyspark_theflash.replication.apply.tables import PhysicalTables
+from pyspark_theflash.replication.apply.versions import Versions
 from pyspark_theflash.tidb.codec.bytes import decode_bytes
 from pyspark_theflash.tidb.codec.key import RawKey, table_of
 from pyspark_theflash.tidb.codec.number import encode_uint_desc
 from pyspark_theflash.tikv.memory_versions import MemoryVersions, NewestRows
 from pyspark_theflash.tikv.region_store import RegionStore
-from pyspark_theflash.tikv.tables import PhysicalTables
-from pyspark_theflash.tikv.versions import Versions, versions_of
+from pyspark_theflash.tikv.versions import versions_of
 
 Resolve = Callable[[Sequence[Lock], TimeStamp], ResolvedLocks]
 """(blocking locks, snapshot_ts) -> the outcomes of their transactions."""

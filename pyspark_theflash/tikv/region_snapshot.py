@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 from pyspark_theflash.base.errors import CacheFullError, RaftCommandError
 from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
 from pyspark_theflash.cluster.write import Write, WriteKind
+from pyspark_theflash.replication.apply.versions import Versions
 from pyspark_theflash.storage.mvcc.filter import filter_rows
 from pyspark_theflash.storage.mvcc.version import COMMIT_TS, HANDLE, OP, Op
 from pyspark_theflash.storage.mvcc.visibility import same_as_next
@@ -33,13 +34,7 @@ from pyspark_theflash.tidb.codec.number import encode_uint_desc, encode_uvarint
 from pyspark_theflash.tikv.cache import Changes
 from pyspark_theflash.tikv.command import SnapshotHead
 from pyspark_theflash.tikv.request import FAMILIES, Family, decode_pairs, record_keys
-from pyspark_theflash.tikv.versions import (
-    TS_BYTES,
-    LongCommit,
-    Versions,
-    decode_commits,
-    versions_of,
-)
+from pyspark_theflash.tikv.versions import TS_BYTES, LongCommit, decode_commits, versions_of
 from pyspark_theflash.tikv.wire import decode_snapshot_chunk
 
 SNAPSHOT_BYTES: Final = 1 << 30

@@ -34,6 +34,7 @@ from pyspark_theflash.base.errors import (
 )
 from pyspark_theflash.base.types import RegionID
 from pyspark_theflash.cluster.key_range import EncodedKeyRange
+from pyspark_theflash.replication.apply.versions import Versions
 from pyspark_theflash.storage.store.manifest import ManifestChange, Record, View
 from pyspark_theflash.tikv.cache import Cache
 from pyspark_theflash.tikv.command import (
@@ -61,7 +62,6 @@ from pyspark_theflash.tikv.region import (
     rollback_merge,
 )
 from pyspark_theflash.tikv.request import FAMILIES, decode_pieces, sort_requests
-from pyspark_theflash.tikv.versions import Versions
 from pyspark_theflash.tikv.waiting import Waiting
 from pyspark_theflash.tikv.wire import decode_region_state, encode_region_state
 

@@ -1,4 +1,4 @@
-"""Columnar versions of rows, built from records of the write column family. Rows stay encoded.
+"""Decode records of the write column family to columnar versions of rows.
 
 The row of a commit is in the write record if it is short (up to 255 bytes); otherwise it is in the
 default column family under the transaction's start_ts. Only puts and deletes are versions; lock
@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pyspark_theflash.base.errors import CodecError
 from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.cluster.write import Write, WriteKind, decode_write
+from pyspark_theflash.replication.apply.versions import Versions
 from pyspark_theflash.storage.mvcc.version import Op
 from pyspark_theflash.tidb.codec.array import binary, variable_width
 from pyspark_theflash.tidb.codec.bytes import bytes_at
@@ -34,75 +34,6 @@ TS_BYTES: Final = 8
 _SHORT_VALUE: Final = ord("v")
 _REWRITTEN: Final = np.frombuffer(b"RF", np.uint8)
 _DATA: Final = np.array([WriteKind.PUT.value, WriteKind.DELETE.value], np.uint8)
-
-Ints = npt.NDArray[np.int64]
-TimeStamps = npt.NDArray[np.uint64]
-
-
-@dataclass(frozen=True, slots=True)
-class Versions:
-    """n versions of rows, unordered. `handles` is int64, or binary for common handles.
-
-    `values` are rows in TiKV's row format (v2 or v1), empty for deletes.
-    """
-
-    table_id: Ints
-    handles: pa.Array
-    commit_ts: TimeStamps
-    start_ts: TimeStamps
-    op: npt.NDArray[np.uint8]
-    values: pa.Array
-
-    def __len__(self) -> int:
-        return len(self.table_id)
-
-    @property
-    def has_common_handles(self) -> bool:
-        """Whether the handles are common handles."""
-        return bool(pa.types.is_binary(self.handles.type))
-
-    @property
-    def newest_ts(self) -> TimeStamp:
-        """The newest commit_ts. There must be a version."""
-        return TimeStamp(int(self.commit_ts.max()))
-
-    @property
-    def size_bytes(self) -> int:
-        """The approximate size in memory."""
-        columns = (self.table_id, self.commit_ts, self.start_ts, self.op)
-        return int(sum(c.nbytes for c in (*columns, self.handles, self.values)))
-
-    def select(self, chosen: Positions) -> "Versions":
-        """Return the versions at some positions."""
-        places = pa.array(chosen)
-        return Versions(
-            self.table_id[chosen],
-            self.handles.take(places),
-            self.commit_ts[chosen],
-            self.start_ts[chosen],
-            self.op[chosen],
-            self.values.take(places),
-        )
-
-
-def concat(parts: Sequence[Versions]) -> Versions:
-    """Concatenate at least one chunk; all must have handles of one type.
-
-    Raises:
-        CodecError: The handles have two types.
-    """
-    if len(parts) == 1:
-        return parts[0]
-    if len({part.has_common_handles for part in parts}) > 1:
-        raise CodecError("record key", f"handles of two types in table {parts[0].table_id[0]}")
-    return Versions(
-        np.concatenate([part.table_id for part in parts]),
-        pa.concat_arrays([part.handles for part in parts]),
-        np.concatenate([part.commit_ts for part in parts]),
-        np.concatenate([part.start_ts for part in parts]),
-        np.concatenate([part.op for part in parts]),
-        pa.concat_arrays([part.values for part in parts]),
-    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pyspark_theflash.base.errors import NotCaughtUpError, SchemaOutdatedError
 from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
 from pyspark_theflash.replication.apply.columns import StoredColumns
+from pyspark_theflash.replication.apply.tables import PhysicalTables
 from pyspark_theflash.storage.mvcc.project import ScanColumn
 from pyspark_theflash.tidb.schema.tidb import TidbSchemaSource
-from pyspark_theflash.tikv.tables import PhysicalTables
 
 
 class LiveSchema:

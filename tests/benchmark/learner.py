@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.replication.apply.tables import PhysicalTables
 from pyspark_theflash.storage.engine.api import Engine
 from pyspark_theflash.storage.mvcc.project import ScanColumn, scan_column
 from pyspark_theflash.tidb.protocol._generated.kvproto import enginepb_pb2, raft_cmdpb_pb2
@@ -23,7 +24,6 @@ from pyspark_theflash.tidb.schema.file import read_schema_file
 from pyspark_theflash.tidb.schema.model import TableInfo
 from pyspark_theflash.tikv.learner import Learner
 from pyspark_theflash.tikv.read import open_tables
-from pyspark_theflash.tikv.tables import PhysicalTables
 from pyspark_theflash.tikv.wire import decode_commands
 from tests.benchmark.raft import learning
 from tests.benchmark.report import Line

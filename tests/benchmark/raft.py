@@ -19,6 +19,7 @@ from typing import TypeVar
 from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.types import RegionEpoch, RegionID
+from pyspark_theflash.replication.apply.tables import PhysicalTables
 from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.engine.api import Engine
 from pyspark_theflash.tidb.protocol._generated.kvproto import enginepb_pb2, raft_cmdpb_pb2
@@ -28,7 +29,6 @@ from pyspark_theflash.tikv.flush import FlushLimits
 from pyspark_theflash.tikv.learner import Learner
 from pyspark_theflash.tikv.region import ApplyState, Peer, RaftRegion, RegionState
 from pyspark_theflash.tikv.request import decode_pieces
-from pyspark_theflash.tikv.tables import PhysicalTables
 from pyspark_theflash.tikv.wire import decode_commands
 from tests.benchmark.report import Line
 from tests.support.captured_rows import captured_rows

@@ -15,6 +15,7 @@ from pyspark_theflash.cli.jobs.learner import columns_of
 from pyspark_theflash.cluster.lock import Lock
 from pyspark_theflash.cluster.resolve import ResolvedLocks
 from pyspark_theflash.read.present import TEXT
+from pyspark_theflash.replication.apply.tables import PhysicalTables
 from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.mvcc.project import scan_column
 from pyspark_theflash.storage.mvcc.version import HANDLE
@@ -27,7 +28,6 @@ from pyspark_theflash.tikv.flush import FlushLimits
 from pyspark_theflash.tikv.learner import Learner
 from pyspark_theflash.tikv.read import Resolve, TableView, open_tables
 from pyspark_theflash.tikv.region_snapshot import SnapshotBuilder
-from pyspark_theflash.tikv.tables import PhysicalTables
 from pyspark_theflash.tikv.wire import decode_commands
 from tests.support.memory_engine import MemoryEngine
 from tests.support.raft_tikv import FakeRaftCluster, FakeRegion, batch

@@ -7,11 +7,11 @@ import pyarrow as pa
 from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.cluster.lock import Lock
 from pyspark_theflash.cluster.resolve import ResolvedLocks
+from pyspark_theflash.replication.apply.tables import PhysicalTables
 from pyspark_theflash.storage.engine.api import EngineReader, ScanSpec
 from pyspark_theflash.storage.mvcc.project import ScanColumn
 from pyspark_theflash.storage.store.manifest import View
 from pyspark_theflash.tikv.read import Resolve, TableView, newest_rows
-from pyspark_theflash.tikv.tables import PhysicalTables
 
 
 def unresolved(locks: Sequence[Lock], snapshot_ts: TimeStamp) -> ResolvedLocks:

@@ -33,6 +33,7 @@ from pyspark_theflash.cluster.resolve import LockPolicy
 from pyspark_theflash.cluster.tikv.client import TiKVClient
 from pyspark_theflash.cluster.tikv.upkeep import Heartbeat, SharedHold, store_of_ours
 from pyspark_theflash.replication.apply.columns import StoredColumns
+from pyspark_theflash.replication.apply.tables import PhysicalTables
 from pyspark_theflash.replication.opening import open_when_free
 from pyspark_theflash.replication.writer_latch import WriterLatch
 from pyspark_theflash.service.api.limits import Limits
@@ -51,7 +52,6 @@ from pyspark_theflash.tikv.origin import READ_WAIT_MS, Replica
 from pyspark_theflash.tikv.overlay import Overlays
 from pyspark_theflash.tikv.schema import SchemaKeeper
 from pyspark_theflash.tikv.server import EngineServer
-from pyspark_theflash.tikv.tables import PhysicalTables
 from pyspark_theflash.tikv.upkeep import RaftFedMaintenance
 
 if TYPE_CHECKING:

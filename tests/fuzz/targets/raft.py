@@ -6,14 +6,14 @@ from pathlib import Path
 from pyspark_theflash.base.types import RegionEpoch, RegionID
 from pyspark_theflash.cluster.lock import decode_lock
 from pyspark_theflash.cluster.write import decode_write
+from pyspark_theflash.replication.apply.rows import by_table, version_batches
+from pyspark_theflash.replication.apply.tables import PhysicalTables
 from pyspark_theflash.tidb.codec.key import RawKey
 from pyspark_theflash.tikv.pending import Delta, decode_delta, encode_delta
 from pyspark_theflash.tikv.region import ApplyState, Peer, RaftRegion, RegionState, prepare_merge
 from pyspark_theflash.tikv.region_snapshot import SnapshotBuilder
 from pyspark_theflash.tikv.region_store import RegionStore
 from pyspark_theflash.tikv.request import Family, sort_requests
-from pyspark_theflash.tikv.rows import by_table, version_batches
-from pyspark_theflash.tikv.tables import PhysicalTables
 from pyspark_theflash.tikv.wire import (
     decode_commands,
     decode_region_state,

@@ -29,6 +29,7 @@ from pyspark_theflash.base.errors import (
 from pyspark_theflash.base.failpoint import armed
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.types import RegionID, TimeStamp
+from pyspark_theflash.replication.apply.tables import PhysicalTables
 from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.mvcc.project import scan_column
 from pyspark_theflash.storage.store import manifest
@@ -38,7 +39,6 @@ from pyspark_theflash.tikv.flush import FlushLimits, OwnThread
 from pyspark_theflash.tikv.learner import Learner
 from pyspark_theflash.tikv.read import open_tables
 from pyspark_theflash.tikv.region_snapshot import SnapshotBuilder
-from pyspark_theflash.tikv.tables import PhysicalTables
 from pyspark_theflash.tikv.wire import decode_commands
 from tests.support.kv_table import HISTORY, TABLE, commit, committed, key, locked
 from tests.support.learning import Learning

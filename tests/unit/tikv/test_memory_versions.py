@@ -8,15 +8,15 @@ import pytest
 
 from pyspark_theflash.base.errors import CodecError
 from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.replication.apply.tables import PhysicalTables
+from pyspark_theflash.replication.apply.versions import Versions, concat
 from pyspark_theflash.storage.mvcc.project import ScanColumn, scan_column
 from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
 from pyspark_theflash.tidb.schema.model import TableInfo
 from pyspark_theflash.tikv import memory_versions as newest_module
 from pyspark_theflash.tikv.memory_versions import MemoryVersions, NewestRows
-from pyspark_theflash.tikv.tables import PhysicalTables
-from pyspark_theflash.tikv.versions import Versions, concat
 from tests.support.row_oracle import encode_row_v2
-from tests.unit.tikv.test_rows import ID, TABLE, TYPES, version
+from tests.unit.replication.apply.test_rows import ID, TABLE, TYPES, version
 
 COLUMNS = [scan_column(TABLE, column) for column in TABLE.public_columns]
 WITH_W = TimeStamp(40)

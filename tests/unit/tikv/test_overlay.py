@@ -7,6 +7,8 @@ import pytest
 from pyspark_theflash.base.errors import LeaseExpiredError
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.types import Generation, PhysicalTableID, TimeStamp
+from pyspark_theflash.replication.apply.tables import PhysicalTables
+from pyspark_theflash.replication.apply.versions import Versions
 from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.engine.api import ScanSpec
 from pyspark_theflash.storage.mvcc.project import scan_column
@@ -15,8 +17,6 @@ from pyspark_theflash.storage.store.folder import read_identity
 from pyspark_theflash.storage.store.latch.lease import ReadLease
 from pyspark_theflash.tikv.memory_versions import MemoryVersions
 from pyspark_theflash.tikv.overlay import MEMORY_REGION, OverlaidReader, Overlay, Overlays
-from pyspark_theflash.tikv.tables import PhysicalTables
-from pyspark_theflash.tikv.versions import Versions
 from tests.support.kv_table import HISTORY, TABLE, row
 from tests.support.manual_clock import ManualClock
 from tests.support.stores import StoreBuilder

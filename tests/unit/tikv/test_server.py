@@ -15,6 +15,7 @@ from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.types import RegionID, TimeStamp
 from pyspark_theflash.net.access import Access
 from pyspark_theflash.net.channel import open_channel
+from pyspark_theflash.replication.apply.tables import PhysicalTables
 from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.mvcc.project import scan_column
 from pyspark_theflash.tikv.command import Applied
@@ -22,7 +23,6 @@ from pyspark_theflash.tikv.flush import FlushLimits, OwnThread
 from pyspark_theflash.tikv.learner import Learner
 from pyspark_theflash.tikv.read import open_tables
 from pyspark_theflash.tikv.server import EngineServer
-from pyspark_theflash.tikv.tables import PhysicalTables
 from pyspark_theflash.tikv.wire import SERVICE
 from tests.support.engine_client import EngineClient
 from tests.support.kv_table import HISTORY, TABLE, commit

@@ -8,12 +8,13 @@ import pytest
 from pyspark_theflash.base.errors import CodecError, SchemaOutdatedError
 from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
 from pyspark_theflash.cluster.write import Write, WriteKind
+from pyspark_theflash.replication.apply.rows import decode_versions, newest_places, version_batches
+from pyspark_theflash.replication.apply.tables import PhysicalTables
+from pyspark_theflash.replication.apply.versions import Versions, concat
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from pyspark_theflash.tidb.codec.number import encode_uint_desc
 from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
-from pyspark_theflash.tikv.rows import decode_versions, newest_places, version_batches
-from pyspark_theflash.tikv.tables import PhysicalTables
-from pyspark_theflash.tikv.versions import Versions, concat, versions_of
+from pyspark_theflash.tikv.versions import versions_of
 from tests.support.kv_table import key, raw_key
 from tests.support.raft_tikv import encoded
 from tests.support.row_oracle import encode_row_v2

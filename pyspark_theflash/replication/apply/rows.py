@@ -10,6 +10,8 @@ import pyarrow.compute as pc
 
 from pyspark_theflash.base.errors import CodecError
 from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
+from pyspark_theflash.replication.apply.tables import PhysicalTables
+from pyspark_theflash.replication.apply.versions import Versions, concat
 from pyspark_theflash.storage.engine.api import VersionBatch
 from pyspark_theflash.storage.mvcc.rows import (
     Columns,
@@ -32,8 +34,6 @@ from pyspark_theflash.tidb.codec.row import DecodedRows, RowBuffer
 from pyspark_theflash.tidb.codec.row_v1 import decode_rows_v1
 from pyspark_theflash.tidb.codec.row_v2 import VERSION, decode_rows_v2, has_checksums
 from pyspark_theflash.tidb.schema.model import ColumnInfo, TableInfo
-from pyspark_theflash.tikv.tables import PhysicalTables
-from pyspark_theflash.tikv.versions import Versions, concat
 
 CHUNK_ROWS: Final = 1 << 15
 """The number of rows decoded at once; some megabytes, which fit the CPU cache."""

@@ -8,10 +8,10 @@ import pytest
 from pyspark_theflash.base.errors import SchemaOutdatedError
 from pyspark_theflash.base.types import PhysicalTableID, TableID, TimeStamp
 from pyspark_theflash.cluster.key_range import EncodedKeyRange, record_range
+from pyspark_theflash.replication.apply.tables import PhysicalTables
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
 from pyspark_theflash.tidb.schema.model import PartitionDefinition, PartitionInfo, TableInfo
-from pyspark_theflash.tikv.tables import PhysicalTables
 from tests.support.stores import column, id_column, table_info
 
 PLAIN = table_info(20, "d.plain", [id_column(), column("a", MySQLType.LONG)])
