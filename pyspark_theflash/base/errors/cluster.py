@@ -2,6 +2,7 @@
 
 from pyspark_theflash.base.errors.base import TheFlashError
 from pyspark_theflash.base.errors.service import ServiceRefusedError, ServiceUnavailableError
+from pyspark_theflash.base.timestamp import shown
 
 
 class PumpUnavailableError(ServiceUnavailableError):
@@ -71,6 +72,22 @@ class LockResolveError(TheFlashError):
     start_ts: int
     reason: str
     template = "transaction start_ts={start_ts}: {reason}"
+
+
+class GCBarrierLostError(TheFlashError):
+    """TiKV may have collected versions that a store still needs, as its GC barrier has ended."""
+
+    deterministic = True
+    service: str
+    ts: int
+    safe_point: int
+
+    def __str__(self) -> str:
+        return (
+            f"TiKV's garbage collection has reached {shown(self.safe_point)}, above "
+            f"{shown(self.ts)}, which the barrier {self.service!r} held: changes may be missing "
+            "from there on; remove the store, and load it again with theflash follow"
+        )
 
 
 class RegionNotReadableError(TheFlashError):
