@@ -1,0 +1,1 @@
+"""Replication from TiKV's change feed (ChangeData): streams of regions, and their writer."""
