@@ -41,6 +41,17 @@ class TiKVRefusedError(ServiceRefusedError):
     """A TiKV store responds with an error that a retry does not resolve."""
 
 
+class ChangeFeedError(TheFlashError):
+    """TiKV's change feed contradicts what it sent before, so changes may be missing."""
+
+    deterministic = True
+    where: str
+    reason: str
+    template = (
+        "{where}: {reason}; the store may have lost changes of these rows: load their tables again"
+    )
+
+
 class RegionGapError(TheFlashError):
     """A part of a key range is not covered by any region, so its rows would be missing."""
 

@@ -1,6 +1,6 @@
 """Interface of a change feed: the committed changes of key spans, and the frontier of the spans."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,9 +21,13 @@ class MetaChange:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """Committed changes: rows in unordered chunks, and changes of meta keys by commit_ts."""
+    """Committed changes: rows in unordered chunks, and changes of meta keys by commit_ts.
 
-    versions: Sequence[Versions]
+    `versions` can be iterated once: the chunks of large transactions are read from a temporary file
+    while iterating, which raises `CorruptionError` or `EngineError` if the file is damaged.
+    """
+
+    versions: Iterable[Versions]
     meta: Sequence[MetaChange] = ()
 
 
