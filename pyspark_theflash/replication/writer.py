@@ -15,7 +15,8 @@ from pyspark_theflash.base.types import MAX_TS, TimeStamp
 from pyspark_theflash.replication.apply.applier import BATCH_BYTES, Applier, ApplyReport, Compact
 from pyspark_theflash.replication.apply.base import load_base
 from pyspark_theflash.replication.apply.move import MOVE_KIND
-from pyspark_theflash.replication.apply.state import LEDGER_KIND, SchemaSource, WriterState
+from pyspark_theflash.replication.apply.state import LEDGER_KIND, WriterState
+from pyspark_theflash.replication.apply.stream_state import SchemaSource
 from pyspark_theflash.replication.pairing.pending import PENDING_KIND
 from pyspark_theflash.replication.pairing.spill import Spill
 from pyspark_theflash.replication.source.event import Entity, EntitySource, Transaction

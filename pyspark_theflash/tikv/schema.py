@@ -9,7 +9,7 @@ import threading
 
 from pyspark_theflash.base.errors import SchemaOutdatedError
 from pyspark_theflash.base.types import TimeStamp
-from pyspark_theflash.replication.apply.state import SchemaSource
+from pyspark_theflash.replication.apply.stream_state import SchemaSource
 from pyspark_theflash.replication.apply.tables import PhysicalTables
 from pyspark_theflash.storage.store.catalog import schema_records
 from pyspark_theflash.storage.store.manifest import ManifestChange

@@ -14,7 +14,7 @@ from pyspark_theflash.base.fs import FileSystem
 from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.cli.jobs.arguments import server_token, tls_files
 from pyspark_theflash.net.address import is_address
-from pyspark_theflash.replication.apply.state import WriterState
+from pyspark_theflash.replication.apply.stream_state import StreamState
 from pyspark_theflash.replication.opening import open_when_free
 from pyspark_theflash.replication.upkeep.maintenance import Maintenance
 from pyspark_theflash.replication.writer_latch import WriterLatch
@@ -44,7 +44,7 @@ class WriterStore:
 
     engine: WriterEngine
     open_again: Callable[[], None]
-    upkeep: Callable[[WriterState, Callable[[], TimeStamp] | None], Upkeep]
+    upkeep: Callable[[StreamState, Callable[[], TimeStamp] | None], Upkeep]
     folder: Path | None
     spool: Path | None
 
@@ -81,7 +81,7 @@ def _in_folder(
     manifest = undo.enter_context(closing(open_manifest(path, fs)))
     thread = undo.enter_context(ThreadPoolExecutor(1, thread_name_prefix="compaction"))
 
-    def upkeep(state: WriterState, safe_point: Callable[[], TimeStamp] | None) -> Upkeep:
+    def upkeep(state: StreamState, safe_point: Callable[[], TimeStamp] | None) -> Upkeep:
         return Maintenance(
             engine, manifest, clock, memory=state, pd_safe_point=safe_point, thread=thread
         )
@@ -107,7 +107,7 @@ def _served(arguments: argparse.Namespace, clock: Clock, undo: ExitStack) -> Wri
         lambda: engine.open(deadline.left_ms()), ServiceUnavailableError, pause_ms=_RETRY_MS
     )
 
-    def upkeep(state: WriterState, safe_point: Callable[[], TimeStamp] | None) -> Upkeep:
+    def upkeep(state: StreamState, safe_point: Callable[[], TimeStamp] | None) -> Upkeep:
         return RemoteUpkeep(engine, state, clock, safe_point)
 
     return WriterStore(engine, engine.open, upkeep, arguments.spool, arguments.spool)

@@ -26,7 +26,7 @@ from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.cli.jobs.arguments import split_scheme
 from pyspark_theflash.net.access import Access
 from pyspark_theflash.net.address import UNIX
-from pyspark_theflash.replication.apply.state import SchemaSource
+from pyspark_theflash.replication.apply.stream_state import SchemaSource
 from pyspark_theflash.replication.pump.spool import Spool
 from pyspark_theflash.replication.source.event import EntitySource
 from pyspark_theflash.replication.source.file import FileSource

@@ -10,7 +10,7 @@ from typing import Final
 from pyspark_theflash.base.clock import Clock
 from pyspark_theflash.base.errors import TheFlashError
 from pyspark_theflash.base.types import Generation, PhysicalTableID, TimeStamp
-from pyspark_theflash.replication.apply.state import WriterState
+from pyspark_theflash.replication.apply.stream_state import StreamState
 from pyspark_theflash.service.client.remote_engine import RemoteEngine
 from pyspark_theflash.storage.store.manifest import View
 from pyspark_theflash.storage.store.orphan import ORPHAN_KIND, Orphan
@@ -30,7 +30,7 @@ class RemoteUpkeep:
     def __init__(
         self,
         engine: RemoteEngine,
-        state: WriterState,
+        state: StreamState,
         clock: Clock,
         pd_safe_point: Callable[[], TimeStamp] | None = None,
     ) -> None:

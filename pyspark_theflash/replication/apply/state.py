@@ -1,8 +1,7 @@
-"""State of the writer, as manifest records that are published together with rows.
+"""State of a binlog's writer, as manifest records that are published together with rows.
 
-    progress   resolved_ts, oldest_ts, and the position in the source
-    schema     the schema history, written again whenever it has grown
-    scope      the tables to replicate
+Besides the records of every stream (`stream_state`):
+
     ledger     32 bytes per finished transaction, to recognise repeated deliveries
     pending    transactions received but not applied, for the next run
     move       completed moves of rows by DDL
@@ -16,7 +15,7 @@ commit_ts seen is not stored: resolved_ts is a correct start, but then takes lon
 import bisect
 import re
 from collections.abc import Iterable, Sequence
-from typing import Final, Protocol
+from typing import Final
 
 from pyspark_theflash.base.errors import SchemaOutdatedError
 from pyspark_theflash.base.types import (
@@ -25,8 +24,8 @@ from pyspark_theflash.base.types import (
     TimeStamp,
     from_physical_ms,
 )
-from pyspark_theflash.replication.apply.columns import StoredColumns
 from pyspark_theflash.replication.apply.move import MOVE_KIND, move_record
+from pyspark_theflash.replication.apply.stream_state import SchemaSource, StreamState
 from pyspark_theflash.replication.pairing.ledger import LedgerEntry, TransactionLedger, pack_entries
 from pyspark_theflash.replication.pairing.pairing import Pairing
 from pyspark_theflash.replication.pairing.pending import PENDING_KIND, PendingTransaction
@@ -34,17 +33,14 @@ from pyspark_theflash.replication.pairing.spill import Spill
 from pyspark_theflash.replication.source.event import DdlInfo, Transaction
 from pyspark_theflash.replication.source.merge import places_of
 from pyspark_theflash.storage.engine.api import WriterEngine
-from pyspark_theflash.storage.store.catalog import SCHEMA_KIND, feed_history, schema_records
 from pyspark_theflash.storage.store.coverage import recovered_record
 from pyspark_theflash.storage.store.feed import MAIN
 from pyspark_theflash.storage.store.manifest import ManifestChange, Record
 from pyspark_theflash.storage.store.orphan import ORPHAN_KIND, Orphan, orphans_of
-from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress
-from pyspark_theflash.storage.store.scope import SCOPE_KIND, ScopedTables, TableScope, continued
-from pyspark_theflash.tidb.codec.key import RawKey
+from pyspark_theflash.storage.store.progress import Progress
+from pyspark_theflash.storage.store.scope import TableScope
 from pyspark_theflash.tidb.schema.history import SchemaHistory
 from pyspark_theflash.tidb.schema.lineage import Lineage, Move, double_writes
-from pyspark_theflash.tidb.schema.meta_key import Outcome
 from pyspark_theflash.tidb.schema.model import TableInfo
 
 LEDGER_KIND: Final = MAIN.ledger_kind
@@ -58,33 +54,10 @@ _BRINGS_ROWS: Final = re.compile(
 """Statements after which tables may exist whose rows are in no binlog."""
 
 
-class SchemaSource(Protocol):
-    """Source of the schema history: a file, or a running cluster."""
+class WriterState(StreamState):
+    """The records of a binlog's writer: read once, then updated with each publication."""
 
-    def read(self, after: SchemaHistory | None, at_least: TimeStamp | None) -> SchemaHistory:
-        """Return the history `after` with newer events, or all of it for None.
-
-        If the source can wait, it returns a history that ends at `at_least` or later.
-        """
-
-    def has_written(self, key: RawKey, start_ts: TimeStamp) -> bool | None:
-        """Return whether a committed transaction wrote a record's key; None if unknown."""
-
-    def had_row(self, key: RawKey, ts: TimeStamp) -> bool | None:
-        """Return whether a record existed at `ts`; None if unknown."""
-
-    def outcome(self, primary: RawKey, start_ts: TimeStamp) -> Outcome | None:
-        """Return a transaction's outcome by its primary key; None if there is no TiKV to ask."""
-
-
-class WriterState:
-    """The writer's records of the manifest: read once, then updated with each publication."""
-
-    history: SchemaHistory
     lineage: Lineage
-    columns: StoredColumns
-    """All columns that rows have ever had, by physical table."""
-    _new_schema: tuple[Record, ...]
 
     def __init__(
         self,
@@ -100,40 +73,21 @@ class WriterState:
             SchemaConflictError: The store was written with another schema history.
             OptionError: The store was written with another scope.
         """
-        kinds = [PROGRESS_KIND, SCHEMA_KIND, SCOPE_KIND, LEDGER_KIND, PENDING_KIND, MOVE_KIND]
-        view = engine.read([*kinds, ORPHAN_KIND])
-        self._schema = schema
-        self._stored_history = feed_history(view)
-        stored_scope = TableScope.of(view)
-        self._scope = continued(stored_scope, scope)
-        is_new = stored_scope != self._scope
-        self._new_scope: tuple[Record, ...] = (self._scope.to_record(),) if is_new else ()
-        self._progress = Progress.of(view)
+        view = engine.read([LEDGER_KIND, PENDING_KIND, MOVE_KIND, ORPHAN_KIND])
         self._recovered: list[Record] = []
         self._done_moves = set(view.of_kind(MOVE_KIND))
         self._observed: list[tuple[SchemaVersion, TimeStamp]] = []
-        self._set_history(schema.read(self._stored_history, None))
+        super().__init__(engine, schema, scope)
         self._ledger = TransactionLedger()
         for body in view.of_kind(LEDGER_KIND).values():
             self._ledger.add_packed(body)
         self._next_ledger = 1 + max(map(int, view.of_kind(LEDGER_KIND)), default=-1)
         self._pending = dict(view.of_kind(PENDING_KIND))
-        self._staged: tuple[list[LedgerEntry], Progress, dict[str, bytes]] | None = None
-        self.orphans: Final = orphans_of(view)
-        """Orphans by start_ts: those that are pending, and those decided by an operator."""
+        self._staged: tuple[list[LedgerEntry], dict[str, bytes]] | None = None
+        self.orphans.update(orphans_of(view))
         self.pairing: Final = self._start_pairing(spill, streams)
 
     # -- progress
-
-    @property
-    def resolved_ts(self) -> TimeStamp:
-        """Newest readable timestamp of the store; 0 before the first publication."""
-        return self._progress.resolved_ts if self._progress else TimeStamp(0)
-
-    @property
-    def position(self) -> str | None:
-        """Position in the source to continue at; None is its beginning."""
-        return self._progress.position if self._progress else None
 
     @property
     def is_full(self) -> bool:
@@ -163,13 +117,6 @@ class WriterState:
             raise SchemaOutdatedError(f"schema change ({ddl.query})", commit_ts)
         if _BRINGS_ROWS.match(ddl.query):
             self._recovered += map(recovered_record, self.history.appearing_at(commit_ts))
-
-    def reach(self, ts: TimeStamp) -> None:
-        """Extend the history to `ts`, a timestamp that PD has allocated, if the source can."""
-        if ts > self.history.end_ts:
-            history = self._schema.read(self.history, ts)
-            if history.end_ts > self.history.end_ts:
-                self._set_history(history)
 
     def table(self, table_id: TableID, commit_ts: TimeStamp) -> TableInfo:
         """Return the definition to decode rows with that commit at `commit_ts`.
@@ -218,15 +165,6 @@ class WriterState:
             return [now], True
         return [now, then], transaction.start_ts >= since
 
-    @property
-    def cluster(self) -> SchemaSource:
-        """The schema source, which can look up rows if it is a running cluster."""
-        return self._schema
-
-    def replicates(self, table_id: TableID) -> bool:
-        """Return whether a table is in the store's scope."""
-        return self._tables.contains(table_id)
-
     def next_move(self, ts: TimeStamp) -> Move | None:
         """Return the first pending move of rows at or below `ts`; None if there is none."""
         return self._moves[0] if self._moves and self._moves[0].ts <= ts else None
@@ -254,50 +192,42 @@ class WriterState:
         be readable again, so its pending transactions are always stored.
         """
         keep_pending = keep_pending and (position is None or self._can_store_pending())
-        progress = Progress(
-            self._oldest_ts,
-            max(resolved_ts, self.resolved_ts, self._oldest_ts),
-            position if keep_pending and position is not None else self.position,
-        )
+        may_continue = keep_pending and position is not None
+        progress = self.progress_records(resolved_ts, position if may_continue else self.position)
         entries = [LedgerEntry.committed(t) for t in transactions]
         entries += [LedgerEntry.rolled_back(ts) for ts in self.pairing.take_rolled_back()]
-        puts = [progress.to_record(), *self._new_schema, *self._new_scope, *self._recovered]
-        puts += self._ledger_record(entries)
+        puts = [*progress, *self._recovered, *self._ledger_record(entries)]
         bodies = self._pending_bodies() if keep_pending else self._without(entries)
         puts += [Record(PENDING_KIND, k, v) for k, v in bodies.items() if self._pending.get(k) != v]
-        self._staged = entries, progress, bodies
+        self._staged = entries, bodies
         deletes = [(PENDING_KIND, k) for k in self._pending if k not in bodies]
         deletes += [(ORPHAN_KIND, orphan.key) for orphan in self._finished_orphans(entries)]
         return ManifestChange(puts, deletes)
 
     def published(self) -> None:
-        """Adopt the change of the last `advance`, which is durable now."""
+        super().published()
         if self._staged is None:
             return
-        entries, self._progress, self._pending = self._staged
+        entries, self._pending = self._staged
         for orphan in self._finished_orphans(entries):
             del self.orphans[orphan.start_ts]
         self._ledger.add(entries)
         self._next_ledger += bool(entries)
-        self._stored_history = self.history
-        self._new_schema, self._new_scope, self._staged = (), (), None
+        self._staged = None
         self._recovered.clear()
 
     def is_open(self, start_ts: TimeStamp) -> bool:
-        """Return whether a prewrite is pending without commit or rollback."""
         return self.pairing.is_open(start_ts)
 
     def decided(self, orphan: Orphan) -> None:
-        """Adopt a decision about an orphan, which is durable now."""
         if orphan.is_skipped:
             self.pairing.skip(orphan.start_ts)
         elif orphan.commit_ts is not None:
             self.pairing.settle(orphan.start_ts, orphan.commit_ts)
-        self.orphans[orphan.start_ts] = orphan
+        super().decided(orphan)
 
     def collected(self, progress: Progress, ledger_records: int) -> None:
-        """Adopt the `oldest_ts` that a garbage collection published, and prune the ledger."""
-        self._progress = progress
+        super().collected(progress, ledger_records)
         self._ledger.forget(progress.oldest_ts)
         self._next_ledger = ledger_records
         self.pairing.forget(progress.oldest_ts)
@@ -315,15 +245,9 @@ class WriterState:
         observed = self._observed[at : at + 1] if version else []
         return min([ts + _LEASE, *(commit_ts + _LAG for _, commit_ts in observed)])
 
-    @property
-    def _oldest_ts(self) -> TimeStamp:
-        return self._progress.oldest_ts if self._progress else self.history.start_ts
-
     def _set_history(self, history: SchemaHistory) -> None:
-        self.history = history
+        super()._set_history(history)
         self.lineage = Lineage(history)
-        self._tables = ScopedTables(self._scope, history)
-        self.columns = StoredColumns(history)
         self._moves = [
             move
             for move in self.lineage.moves
@@ -331,8 +255,6 @@ class WriterState:
             and self.replicates(move.table_id)
             and move_record(move).key not in self._done_moves
         ]
-        is_stored = history is self._stored_history
-        self._new_schema = () if is_stored else tuple(schema_records(history, self._stored_history))
 
     def _finished_orphans(self, entries: Sequence[LedgerEntry]) -> list[Orphan]:
         """Return the orphans among ledger entries, except those that an operator decided."""
