@@ -456,6 +456,10 @@ class ReadSnapshot:
         name, kind = split_name(metadata.full_name) or ("", "")
         return metadata_rows(source, self.table(name), kind)
 
+    def latches_of(self, identity: str, most: int) -> int:
+        """Return the number of a caller's read latches, exactly only if it is above `most`."""
+        return len(self._leases.ids_of(identity, most))
+
     def keep_lease(self) -> None:
         """Leave the read latch to others: closing the snapshot does not release it."""
         self._hold.lend()

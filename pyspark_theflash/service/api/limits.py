@@ -38,7 +38,7 @@ class Limits:
     """Bytes of requests, and of responses that their callers have not received, in each process."""
     memory_per_identity: int = 72 << 20
     snapshots_per_identity: int = 1_000
-    """Snapshots and read latches that have not ended, taken through each process."""
+    """Snapshots and read latches that have not ended, in the store."""
 
     def with_changes(self, texts: list[str]) -> "Limits":
         """Return limits with changes of the form NAME=NUMBER. Raises `OptionError`."""

@@ -16,6 +16,7 @@ from pyspark_theflash.base.clock import Clock, Deadline
 from pyspark_theflash.base.errors import (
     NotCaughtUpError,
     OptionError,
+    ServiceUnavailableError,
     TicketError,
     UnsupportedError,
 )
@@ -45,8 +46,8 @@ from pyspark_theflash.service.api.seal import (
     region_texts,
     sealed_handle,
 )
-from pyspark_theflash.service.api.snapshots import SnapshotQuota
 from pyspark_theflash.service.wire import message
+from pyspark_theflash.service.wire.method import Role
 from pyspark_theflash.storage.engine.api import RegionScan
 from pyspark_theflash.storage.store.folder import CurrentIdentity, open_manifest
 from pyspark_theflash.storage.store.latch.latch import LatchKind
@@ -77,7 +78,7 @@ class Reads:
         limits: Limits,
     ) -> None:
         """See `Service`; `identity` reads the identity of the store in the folder."""
-        self.quota = SnapshotQuota(str(path), limits.snapshots_per_identity, self._living)
+        self._latches_max = limits.snapshots_per_identity
         self._path, self._fs, self._clock, self._identity = path, fs, clock, identity
         self._store_sealer = StoreSealer(path, fs, spare_key or new_key())
         self._plans = LeastRecent[tuple[str, SealedScan], ScanTask](_PLANS_MAX)
@@ -90,11 +91,18 @@ class Reads:
         """Close what is open; the next call opens it again."""
         self._open_store.close()
 
+    def check_latches(self, snapshot: ReadSnapshot, call: CallContext) -> None:
+        """Raise `ServiceUnavailableError` if a caller has too many latches, with `snapshot`'s."""
+        most = self._latches_max
+        if call.role is Role.ADMIN or snapshot.latches_of(call.identity, most) <= most:
+            return
+        reason = f"{call.identity} has {most} snapshots: release some, or shorten the ttl_ms"
+        raise ServiceUnavailableError(str(self._path), reason)
+
     def _keep(self, snapshot: ReadSnapshot, call: CallContext) -> None:
-        """Keep a snapshot's latch beyond its block. Raises like `SnapshotQuota.check`."""
-        self.quota.check(call)
+        """Keep a snapshot's latch beyond its block. Raises like `check_latches`."""
+        self.check_latches(snapshot, call)
         snapshot.keep_lease()
-        self.quota.add(call, snapshot.lease.id)
 
     def take_snapshot(self, request: message.Moment, call: CallContext) -> message.Snapshot:
         with self.opened(request, call) as snapshot:
@@ -115,7 +123,6 @@ class Reads:
         lease = self._lease_of(request.handle, call)
         with closing(open_manifest(self._path, self._fs)) as manifest:
             LeaseTable(manifest, self._clock).release(lease)
-        self.quota.remove(call, lease.id)
         return message.Done("released")
 
     def pin(self, request: message.Moment, call: CallContext) -> message.Snapshot:
@@ -328,10 +335,6 @@ class Reads:
     def _snapshot_message(self, lease: ReadLease, call: CallContext) -> message.Snapshot:
         handle = self.handle(lease, call)
         return message.Snapshot(handle, lease.id, lease.snapshot_ts, lease.ttl_ms)
-
-    def _living(self) -> set[str]:
-        with closing(open_manifest(self._path, self._fs)) as manifest:
-            return {latch.id for latch in LeaseTable(manifest, self._clock).living()}
 
     @property
     def _store_id(self) -> str:

@@ -132,11 +132,10 @@ class Service:
         ttl_ms = latch_ttl_ms(request.ttl_ms)
         if kind_of(request, call) is not LatchKind.READ:
             return latch_message(self._desk.acquire(request, ttl_ms, call), self._clock)
-        self._reads.quota.check(call)
         with self._reads.opened(request.moment, call) as snapshot:
+            self._reads.check_latches(snapshot, call)
             # The snapshot's own latch holds the timestamp until this one does.
             latch = self._desk.acquire(request, ttl_ms, call, snapshot.snapshot_ts)
-        self._reads.quota.add(call, latch.id)
         lease = ReadLease(latch.id, latch.snapshot_ts, latch.generation, ttl_ms)
         return replace(latch_message(latch, self._clock), handle=self._reads.handle(lease, call))
 

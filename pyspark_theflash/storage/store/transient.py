@@ -71,6 +71,12 @@ class TransientRecords:
         """Return all rows of a kind, parsed; see `rows` and `load`."""
         return [self._parsed(kind, *row, parse) for row in self.rows(kind).items()]
 
+    def keys(self, kind: str, prefix: str) -> list[str]:
+        """Return the keys that begin with `prefix`, without verifying their rows."""
+        statement = "SELECT key FROM board WHERE kind = ? AND key >= ? AND key < ?"
+        end = prefix + chr(0x10FFFF)
+        return [str(key) for (key,) in self._db.execute(statement, (kind, prefix, end))]
+
     def put(self, kind: str, key: str, body: bytes) -> None:
         """Insert or replace a row."""
         old = self._row(kind, key)

@@ -26,14 +26,10 @@ from dataclasses import replace
 from typing import Final
 
 from pyspark_theflash.base.clock import Clock
-from pyspark_theflash.base.errors import (
-    CorruptionError,
-    LatchHeldError,
-    LatchLostError,
-    LatchOrderError,
-)
-from pyspark_theflash.base.types import FencingToken, TimeStamp
+from pyspark_theflash.base.errors import LatchHeldError, LatchLostError, LatchOrderError
+from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.storage.store import transient
+from pyspark_theflash.storage.store.latch import fence
 from pyspark_theflash.storage.store.latch.holder import Holder
 from pyspark_theflash.storage.store.latch.latch import (
     Grant,
@@ -42,18 +38,12 @@ from pyspark_theflash.storage.store.latch.latch import (
     LatchRequest,
     LatchWaiter,
 )
-from pyspark_theflash.storage.store.manifest import DATABASE, Guard, Manifest
-from pyspark_theflash.storage.store.transient import (
-    FENCE_KIND,
-    LATCH_KIND,
-    TICKET_KIND,
-    TransientRecords,
-)
-from pyspark_theflash.tidb.codec.document import SHAPE_ERRORS, load, uint64
+from pyspark_theflash.storage.store.latch.lease import id_of
+from pyspark_theflash.storage.store.manifest import Guard, Manifest
+from pyspark_theflash.storage.store.transient import LATCH_KIND, TICKET_KIND, TransientRecords
 
 TICKET_MS: Final = 3_000
 LOOK_MS: Final = 20
-_FENCE_KEY: Final = "token"
 
 
 class Grants:
@@ -128,6 +118,7 @@ class Grants:
         with transient.opened(self._manifest, write=True) as rows:
             self._living(rows, claim)
             rows.remove(LATCH_KIND, claim.id)
+            fence.forget(rows, claim.id)
 
     def look(self, claim: LatchClaim) -> Grant:
         """Return the grant of a latch. Raises `LatchLostError` if it is not held."""
@@ -183,7 +174,8 @@ class Grants:
             for held in self._held(rows):
                 if held.owner == wanted.owner and held.scope.path >= wanted.scope.path:
                     raise LatchOrderError(str(wanted.scope), str(held.scope))
-            number, boot_id = self._next_token(rows), self._clock.boot_id()
+            excluding = [latch.id for latch in fence.excluding(rows)]
+            number, boot_id = fence.advance(rows, excluding), self._clock.boot_id()
             ticket = LatchWaiter(self._new_id(), number, boot_id, 0, wanted)
         ticket = replace(ticket, expires_ms=now_ms + TICKET_MS)
         rows.put(TICKET_KIND, ticket.id, ticket.to_body())
@@ -211,36 +203,31 @@ class Grants:
         snapshot_ts: TimeStamp | None,
         holder: Holder | None,
     ) -> Latch:
-        self._sweep(rows)
+        excluding = self._swept(rows)
+        id = self._new_id()
+        if wanted.excludes:
+            excluding.append(id)
+        else:
+            id = id_of(wanted.identity, id)
         latch = Latch(
-            self._new_id(),
+            id,
             wanted.kind,
             snapshot_ts or TimeStamp(0),
             self._manifest.head().generation,
             self._clock.boot_id(),
             self._clock.boottime_ms() + wanted.ttl_ms,
             holder,
-            Grant(self._next_token(rows), wanted),
+            Grant(fence.advance(rows, excluding), wanted),
         )
         rows.put(LATCH_KIND, latch.id, latch.to_body())
         return latch
 
     # -- rows
 
-    def _next_token(self, rows: TransientRecords) -> FencingToken:
-        try:
-            token = FencingToken(uint64(load(rows.row(FENCE_KIND, _FENCE_KEY) or b"0")) + 1)
-        except SHAPE_ERRORS as error:
-            path = str(self._manifest.folder / DATABASE)
-            raise CorruptionError(path, 0, "the fencing token is malformed") from error
-        rows.put(FENCE_KIND, _FENCE_KEY, str(token).encode())
-        return token
-
     def _held(self, rows: TransientRecords) -> list[LatchRequest]:
         """Return the requests of the current latches that exclude others."""
-        latches = rows.load_all(LATCH_KIND, Latch.from_body)
-        living = (latch for latch in latches if latch.is_alive(self._clock))
-        return [x.grant.wanted for x in living if x.grant is not None and x.grant.wanted.excludes]
+        living = (latch for latch in fence.excluding(rows) if latch.is_alive(self._clock))
+        return [latch.grant.wanted for latch in living if latch.grant is not None]
 
     def _tickets(self, rows: TransientRecords) -> list[LatchWaiter]:
         tickets = rows.load_all(TICKET_KIND, LatchWaiter.from_body)
@@ -250,14 +237,18 @@ class Grants:
         if ticket is not None:
             rows.remove(TICKET_KIND, ticket.id)
 
-    def _sweep(self, rows: TransientRecords) -> None:
-        """Remove expired tickets and latches."""
+    def _swept(self, rows: TransientRecords) -> list[str]:
+        """Remove expired tickets, and latches that excluded others; return the ids of the rest."""
         for ticket in self._tickets(rows):
             if not ticket.is_alive(self._clock):
                 rows.remove(TICKET_KIND, ticket.id)
-        for latch in rows.load_all(LATCH_KIND, Latch.from_body):
-            if not latch.is_alive(self._clock):
+        living = []
+        for latch in fence.excluding(rows):
+            if latch.is_alive(self._clock):
+                living.append(latch.id)
+            else:
                 rows.remove(LATCH_KIND, latch.id)
+        return living
 
     def _living(self, rows: TransientRecords, claim: LatchClaim) -> tuple[Latch, Grant]:
         """Return a latch that is held, and by this caller."""

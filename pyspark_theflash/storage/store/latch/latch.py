@@ -197,6 +197,11 @@ class Latch:
         return "" if self.grant is None else self.grant.wanted.identity
 
     @property
+    def excludes(self) -> bool:
+        """Whether the latch can exclude others at all."""
+        return self.grant is not None and self.grant.wanted.excludes
+
+    @property
     def claim(self) -> LatchClaim:
         """The holder's claim."""
         return LatchClaim(self.id, 0 if self.grant is None else self.grant.token, self.identity)

@@ -15,6 +15,7 @@ may not have been locked at that time, so it has expired.
     its task  locks, compares its lease with the floor                  raises if files may be gone
 """
 
+import hashlib
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
@@ -50,6 +51,13 @@ class ReadLease:
     generation: Generation
     ttl_ms: int
     shared: bool = False
+
+
+def id_of(identity: str, random_id: str) -> str:
+    """Return the id of a read latch, which begins with a hash of its caller's identity, if any."""
+    if not identity:
+        return random_id
+    return f"{hashlib.blake2b(identity.encode(), digest_size=8).hexdigest()}-{random_id}"
 
 
 class LeaseTable:
@@ -126,6 +134,23 @@ class LeaseTable:
                 raise LatchNotFoundError(id)
             rows.remove(LATCH_KIND, id)
 
+    def ids_of(self, identity: str, most: int) -> list[str]:
+        """Return the ids of a caller's read latches, through whichever process they were taken.
+
+        Only if there are more than `most`, ended ones are removed and left out.
+        """
+        prefix = id_of(identity, "")
+        with transient.opened(self._manifest, write=False) as rows:
+            ids = rows.keys(LATCH_KIND, prefix) if prefix else []
+            if len(ids) <= most:
+                return ids
+            living = [id for id in ids if self._living(rows, id) is not None]
+        if len(living) < len(ids):
+            with transient.opened(self._manifest, write=True) as rows:
+                for id in set(ids).difference(living):
+                    rows.remove(LATCH_KIND, id)
+        return living
+
     def living(self) -> list[Latch]:
         """Return the current latches, sorted by expiry."""
         with transient.opened(self._manifest, write=False) as rows:
@@ -179,7 +204,8 @@ class LeaseTable:
             grant = Grant(FencingToken(0), wanted)
         with transient.opened(self._manifest, write=True) as rows:
             generation = self._manifest.head().generation
-            lease = ReadLease(self._new_id(), snapshot_ts, generation, ttl_ms)
+            id = id_of(identity, self._new_id())
+            lease = ReadLease(id, snapshot_ts, generation, ttl_ms)
             self._put(rows, lease, kind, Holder.here(self._clock), grant)
         return lease
 

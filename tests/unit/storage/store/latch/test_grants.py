@@ -300,3 +300,97 @@ def test_a_row_that_is_none(grants: Grants, kind: str) -> None:
         rows.put(kind, "token", b"[1, 2]")
     with pytest.raises(CorruptionError):
         held(grants, write())
+
+
+# -- many readers
+
+
+def readers(manifest: Manifest, clock: ManualClock, count: int) -> LeaseTable:
+    leases = LeaseTable(manifest, clock)
+    for _ in range(count):
+        leases.take(TimeStamp(5), 1_000, identity="a reader")
+    return leases
+
+
+def test_read_latches_are_not_read(
+    grants: Grants,
+    clock: ManualClock,
+    open_again: Callable[[], Manifest],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A write latch costs the same beside any number of them."""
+    verified: list[str] = []
+    check = transient.TransientRecords._checked
+
+    def counted(self: transient.TransientRecords, kind: str, *row: object) -> int:
+        verified.append(kind)
+        return check(self, kind, *row)
+
+    grants.release(held(grants, write()).claim)
+    monkeypatch.setattr(transient.TransientRecords, "_checked", counted)
+    costs = []
+    for count in (10, 90):
+        readers(open_again(), clock, count)
+        verified.clear()
+        latch = held(grants, write(TABLE))
+        with pytest.raises(LatchHeldError):
+            held(grants, write(TABLE, "b"))
+        grants.release(latch.claim)
+        costs.append(len(verified))
+    assert costs[0] == costs[1] < 40
+
+
+def test_a_grant_of_an_earlier_version(grants: Grants, clock: ManualClock) -> None:
+    """It counts tokens, and does not note which latches exclude others."""
+    first = held(grants, write(TABLE))
+    latch = replace(first, id="unnoted", grant=replace(first.grant, token=FencingToken(99)))
+    latch = replace(latch, grant=replace(latch.grant, wanted=write(OTHER, "b")))
+    with transient.opened(grants._manifest, write=True) as rows:
+        rows.put(transient.FENCE_KIND, "token", b"99")
+        rows.put(transient.LATCH_KIND, latch.id, latch.to_body())
+    with pytest.raises(LatchHeldError, match="latch of b"):
+        held(grants, write(OTHER, "c"))
+    grants.release(first.claim)
+    assert token(held(grants, write(TABLE, "c"))) == 100
+    with pytest.raises(LatchHeldError, match="latch of b"):
+        held(grants, write(OTHER, "c"))
+
+
+def test_latches_that_were_removed(
+    grants: Grants, clock: ManualClock, open_again: Callable[[], Manifest]
+) -> None:
+    leases = readers(open_again(), clock, 2)
+    first, _ = held(grants, write(TABLE)), held(grants, write(OTHER, "b"))
+    leases.remove(first.id)
+    held(grants, write(TABLE, "c"))
+    with pytest.raises(LatchHeldError, match="latch of b"):
+        held(grants, write(OTHER, "c"))
+
+
+def test_a_latch_that_damage_hides(grants: Grants, open_again: Callable[[], Manifest]) -> None:
+    latch = held(grants, write())
+    with open_again().transient_transaction(write=True) as db:
+        db.execute("DELETE FROM board WHERE key = ?", (latch.id,))
+    with pytest.raises(CorruptionError):
+        held(grants, write(name="b"))
+
+
+def test_the_read_latches_of_a_caller(
+    grants: Grants, clock: ManualClock, open_again: Callable[[], Manifest]
+) -> None:
+    leases = readers(open_again(), clock, 3)
+    LeaseTable(grants._manifest, clock).take(TimeStamp(5), 1_000, identity="another")
+    LeaseTable(grants._manifest, clock).take(TimeStamp(5), 1_000)
+    first = set(leases.ids_of("a reader", 9))
+    clock.now_ms += 500
+    readers(grants._manifest, clock, 1)
+    wanted = LatchRequest(LatchKind.READ, TABLE, 1_000, "r", "a reader")
+    last = grants.acquire(wanted, snapshot_ts=TimeStamp(5))
+    held(grants, write())
+    later = set(leases.ids_of("a reader", 9)) - first
+    assert (len(first), len(later), last.id in later) == (3, 2, True)
+    assert leases.ids_of("nobody", 9) == leases.ids_of("", 9) == []
+    clock.now_ms += 500
+    assert len(leases.ids_of("a reader", 5)) == 5
+    assert set(leases.ids_of("a reader", 4)) == set(leases.ids_of("a reader", 9)) == later
+    assert len(leases.living()) == 2
