@@ -6,6 +6,7 @@ jumps. The wall clock is used for display and to convert a time of day to a time
 
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -28,6 +29,15 @@ class Clock(Protocol):
         """Block for `duration_ms`."""
 
 
+@cache
+def _linux_boot_id() -> str:
+    """Return the kernel's id; "" elsewhere, where the time of the boot is used, to the minute."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
 class SystemClock:
     """Clocks of the operating system."""
 
@@ -40,11 +50,7 @@ class SystemClock:
         return time.monotonic_ns() // 1_000_000
 
     def boot_id(self) -> str:
-        try:
-            return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        except OSError:
-            # The file exists on Linux only. Elsewhere, use the time of the boot, to the minute.
-            return f"boot-{(self.wall_ms() - self.boottime_ms()) // 60_000}"
+        return _linux_boot_id() or f"boot-{(self.wall_ms() - self.boottime_ms()) // 60_000}"
 
     def sleep_ms(self, duration_ms: int) -> None:
         time.sleep(duration_ms / 1000)

@@ -18,6 +18,15 @@ from pyspark_theflash.net.address import UNIX
 from pyspark_theflash.net.bind import make_way, private_sockets
 from pyspark_theflash.net.channel import IDENTITY_ONLY, grpc
 
+_PENDING_MAX: Final = 8_192
+PENDING_CALLS: Final = (
+    ("grpc.server.max_pending_requests", _PENDING_MAX),
+    ("grpc.server.max_pending_requests_hard_limit", _PENDING_MAX),
+)
+"""Options of servers for the number of calls, of about 7 KB, that wait until they are handled.
+
+Above it gRPC drops calls, anyone's, with the status CANCELLED; by default above 1,000, at random.
+"""
 _OPTION: Final = "listen"
 _WINDOW_BYTES: Final = 1 << 16
 _HANDSHAKE_MS: Final = 10_000
@@ -38,6 +47,7 @@ def server_options(max_message_bytes: int, max_streams: int) -> list[tuple[str, 
         ("grpc.http2.lookahead_bytes", _WINDOW_BYTES),
         ("grpc.http2.bdp_probe", 0),
         *IDENTITY_ONLY,
+        *PENDING_CALLS,
         ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
         ("grpc.so_reuseport", 0),
     ]

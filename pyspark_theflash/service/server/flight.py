@@ -33,6 +33,8 @@ _CONTINUATION_BYTES: Final = 4
 _LENGTH_BYTES: Final = 4
 _HEADER_TAG: Final = b"\x12"
 _BODY_TAG: Final = b"\xc2\x3e"
+_MESSAGE_BYTES: Final = 512 << 10
+"""The size of a message with rows, unless one row is larger. gRPC copies each twice."""
 
 
 class FlightServer(Listener):
@@ -68,13 +70,19 @@ class FlightServer(Listener):
         """Return the rows of a split."""
         call = self.call(SCAN, context)
         request = ScanRequest(_parsed(flight.Ticket, body).ticket)
-        is_admin = call.role is Role.ADMIN
-        with self.service.usage.scans.used(call.identity, is_admin=is_admin):
+        usage, who, is_admin = self.service.usage, call.identity, call.role is Role.ADMIN
+        with (
+            usage.scans.used(who, is_admin=is_admin),
+            usage.memory.used(who, _MESSAGE_BYTES, is_admin=is_admin),
+        ):
             rows = self.service.answer(SCAN, request, call)
             yield _flight_data(rows.schema.serialize())
             with closing(rows.batches) as batches:
-                for batch in batches:
-                    yield _flight_data(batch.serialize())
+                for part in (part for batch in batches for part in _parts(batch)):
+                    body = _flight_data(part.serialize())
+                    more = max(len(body) - _MESSAGE_BYTES, 0)
+                    with usage.memory.used(who, more, is_admin=is_admin):
+                        yield body
 
     def _do_action(self, body: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
         """Make a call without rows; the response is binary or JSON like the request."""
@@ -110,6 +118,14 @@ class FlightServer(Listener):
         endpoints = [flight.FlightEndpoint(split.ticket, []) for split in plan.splits]
         size_bytes = sum(split.size_bytes for split in plan.splits)
         return flight.FlightInfo(schema, descriptor, endpoints, -1, size_bytes)
+
+
+def _parts(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """Yield slices of about `_MESSAGE_BYTES`; an empty batch is one."""
+    count = max(-(-batch.nbytes // _MESSAGE_BYTES), 1)
+    rows = max(-(-batch.num_rows // count), 1)
+    for start in range(0, max(batch.num_rows, 1), rows):
+        yield batch.slice(start, rows)
 
 
 def _flight_data(message: pa.Buffer) -> bytes:

@@ -29,7 +29,7 @@ from pyspark_theflash.base.errors import (
 from pyspark_theflash.base.tls import ServerTls
 from pyspark_theflash.net.bind import check_names, check_safe
 from pyspark_theflash.net.channel import IDENTITY_ONLY, grpc
-from pyspark_theflash.net.listen import bind_server, server_credentials
+from pyspark_theflash.net.listen import PENDING_CALLS, bind_server, server_credentials
 from pyspark_theflash.service.api.call import CallContext, local_identity
 from pyspark_theflash.service.api.error import encode_error
 from pyspark_theflash.service.api.limits import Quota
@@ -134,6 +134,7 @@ class Listener:
                 ("grpc.server_handshake_timeout_ms", self._timeouts.greeting_ms),
                 ("grpc.max_connection_idle_ms", self._timeouts.pending_ms),
                 *IDENTITY_ONLY,
+                *PENDING_CALLS,
                 ("grpc.so_reuseport", 0),
                 ("grpc.http.tarpit_max_duration_ms", _TARPIT_MS_MAX),
             ],

@@ -25,6 +25,7 @@ from pyspark_theflash.service.wire.method import METHODS, Role
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from tests.support.flight_client import FlightTransport
 from tests.support.grpc_client import GrpcTransport
+from tests.support.processes import wait_until
 from tests.support.serving import (
     TOKENS,
     serving,
@@ -33,7 +34,7 @@ from tests.support.serving import (
     write_tokens,
 )
 from tests.support.stores import StoreBuilder, column, id_column, table_info
-from tests.unit.service.server.test_serve_security import dial, hello, receive, wait_until
+from tests.unit.service.server.test_serve_security import dial, hello, receive
 
 WIDE = table_info(
     8, "shop.wide", [id_column(), column("text", MySQLType.BLOB, charset="binary", flen=1 << 20)]
@@ -117,6 +118,35 @@ def test_half_calls_end(begin):
         assert status(address, READ).resolved_ts == 200
 
 
+class Stalled(grpc.GenericRpcHandler):
+    """Holds up the thread in which a server receives calls."""
+
+    def __init__(self):
+        self.ended = threading.Event()
+
+    def service(self, handler_call_details):
+        self.ended.wait(60)
+        return grpc.unary_unary_rpc_method_handler(lambda body, context: b"")
+
+
+@pytest.mark.parametrize("transport", [serving_grpc, serving_flight])
+def test_calls_that_wait_are_not_dropped(store, tmp_path, transport):
+    """By default gRPC drops calls at random, anyone's, if more than 1,000 wait to be handled."""
+    stalled = Stalled()
+    known = Tokens(write_tokens(tmp_path / "tokens", {READ: "read"}))
+    with transport(store, "127.0.0.1:0", tokens=known) as server, ExitStack() as undo:
+        server._server.add_generic_rpc_handlers((stalled,))
+        channels = [open_channel(server.address, None, max_message_bytes=MIB) for _ in range(25)]
+        for channel in channels:
+            undo.callback(channel.close)
+        asks = [channel.unary_unary("/unknown/Method") for channel in channels]
+        calls = [ask.future(b"", timeout=60) for ask in asks for _ in range(100)]
+        with suppress(AssertionError):
+            wait_until(lambda: any(call.done() for call in calls), 500)
+        stalled.ended.set()
+        assert grpc.StatusCode.CANCELLED not in {call.code() for call in calls}
+
+
 def test_calls_without_a_message_leave_nothing(begin):
     """Neither those that are cancelled nor those that end without one keep their slots."""
     with begin(serving_grpc) as address, ExitStack() as undo:
@@ -168,6 +198,20 @@ def test_unread_scans_over_flight_end(begin):
     with begin(serving_flight, timeouts=HASTY) as address, ExitStack() as undo:
         for _ in range(2 * LIMITS.scans_per_identity):
             wait_until(lambda: not refused(lambda: unread(address, READ, undo)))
+
+
+def test_memory_of_scans_over_flight(begin):
+    """Each is counted with what is sent of it at a time, which does not depend on the batches."""
+    limits = {"memory": 4 * MIB, "memory_per_identity": 2 * MIB}
+    with begin(serving_flight, **limits) as address, ExitStack() as undo:
+        scans = [unread(address, READ, undo) for _ in range(4)]
+        with pytest.raises(ServiceUnavailableError, match="uses its 2097152 bytes"):
+            unread(address, READ, undo)
+        unread(address, OTHER, undo)
+        batches = list(scans[0])
+        assert sum(batch.num_rows for batch in batches) == 800
+        assert max(batch.nbytes for batch in batches) <= MIB // 2
+        wait_until(lambda: not refused(lambda: unread(address, READ, undo)))
 
 
 def test_unread_scans_with_frames(begin):
