@@ -63,7 +63,7 @@ def _orphan_text(orphan: Orphan) -> str:
     end = f"committed at {orphan.commit_ts}" if orphan.commit_ts else "rolled back"
     shown = "waits" if orphan.commit_ts is None else end
     since = f"{utc(orphan.start_ts)}, {orphan.age_ms // 1000:,} s, {orphan.bytes:,} bytes"
-    return f"start_ts {orphan.start_ts} ({since}): {shown} ({orphan.known})"
+    return f"start_ts {orphan.start_ts} ({since}): {shown} ({orphan.state})"
 
 
 def described(status: Status) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def test_rows_of_several_tables_at_once(api):
         resolved_ts=200,
         position="a place",
     )
-    assert (done.rows, done.transactions, done.known, done.resolved_ts) == (3, 2, 0, 200)
+    assert (done.rows, done.transactions, done.repeated, done.resolved_ts) == (3, 2, 0, 200)
     assert rows(api, 149) == []
     assert rows(api, 150) == [(1, "tea")]
     assert rows(api, 200) == [(1, "tea"), (2, None)]
@@ -149,7 +149,7 @@ def test_a_history_in_any_cuts(api):
     everything = [version for piece, _ in pieces for version in piece]
     before = state(api)
     done = write(api, api.held, {ITEMS: everything}, resolved_ts=ts)
-    assert (done.rows, done.known) == (0, len({v[2] for v in everything}))
+    assert (done.rows, done.repeated) == (0, len({v[2] for v in everything}))
     assert state(api) == before
     for at in {version[1] for version in everything} | {200, ts}:
         model = {}
@@ -233,7 +233,7 @@ def test_another_content_under_a_transaction(api):
         write(api, api.held, {ITEMS: [(1, 250, 240, None)], OTHER: [(1, 251, 240, [1])]})
     assert api.collect_garbage(200)
     done = write(api, api.held, {ITEMS: [(1, 150, 140, [1, "tea"])]}, resolved_ts=200)
-    assert (done.rows, done.known) == (0, 1)
+    assert (done.rows, done.repeated) == (0, 1)
 
 
 def test_what_latches_are_for(way, api):
@@ -303,7 +303,7 @@ def test_schema_changes(api):
     assert rows(api, 240) == [(1, "tea")]
     assert rows(api, 300) == [(1, "tea", 5), (2, "x", 7)]
     again = {"schema": (change,), "resolved_ts": 300}
-    assert write(api, api.held, {wider: [(2, 260, 259, [2, "x", 7])]}, **again).known == 1
+    assert write(api, api.held, {wider: [(2, 260, 259, [2, "x", 7])]}, **again).repeated == 1
     dropped = SchemaChange(350, "shop", 8)
     write(api, api.held, {}, schema=(dropped,), resolved_ts=400)
     assert [t.name for t in api.tables().tables] == ["shop.items"]
@@ -331,7 +331,7 @@ def test_the_first_write_says_where_the_store_begins(way, store):
     done = write(api, held, base, resolved_ts=150, **START)
     assert (done.rows, done.transactions) == (3, 1)
     assert rows(api, 100) == [(n, "base") for n in range(3)]
-    assert write(api, held, base, resolved_ts=150, **START).known == 1
+    assert write(api, held, base, resolved_ts=150, **START).repeated == 1
     with pytest.raises(OptionError):
         write(api, held, {}, start_ts=99, resolved_ts=200)
     with pytest.raises(OptionError):

@@ -167,7 +167,7 @@ def test_killed_in_a_write(path: Path, store: TheFlash, tmp_path: Path, step: st
     assert rows(store) == (NEW if is_there else OLD)
     assert rows(store, "shop.other") == ([(5,)] if is_there else [])
     done = write(store, held, ROWS, resolved_ts=300, position="there")
-    assert done.known == (2 if is_there else 0)
+    assert done.repeated == (2 if is_there else 0)
     assert rows(store) == NEW
     assert rows(store, "shop.other") == [(5,)]
     with closing(connect(path)) as again:

@@ -99,7 +99,7 @@ def test_an_operator_decides(store: Path, capsys: pytest.CaptureFixture[str]) ->
     assert (orphan["start_ts"], orphan["commit_ts"]) == (lost.start_ts, None)
     assert orphan["bytes"] > 0
     assert orphan["age_ms"] > 600_000
-    assert "TiKV not asked" in orphan["known"]
+    assert "TiKV not asked" in orphan["state"]
     # The input is not complete, even if `--until-ts` declares it so.
     assert apply(store, kept, *until()) == 4
     resolve = ["resolve", str(store), str(lost.start_ts)]
@@ -172,12 +172,12 @@ def test_open_unknown_and_unreachable_wait(
     resolve = ["resolve", str(store), str(lost.start_ts), *lost.end]
     model.prewrite(lost.start_ts, lost.primary, {lost.primary: b"value"})
     assert apply(store, kept, *pd(tikv)) == 0
-    assert [o["known"] for o in orphans(store, capsys)] == ["open"]
+    assert [o["state"] for o in orphans(store, capsys)] == ["open"]
     assert main(resolve) == 2
     assert "may still commit" in capsys.readouterr().err
     model.locks.clear()
     assert apply(store, kept, *pd(tikv)) == 0
-    assert [o["known"] for o in orphans(store, capsys)] == ["unknown to TiKV"]
+    assert [o["state"] for o in orphans(store, capsys)] == ["unknown to TiKV"]
     frozen = resolved_ts(store)
     # Of another transaction: it does not say that ours was rolled back.
     model.records[lost.primary] = [Record("R", lost.start_ts + 5, lost.start_ts + 5)]

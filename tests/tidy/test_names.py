@@ -1,9 +1,10 @@
-"""Class names are unique in the package, generated messages excluded."""
+"""Names in the package: classes are unique, and variables say what they hold."""
 
 import ast
 from collections import defaultdict
+from collections.abc import Iterator
 
-from tests.tidy.sources import modules, name
+from tests.tidy.sources import MESSAGES, modules, name
 
 
 def test_class_names_are_unique() -> None:
@@ -14,3 +15,24 @@ def test_class_names_are_unique() -> None:
                 found[node.name].append(name(path))
     assert len(found) > 500
     assert {each: paths for each, paths in found.items() if len(paths) > 1} == {}
+
+
+def _variables(tree: ast.AST) -> Iterator[str]:
+    """Names that a module assigns: variables, arguments, attributes and fields."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=variable, ctx=ast.Store()) | ast.arg(arg=variable):
+                yield variable
+            case ast.Attribute(attr=variable, ctx=ast.Store()):
+                yield variable
+
+
+def test_variables_say_what_they_hold() -> None:
+    riddles = {"asked", "found", "known", "told"}
+    variables = [
+        (name(path), variable)
+        for path in (*modules(), MESSAGES)
+        for variable in _variables(ast.parse(path.read_text()))
+    ]
+    assert len(variables) > 5_000
+    assert [each for each in variables if each[1].lstrip("_") in riddles] == []

@@ -246,9 +246,9 @@ class ConnectionSession:
             self._send_error(error)
             if isinstance(error, ProtocolError):
                 raise
-            known = METHODS.get(call.method)
-            if known is not None and known.takes_rows and not self._rows_ended:
-                self._skip_rows(known)
+            called = METHODS.get(call.method)
+            if called is not None and called.takes_rows and not self._rows_ended:
+                self._skip_rows(called)
 
     def _checked(self, call: CallContext, size_bytes: int) -> Method:
         """Check a call by its name, its role and its size; skip its request if it is rejected."""

@@ -357,7 +357,7 @@ class Orphan:
     """The time that it has been pending, by the clock of the server."""
     bytes: int = 0
     """The size of its changes."""
-    known: str = ""
+    state: str = ""
     """The report of TiKV or an operator about it."""
     commit_ts: int | None = None
     """Not set: undecided. 0: rolled back."""
@@ -576,7 +576,7 @@ class Written:
     generation: int = 0
     rows: int = 0
     transactions: int = 0
-    known: int = 0
+    repeated: int = 0
     """Transactions that had been applied before and were skipped."""
     resolved_ts: int = 0
 

@@ -198,7 +198,7 @@ def _among_constants(value: Vector, constants: Sequence[Vector]) -> Vector:
             left, right = (one, constant) if is_common else common(one, constant)
             key = left.kind, right.kind, right.is_bytes, right.collation, right.coercibility
             kinds.setdefault(key, []).append((constant, right))
-    found, null = np.zeros(len(value), np.bool_), value.null
+    is_equal, null = np.zeros(len(value), np.bool_), value.null
     for pairs in kinds.values():
         check_time()
         left, _ = common(value, pairs[0][0])
@@ -207,8 +207,8 @@ def _among_constants(value: Vector, constants: Sequence[Vector]) -> Vector:
         missing += [right for _, right in pairs if right.null[0]]
         null = null | left.null
         if choices:
-            found |= _is_among(left, choices) & ~left.null
-    return booleans(found, (null | bool(missing)) & ~found)
+            is_equal |= _is_among(left, choices) & ~left.null
+    return booleans(is_equal, (null | bool(missing)) & ~is_equal)
 
 
 def _are_common(left: Vector, right: Vector) -> bool:
