@@ -47,6 +47,7 @@ CALLERS: Final = (
     ("token four", Role.WRITE),
     ("token five", Role.ADMIN),
     (local_identity(), Role.ADMIN),
+    ("user 4000000000", Role.ADMIN),
 )
 KINDS: Final = {"read": Role.READ, "write": Role.WRITE, "admin": Role.ADMIN}
 KEPT_MAX: Final = 60

@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 from pyspark_theflash.base.clock import Clock
 from pyspark_theflash.base.errors import CallCancelledError, DeadlineExceededError
-from pyspark_theflash.service.api.token import is_token
 from pyspark_theflash.service.wire.method import Role
 
 DEADLINE_MS_MAX = 86_400_000
@@ -41,17 +40,13 @@ class CallContext:
             clock: The clock of the deadline.
             is_cancelled: Returns whether the caller has cancelled the call.
             role: The caller's role.
-            identity: The caller as the server identified it; empty: the local administrator.
+            identity: The caller as the server identified it, a token or a user; empty: the user of
+                this process. Latches and handles belong to it.
         """
         self.role, self.identity = role, identity or local_identity()
         self.method, self._clock, self._is_cancelled = method, clock, is_cancelled
         self.timeout_ms = min(timeout_ms or DEADLINE_MS_MAX, DEADLINE_MS_MAX)
         self._deadline_ms = clock.boottime_ms() + self.timeout_ms
-
-    @property
-    def owner(self) -> str:
-        """The owner of handles that the call creates: a token, or empty for all callers without."""
-        return self.identity if is_token(self.identity) else ""
 
     def left_ms(self) -> int:
         """Return the time until the deadline. Raises `DeadlineExceededError`: it has passed."""

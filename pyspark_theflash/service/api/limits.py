@@ -2,7 +2,7 @@
 
 An eighth of each total is kept for administrators, and no other identity can use more than its own
 part. So neither callers without a token nor those with a token of any other role can keep
-administrators out. An identity is a token; callers without tokens, as on a unix socket, are
+administrators out. An identity is a token, or without one a user, as on a unix socket; users are
 administrators.
 """
 

@@ -320,7 +320,7 @@ class Reads:
         yield from self._open_store.read(task, regions, Budget(check=call.check))
 
     def _lease_of(self, handle: bytes, call: CallContext) -> ReadLease:
-        store_id, lease = opened_handle(handle, call.owner, self._sealer)
+        store_id, lease = opened_handle(handle, call.identity, self._sealer)
         self._check_store(store_id, "handle")
         return lease
 
@@ -330,7 +330,7 @@ class Reads:
 
     def handle(self, lease: ReadLease, call: CallContext) -> bytes:
         """Return the handle of a snapshot's lease, for a caller."""
-        return sealed_handle(self._store_id, lease, call.owner, self._sealer)
+        return sealed_handle(self._store_id, lease, call.identity, self._sealer)
 
     def _snapshot_message(self, lease: ReadLease, call: CallContext) -> message.Snapshot:
         handle = self.handle(lease, call)

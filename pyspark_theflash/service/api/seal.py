@@ -212,25 +212,21 @@ def _split_overlay(parts: tuple[str, ...]) -> tuple[str | None, tuple[str, ...]]
     return None, parts
 
 
-def sealed_handle(store_id: str, lease: ReadLease, owner: str, sealer: Sealer) -> bytes:
-    """Return the sealed handle of a snapshot for its owner."""
-    return sealer.seal(Purpose.HANDLE, [store_id, _lease_fields(lease), owner])
+def sealed_handle(store_id: str, lease: ReadLease, identity: str, sealer: Sealer) -> bytes:
+    """Return the sealed handle of a snapshot for the caller `identity`."""
+    return sealer.seal(Purpose.HANDLE, [store_id, _lease_fields(lease), identity])
 
 
-def opened_handle(handle: bytes, owner: str, sealer: Sealer) -> tuple[str, ReadLease]:
-    """Return the store's id and the lease of a handle.
-
-    Handles of earlier versions have no owner. They are of callers without a token, until their
-    latches expire.
+def opened_handle(handle: bytes, identity: str, sealer: Sealer) -> tuple[str, ReadLease]:
+    """Return the store's id and the lease of a handle, for the caller `identity`.
 
     Raises:
-        TicketError: It is not a handle of this store, or of another owner.
+        TicketError: It is not a handle of this store, or it is another caller's.
     """
     try:
         with shaped("handle"):
-            store_id, lease, *owners = sealer.unseal(Purpose.HANDLE, handle)
-            (its_owner,) = owners or [""]
-            if text(its_owner) != owner:
+            store_id, lease, holder = sealer.unseal(Purpose.HANDLE, handle)
+            if text(holder) != identity:
                 raise TicketError("handle", NOT_ISSUED)
             return text(store_id), _lease(lease)
     except CodecError as error:

@@ -26,7 +26,6 @@ from pyspark_theflash.service.wire.method import Role
 
 PROOF_BYTES: Final = 32
 TOKEN_CHARS_MIN: Final = 16
-_IDENTITY: Final = "token "
 _HASHED: Final = "sha256d:"
 _CONTEXT: Final = b"theflash v1"
 _FILE_BYTES_MAX: Final = 1 << 20
@@ -105,12 +104,7 @@ class Tokens:
 
 def identity_of(stored: bytes) -> str:
     """Return an identifier of a token that does not reveal it."""
-    return f"{_IDENTITY}{_sha256(_CONTEXT + stored).hex()[:16]}"
-
-
-def is_token(identity: str) -> bool:
-    """Whether an identity is that of a token."""
-    return identity.startswith(_IDENTITY)
+    return f"token {_sha256(_CONTEXT + stored).hex()[:16]}"
 
 
 def _parse(text: str) -> dict[bytes, Role]:

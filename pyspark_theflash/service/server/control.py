@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Final
 
 from pyspark_theflash.base.tls import ServerTls
+from pyspark_theflash.service.api.call import local_identity
 from pyspark_theflash.service.api.limits import Limits
 from pyspark_theflash.service.api.token import identity_of
 
-ANYBODY: Final = "this machine"
-"""The identity of callers without tokens, who are administrators."""
 DRAIN_MS: Final = 5_000
 """The time that a stopping server waits for calls in progress."""
 _MESSAGE: Final = struct.Struct(">BBQ32s")
@@ -74,8 +73,8 @@ class Greeted:
 
     @property
     def identity(self) -> str:
-        """The caller for which the connection is counted."""
-        return ANYBODY if self.stored is None else identity_of(self.stored)
+        """The caller for which the connection is counted; without a token, an administrator."""
+        return local_identity() if self.stored is None else identity_of(self.stored)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import pytest
 from pyspark_theflash.base.errors import CorruptionError, TicketError
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.types import MAX_TS, Generation, PhysicalTableID, RegionID, TimeStamp
+from pyspark_theflash.service.api.call import local_identity
 from pyspark_theflash.service.api.seal import (
     KEY_FILE,
     Purpose,
@@ -86,12 +87,11 @@ def test_another_callers_handle_is_refused_like_a_forged_one():
     assert len(texts) == 1
 
 
-def test_a_handle_without_an_owner_is_of_callers_without_a_token():
+def test_a_handle_without_an_identity_is_of_no_caller():
     fields = ["store", [LEASE.id, LEASE.snapshot_ts, 7, 1000, False]]
-    handle = SEALER.seal(Purpose.HANDLE, fields)
-    assert opened_handle(handle, "", SEALER) == ("store", LEASE)
-    with pytest.raises(TicketError):
-        opened_handle(handle, "token a", SEALER)
+    for identity in ("", "token a", local_identity()):
+        with pytest.raises(TicketError):
+            opened_handle(SEALER.seal(Purpose.HANDLE, fields), identity, SEALER)
 
 
 def test_the_key_is_the_stores(tmp_path):
