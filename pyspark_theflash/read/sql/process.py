@@ -169,19 +169,32 @@ class _QueryProcess:
             raise InternalError(f"SQL failed with {name}")
 
     def _answer(self) -> None:
-        """Answer the child's requests for tables and their rows until it ends."""
+        """Answer the child's requests for tables and their rows until it ends.
+
+        After an error, the child waits for no further answer.
+        """
         with contextlib.suppress(OSError), self._control.makefile("rb") as lines:
-            for line in lines:
-                request: Any = json.loads(line)
-                if len(request) == 2 and isinstance(request[0], str):
-                    schema = self._open(*request)
-                    self._control.sendall(SIZE.pack(len(schema)) + schema)
-                    continue
-                number, columns = request
-                own, other = socket.socketpair()
-                with other:
-                    self._start(self._send, self._tables[number], columns, own)
-                    socket.send_fds(self._control, [COMPLETE], [other.fileno()])
+            try:
+                for line in lines:
+                    self._answer_one(json.loads(line))
+            except ConnectionError:
+                pass  # the child has ended
+            except OSError as error:
+                self._failures.append(SqlError(f"tables cannot be sent to its process: {error}"))
+            except Exception as error:  # noqa: BLE001 (raised by `_check`)
+                self._failures.append(error)
+            self._control.shutdown(socket.SHUT_RDWR)
+
+    def _answer_one(self, request: Any) -> None:  # noqa: ANN401 (JSON)
+        if isinstance(request[0], str):
+            schema = self._open(*request)
+            self._control.sendall(SIZE.pack(len(schema)) + schema)
+            return
+        number, columns = request
+        own, other = socket.socketpair()
+        with other:
+            self._start(self._send, self._tables[number], columns, own)
+            socket.send_fds(self._control, [COMPLETE], [other.fileno()])
 
     def _open(self, db: str, table: str) -> bytes:
         """Open a table and return its schema; empty: it failed."""
@@ -196,19 +209,16 @@ class _QueryProcess:
     def _send(self, table: SqlTable, columns: list[str], sock: socket.socket) -> None:
         """Send the rows of a table as an IPC stream."""
         schema = pa.schema([table.schema.field(name) for name in columns])
-        with sock, contextlib.suppress(BrokenPipeError, ConnectionError):
-            with sock.makefile("wb") as file, pa.ipc.new_stream(file, schema) as writer:
-                batches = iter(table.read(columns))
-                while True:
-                    try:
-                        batch = next(batches, None)
-                    except Exception as error:  # noqa: BLE001 (raised by `_check`)
-                        self._failures.append(error)
-                        return
-                    if batch is None:
-                        break
-                    writer.write_batch(batch)
-            sock.sendall(COMPLETE)
+        with sock:
+            try:
+                with sock.makefile("wb") as file, pa.ipc.new_stream(file, schema) as writer:
+                    for batch in table.read(columns):
+                        writer.write_batch(batch)
+                sock.sendall(COMPLETE)
+            except ConnectionError:
+                pass  # the child has ended, or reads no more rows
+            except Exception as error:  # noqa: BLE001 (raised by `_check`)
+                self._failures.append(error)
 
     def _start(self, function: Any, *arguments: object) -> None:  # noqa: ANN401
         thread = threading.Thread(target=function, args=arguments, name="sql", daemon=True)

@@ -1,10 +1,13 @@
 """Queries in a process of their own: the same rows, and limits that hold."""
 
+import errno
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -109,6 +112,37 @@ class Failing(Source):
 def test_an_error_of_a_table_keeps_its_type() -> None:
     with pytest.raises(CorruptionError, match="damaged"):
         confined("SELECT sum(id) FROM shop.item", Tables(item=Failing(ITEMS)))
+
+
+class Mistyped(Source):
+    """A table whose batches have other types than its schema."""
+
+    def read(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        yield pa.record_batch({name: ["text"] for name in columns})
+
+
+def test_batches_of_another_type_are_an_error_of_the_table() -> None:
+    with pytest.raises(pa.ArrowInvalid, match="different schema"):
+        confined("SELECT sum(id) FROM shop.item", Tables(item=Mistyped(ITEMS)))
+
+
+def test_a_table_that_cannot_be_sent_does_not_block_the_query(
+    tables: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As without free file descriptors."""
+    limits = QueryLimits(256, 2, timeout_ms=60_000)
+    open_table = tables.open
+
+    def open_last(db: str, table: str) -> Any:
+        monkeypatch.setattr(socket, "socketpair", refuse)
+        return open_table(db, table)
+
+    def refuse() -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(tables, "open", open_last)
+    with pytest.raises(SqlError, match=r"cannot be sent to its process: .*Too many open files"):
+        confined("SELECT sum(id) FROM shop.item", tables, limits=limits)
 
 
 def test_a_process_that_is_killed_is_no_end_of_the_rows(tables: Tables) -> None:
