@@ -10,9 +10,9 @@ from typing import Any, Final
 import pyarrow as pa
 from _theflash import ffi, lib
 
-from pyspark_theflash.base.errors import InternalError, OptionError, TheFlashError
+from pyspark_theflash.base.errors import OptionError, TheFlashError
 from pyspark_theflash.cli.capi.stores import OpenStores
-from pyspark_theflash.cli.jobs.outcome import OTHER_FAILURE, exit_status
+from pyspark_theflash.cli.jobs.outcome import OTHER_FAILURE, exit_status, unexpected
 
 _STORES: Final = OpenStores()
 
@@ -28,8 +28,7 @@ def _exported(function: Callable[..., None]) -> Callable[..., None]:
         except TheFlashError as error:
             status[0] = _failed(error, exit_status(error))
         except Exception as error:  # noqa: BLE001 (C cannot be raised into)
-            bug = InternalError(f"{type(error).__name__}: {error}")
-            status[0] = _failed(bug, OTHER_FAILURE)
+            status[0] = _failed(unexpected(error), OTHER_FAILURE)
 
     exported: Callable[..., None] = ffi.def_extern(name=function.__name__)(run)
     return exported

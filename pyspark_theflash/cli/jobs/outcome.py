@@ -56,7 +56,10 @@ def exit_status(error: TheFlashError) -> int:
 
 
 def run_command(command: Callable[[], int]) -> int:
-    """Run a command; errors become one line on stderr and an exit status, without a traceback."""
+    """Run a command; errors become one line on stderr and an exit status.
+
+    Only for an error that is a bug, a traceback is logged before that line.
+    """
     try:
         status = command()
         # Flush here, where a closed pipe is handled, rather than at interpreter exit.
@@ -72,9 +75,15 @@ def run_command(command: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:  # noqa: BLE001 (bugs are reported like other errors)
-        _log.debug("unexpected", exc_info=True)
-        print_error(InternalError.__name__, f"{type(error).__name__}: {error}")
+        bug = unexpected(error)
+        print_error(type(bug).__name__, str(bug))
         return OTHER_FAILURE
+
+
+def unexpected(error: Exception) -> InternalError:
+    """Log an error that is a bug, with its traceback, and convert it."""
+    _log.error("unexpected: %s", type(error).__name__, exc_info=error)
+    return InternalError(f"{type(error).__name__}: {error}")
 
 
 def print_error(name: str, text: str) -> None:
