@@ -247,7 +247,7 @@ def test_a_latch_ends_with_the_server(store: Path) -> None:
     left.close()
     with served(store, "--workers", 1) as (_, address), engine_at(address) as found:
         found.open()
-        found.publish(Publication((), ManifestChange([MOVE])))
+        assert found.publish(Publication((), ManifestChange([MOVE])))
 
 
 # -- upkeep

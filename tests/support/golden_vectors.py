@@ -19,7 +19,9 @@ VECTORS: Final = Path(__file__).parents[1] / "golden" / "vectors"
 def codec_vectors(kind: str) -> list[dict[str, Any]]:
     """The vectors of one kind: `in` is the value, `hex` its encoding."""
     vectors = json.loads(gzip.decompress((VECTORS / "codec_vectors.json.gz").read_bytes()))
-    return [vector for vector in vectors if vector["kind"] == kind]
+    chosen = [vector for vector in vectors if vector["kind"] == kind]
+    assert chosen, kind
+    return chosen
 
 
 def value_vectors(kind: str) -> list[dict[str, Any]]:

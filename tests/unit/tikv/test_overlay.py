@@ -96,10 +96,11 @@ def test_changed_rows_are_read_once(stored):
 
 def test_dictionaries_are_what_they_are_asked_for(stored):
     reader, _ = laid_over(stored, {1: "new 1"})
-    for region in reader.plan(reader.read([]), ID):
-        for batch in reader.scan(region, ScanSpec(COLUMNS, TS, dictionaries={COLUMNS[1].id})):
-            tp = batch.column(column_name(COLUMNS[1].id)).type
-            assert tp == pa.dictionary(pa.int32(), pa.string())
+    spec = ScanSpec(COLUMNS, TS, dictionaries={COLUMNS[1].id})
+    regions = reader.plan(reader.read([]), ID)
+    batches = [batch for region in regions for batch in reader.scan(region, spec)]
+    types = {batch.column(column_name(COLUMNS[1].id)).type for batch in batches}
+    assert types == {pa.dictionary(pa.int32(), pa.string())}
 
 
 def test_regions_that_memory_does_not_reach_carry_no_id(stored):

@@ -56,19 +56,21 @@ def refused(name, kind, field, value):
     """A message with that field is refused as the request that it is a part of."""
     part = kind(**{field.name: tuple(value) if isinstance(value, list) else value})
     request = METHODS[name].request
-    if kind is not request:
-        holder = holding(KINDS[name], kind)
-        if holder is None:
-            return
-        part = request(**{holder.name: (part,) if holder.is_repeated else part})
+    while not isinstance(part, request):
+        holder = holding(KINDS[name], type(part))
+        outer = getattr(message, holder.containing_type.name)
+        part = outer(**{holder.name: (part,) if holder.is_repeated else part})
     with pytest.raises(TheFlashError, match=TOO_LARGE):
         decode(request, encode(part))
 
 
 def holding(request, kind):
-    """The field of a request that has messages of that kind."""
+    """The field of a request, or of a message in it, that has messages of that kind."""
     return next(
-        (f for f in request.fields if getattr(f.message_type, "name", "") == kind.__name__), None
+        field
+        for field in fields(request).values()
+        if field.message_type is not None
+        and field.message_type.name == kind.__name__ != field.containing_type.name
     )
 
 
