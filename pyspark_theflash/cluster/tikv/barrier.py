@@ -4,7 +4,7 @@ TiKV removes old versions below the lowest safe point of all services. A barrier
 keeps the newest version of each key at that timestamp and all later ones, which is what a snapshot
 scan at the timestamp and a change feed from it read.
 
-PD drops a barrier `TTL_S` after its last renewal, so that a store that nobody follows any more does
+PD drops a barrier `TTL_S` after its last renewal, so that a store without a writer does
 not stop garbage collection forever. It outlives the process that holds it: a process that is killed
 or stopped continues at the same timestamp if it is started again within that time.
 """

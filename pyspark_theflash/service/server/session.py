@@ -246,9 +246,9 @@ class ConnectionSession:
             self._send_error(error)
             if isinstance(error, ProtocolError):
                 raise
-            called = METHODS.get(call.method)
-            if called is not None and called.takes_rows and not self._rows_ended:
-                self._skip_rows(called)
+            refused = METHODS.get(call.method)
+            if refused is not None and refused.takes_rows and not self._rows_ended:
+                self._skip_rows(refused)
 
     def _checked(self, call: CallContext, size_bytes: int) -> Method:
         """Check a call by its name, its role and its size; skip its request if it is rejected."""
