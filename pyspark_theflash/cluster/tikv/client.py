@@ -8,10 +8,10 @@ request is retried on the region that contains the keys by then. After a lock, i
 the lock is resolved according to the client's `LockPolicy` (`cluster/resolve.py`).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Final
+from typing import Final, TypeVar
 
 from google.protobuf.message import Message
 
@@ -35,8 +35,11 @@ from pyspark_theflash.cluster.tikv.router import RETRY_MS, Router
 from pyspark_theflash.cluster.tikv.stores import StoreConnections
 from pyspark_theflash.cluster.tikv.wire import call as wire
 from pyspark_theflash.cluster.tikv.wire.directory import Directory
+from pyspark_theflash.cluster.tikv.wire.page import ScanPage, decode_scan_page
 from pyspark_theflash.tidb.codec.key import RawKey
 from pyspark_theflash.tidb.schema.meta_key import MetaKey
+
+R = TypeVar("R", bound=wire.ReadResult)
 
 SCAN_KEYS: Final = 512
 
@@ -101,20 +104,52 @@ class TiKVClient:
         """
         resolved, left = ResolvedLocks(), keys.rest(keys.start)
         while left is not None:
-            request = partial(_scan_request, left, ts, limit)
-            region, read = self._router.call(
-                left.start, wire.KV_SCAN, request, wire.decode_scan, deadline, resolved
+            region, read, resolved = self._read_page(
+                left, ts, limit, wire.decode_scan, deadline, resolved
             )
-            if read.locks:
-                resolved = self._resolve(resolved, read.locks, ts, deadline)
-                continue
             # Only an empty response ends a region: a store may return fewer keys than the limit.
             start = region.range.end
             if read.pairs:
-                _check_order([key for key, _ in read.pairs], left, region)
+                places = [key for key, _ in read.pairs]
+                is_ordered = all(a < b for a, b in pairwise(places))
+                start = _after_page(places[0], places[-1], is_ordered, left, region)
                 yield read.pairs
-                start = RawKey(read.pairs[-1][0] + b"\0")
             left = left.rest(start) if start else None
+
+    def scan_page(
+        self, keys: RawKeyRange, ts: TimeStamp, limit: int, deadline: Deadline
+    ) -> tuple[ScanPage, RawKeyRange | None]:
+        """Return the first keys of a range that exist at a timestamp, and the rest of the range.
+
+        The page may be empty even if there is a rest, which is None after the last page.
+        """
+        region, page, _ = self._read_page(
+            keys, ts, limit, decode_scan_page, deadline, ResolvedLocks()
+        )
+        start = region.range.end
+        if len(page.keys):
+            first, last = RawKey(page.keys[0].as_py()), RawKey(page.keys[-1].as_py())
+            start = _after_page(first, last, page.is_ordered, keys, region)
+        return page, keys.rest(start) if start else None
+
+    def _read_page(
+        self,
+        keys: RawKeyRange,
+        ts: TimeStamp,
+        limit: int,
+        decode: Callable[[bytes], wire.Answer[R]],
+        deadline: Deadline,
+        resolved: ResolvedLocks,
+    ) -> tuple[LocatedRegion, R, ResolvedLocks]:
+        """Return the start of a range, in one region, when no unresolved lock blocks it."""
+        request = partial(_scan_request, keys, ts, limit)
+        while True:
+            region, read = self._router.call(
+                keys.start, wire.KV_SCAN, request, decode, deadline, resolved
+            )
+            if not read.locks:
+                return region, read, resolved
+            resolved = self._resolve(resolved, read.locks, ts, deadline)
 
     def mvcc_get(self, key: RawKey, deadline: Deadline) -> MetaKey:
         """Return a key's lock and its committed changes that are not garbage-collected yet."""
@@ -200,9 +235,11 @@ def _scan_request(keys: RawKeyRange, ts: TimeStamp, limit: int, region: LocatedR
     return wire.scan_request(region.parts_of([keys])[0], ts, limit)
 
 
-def _check_order(keys: Sequence[RawKey], requested: RawKeyRange, region: LocatedRegion) -> None:
-    """Check that keys are in order and in the range. Raises `TiKVRefusedError`."""
-    is_ordered = all(a < b for a, b in pairwise(keys))
-    if not is_ordered or keys[0] not in requested or keys[-1] not in requested:
+def _after_page(
+    first: RawKey, last: RawKey, is_ordered: bool, requested: RawKeyRange, region: LocatedRegion
+) -> RawKey:
+    """Return the key after a page. Raises `TiKVRefusedError` if its keys are not as requested."""
+    if not is_ordered or first not in requested or last not in requested:
         reason = "returned keys out of order or outside the requested range"
         raise TiKVRefusedError(f"region {region.id}", reason)
+    return RawKey(last + b"\0")
