@@ -117,6 +117,9 @@ class MemoryEngine:
     ) -> CompactionReport:
         return CompactionReport()
 
+    def divide(self, physical_id: PhysicalTableID, bounds: Sequence[Handle]) -> None:
+        pass
+
     def split(
         self,
         physical_id: PhysicalTableID,

@@ -202,6 +202,18 @@ class NotCaughtUpError(TheFlashError):
         )
 
 
+class LoadUnfinishedError(TheFlashError):
+    """The first load of the store was interrupted, so it has only a part of the rows."""
+
+    ts: int
+
+    def __str__(self) -> str:
+        return (
+            f"the first load of this store, at {shown(self.ts)}, has not ended: "
+            "continue it with theflash follow"
+        )
+
+
 class SnapshotTooOldError(TheFlashError):
     """The timestamp is below the oldest one that the store can read."""
 

@@ -29,6 +29,7 @@ _STATUS: Final = {
         errors.LatchNotFoundError,
     ),
     4: (
+        errors.LoadUnfinishedError,
         errors.NotCaughtUpError,
         errors.SnapshotTooOldError,
         errors.PurgedError,

@@ -382,6 +382,12 @@ class Engine(EngineReader, Protocol):
     ) -> CompactionReport:
         """Distribute recently published rows among the regions. Otherwise like `compact`."""
 
+    def divide(self, physical_id: PhysicalTableID, bounds: Sequence[Handle]) -> None:
+        """Divide a physical table without rows at ascending handles, if it is not divided yet.
+
+        Rows that are published in order within each part are then not written again.
+        """
+
     def split(
         self,
         physical_id: PhysicalTableID,

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from pyspark_theflash.base.errors import CodecError
-from pyspark_theflash.cluster.tikv.wire import call, directory
+from pyspark_theflash.cluster.tikv.wire import call, directory, page
 from pyspark_theflash.tidb.codec.bytes import encode_bytes
 from pyspark_theflash.tidb.codec.key import RawKey
 from pyspark_theflash.tidb.protocol._generated.kvproto import errorpb_pb2, kvrpcpb_pb2, metapb_pb2
@@ -37,6 +37,7 @@ def tikv_answer(_: Path) -> Target:
         kvrpcpb_pb2.GetResponse(value=b"1"),
         kvrpcpb_pb2.GetResponse(error=_KEY_ERROR),
         kvrpcpb_pb2.ScanResponse(pairs=pairs),
+        kvrpcpb_pb2.ScanResponse(pairs=[pairs[0]] * 3),
         kvrpcpb_pb2.ScanResponse(region_error=_MOVED),
         kvrpcpb_pb2.CheckTxnStatusResponse(lock_ttl=5, lock_info=_LOCK),
         kvrpcpb_pb2.CheckTxnStatusResponse(commit_version=10),
@@ -47,6 +48,7 @@ def tikv_answer(_: Path) -> Target:
     decoders = [
         partial(call.decode_get, RawKey(b"a")),
         call.decode_scan,
+        page.decode_scan_page,
         call.decode_check_status,
         partial(call.decode_check_secondaries, 2),
         partial(call.decode_resolve, 1),

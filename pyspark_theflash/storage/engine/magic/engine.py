@@ -42,7 +42,12 @@ from pyspark_theflash.storage.engine.api import (
     Publication,
     VersionBatch,
 )
-from pyspark_theflash.storage.engine.magic.compaction import Compaction, CompactionLimits, Step
+from pyspark_theflash.storage.engine.magic.compaction import (
+    Compaction,
+    CompactionLimits,
+    Step,
+    next_id,
+)
 from pyspark_theflash.storage.engine.magic.delta import delta_table
 from pyspark_theflash.storage.engine.magic.file import DataFile, FileKind, read_whole
 from pyspark_theflash.storage.engine.magic.layout import Layout, LayoutChange
@@ -181,6 +186,16 @@ class MagicEngine(MagicStore):
             self._replace(physical_id, change, "flush")
             self._remove_retired()
         return report
+
+    @exclusive
+    def divide(self, physical_id: PhysicalTableID, bounds: Sequence[Handle]) -> None:
+        layout = self._layouts[physical_id]
+        if layout.files or len(layout.regions) > 1 or not bounds:
+            return
+        (whole,) = layout.regions
+        parts = whole.split_at(bounds, next_id(layout))
+        with self._writing():
+            self._replace(physical_id, LayoutChange(regions=parts, dropped=[whole]), "divide")
 
     @exclusive
     def split(

@@ -160,3 +160,16 @@ def test_a_second_batch_of_a_commit(store: Store) -> None:
     wanted = {n: 10 if n < 50 else 20 if n < 150 else 30 for n in range(250)}
     assert store.values(store.ts) == {store.key(n): ts for n, ts in wanted.items()}
     assert store.values(20) == {store.key(n): min(wanted[n], 20) for n in range(200)}
+
+
+def test_a_divided_table_is_filled_at_several_places(store: Store) -> None:
+    store.engine.divide(TABLE, [store.key(200), store.key(400)])
+    for start in range(0, 200, 50):
+        for part in (400, 0, 200):
+            store.put(range(part + start, part + start + 50))
+    # Without regions of their own, rows below those of another place would be layers.
+    assert sum(store.files(FileKind.STABLE).values()) == 600
+    assert not store.files(FileKind.LAYER)
+    assert {store.key(200), store.key(400)} <= {region.start for region in store.regions()}
+    store.engine.divide(TABLE, [store.key(7)])
+    assert store.key(7) not in [region.start for region in store.regions()]

@@ -1,0 +1,269 @@
+"""First load of a store: all rows of its tables at one timestamp, read from TiKV.
+
+    TiKV ──► processes: scan, decode ──► pieces ──► this process: Engine.publish
+
+The keys of all tables are divided into stripes (`plan.py`). A process reads the next piece of a
+stripe (`scan.py`), and its rows are published with the key to continue at, in one commit. So a load
+that is killed continues after its last publications. The last one adds the first progress of the
+store, which makes the rows readable; they are versions committed at the timestamp of the load.
+
+The timestamp is the start of the schema history. The caller holds a GC barrier there.
+"""
+
+import json
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
+
+from pyspark_theflash.base.clock import Clock, Deadline
+from pyspark_theflash.base.errors import (
+    InternalError,
+    SchemaOutdatedError,
+    TheFlashError,
+    UnsupportedError,
+)
+from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
+from pyspark_theflash.cluster.tikv.client import TiKVClient
+from pyspark_theflash.replication.apply.columns import StoredColumns
+from pyspark_theflash.replication.load.plan import (
+    inner_bounds,
+    is_moving_rows,
+    physical_tables,
+    plan_stripes,
+    tables_to_load,
+)
+from pyspark_theflash.replication.load.process import ReaderProcesses
+from pyspark_theflash.replication.load.scan import ClusterAddress, LoadRequest, Piece
+from pyspark_theflash.storage.engine.api import Engine, Publication
+from pyspark_theflash.storage.store.catalog import SCHEMA_KIND, feed_history, schema_records
+from pyspark_theflash.storage.store.coverage import BASE_KIND
+from pyspark_theflash.storage.store.feed import FEED_KIND, Feed, claim
+from pyspark_theflash.storage.store.load import (
+    LOAD_KIND,
+    Stripe,
+    ended_keys,
+    load_ts,
+    plan_record,
+    stripes_of,
+)
+from pyspark_theflash.storage.store.manifest import ManifestChange, Record, View
+from pyspark_theflash.storage.store.progress import Progress
+from pyspark_theflash.storage.store.scope import SCOPE_KIND, TableScope, continued
+from pyspark_theflash.tidb.codec.key import RawKey
+from pyspark_theflash.tidb.schema.history import SchemaHistory
+from pyspark_theflash.tidb.schema.model import TableInfo
+
+PIECES_BYTES: Final = 192 << 20
+"""The size of the keys and values of all pieces that are in memory at the same time."""
+_PIECE_BYTES_MAX: Final = 24 << 20
+_STRIPES: Final = 8
+"""Stripes per process, so that all processes have work until the end."""
+_PLAN_MS: Final = 60_000
+_RETRY_MS: Final = 1_000
+_STALLED_MS: Final = 600_000
+"""How long a load is retried after errors of TiKV without any progress."""
+_LOOK_S: Final = 0.5
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class LoadReport:
+    """What a load has done in this run, and how much of its stripes is done in all."""
+
+    tables: int = 0
+    rows: int = 0
+    size_bytes: int = 0
+    done: int = 0
+    stripes: int = 0
+
+
+class PiecePool(Protocol):
+    """Readers of pieces, which may work at the same time."""
+
+    def read(self, start: RawKey, end: RawKey) -> "Future[Piece]": ...
+
+    def close(self) -> None: ...
+
+
+class FirstLoad:
+    """A first load of a store, begun or continued."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        client: TiKVClient,
+        cluster: ClusterAddress,
+        *,
+        clock: Clock,
+        processes: int | None = None,
+        check: Callable[[], None] = lambda: None,
+        pool: Callable[[int, LoadRequest], PiecePool] = ReaderProcesses,
+    ) -> None:
+        """`check` is called often, and ends the load by raising, as when the GC barrier is lost."""
+        self._pool = pool
+        self._engine, self._client, self._cluster = engine, client, cluster
+        self._clock, self._check = clock, check
+        self._processes = processes or len(os.sched_getaffinity(0))
+        self.report: Final = LoadReport()
+
+    def begin(self, history: SchemaHistory, scope: TableScope) -> None:
+        """Record a new load, at the start of a schema history.
+
+        Raises:
+            FeedConflictError: The store is written through the API.
+            UnsupportedError: DDL is moving rows between partitions of a table.
+        """
+        tables = tables_to_load(history, scope)
+        for table in filter(is_moving_rows, tables):
+            what = "a first load while DDL adds, drops or reorganizes partitions"
+            raise UnsupportedError(what, table.full_name)
+        deadline = Deadline(self._clock, _PLAN_MS)
+        count = _STRIPES * self._processes
+        stripes = plan_stripes(self._client, list(physical_tables(tables)), count, deadline)
+        records = [
+            *claim(self._engine.read([FEED_KIND]), Feed.STREAM),
+            scope.to_record(),
+            *schema_records(history),
+            plan_record(history.start_ts),
+            *(stripe.to_record() for stripe in stripes),
+        ]
+        self._engine.publish(Publication((), ManifestChange(records)))
+
+    def run(self, on_progress: Callable[[LoadReport], None]) -> TimeStamp:
+        """Load what is missing, and return the timestamp of the load, which is readable then.
+
+        Raises:
+            The error of `check`, and those of `TiKVClient` after ten minutes without progress.
+        """
+        view = self._engine.read([LOAD_KIND, SCHEMA_KIND, SCOPE_KIND])
+        ts, history = load_ts(view), feed_history(view)
+        if ts is None or history is None:
+            raise InternalError("no load has begun")
+        tables = tables_to_load(history, TableScope.of(view) or TableScope())
+        physical, stripes = physical_tables(tables), stripes_of(view)
+        for physical_id, bounds in inner_bounds(stripes, physical).items():
+            self._engine.divide(physical_id, bounds)
+        self.report.tables, self.report.stripes = len(tables), len(stripes)
+        self.report.done = sum(stripe.is_done for stripe in stripes)
+        open_stripes = [stripe for stripe in stripes if not stripe.is_done]
+        if open_stripes:
+            self._read(ts, physical, open_stripes, on_progress)
+        self._compact(history, physical)
+        self._check()
+        self._end(view, ts, tables)
+        return ts
+
+    def _read(
+        self,
+        ts: TimeStamp,
+        physical: dict[PhysicalTableID, TableInfo],
+        stripes: Sequence[Stripe],
+        on_progress: Callable[[LoadReport], None],
+    ) -> None:
+        """Read the stripes in processes, and publish their pieces."""
+        processes = min(self._processes, len(stripes))
+        most = processes + 1
+        piece_bytes = min(_PIECE_BYTES_MAX, PIECES_BYTES // most)
+        request = LoadRequest(self._cluster, tuple(physical.items()), ts, piece_bytes)
+        with closing(self._pool(processes, request)) as pool:
+            _Reading(self, pool, most, stripes, on_progress).run()
+
+    def publish(self, stripe: Stripe, piece: Piece) -> Stripe:
+        """Publish a piece of a stripe, and return what is left of the stripe."""
+        left = replace(stripe, next=piece.next, rows=stripe.rows + piece.rows)
+        change = ManifestChange([left.to_record()])
+        self._engine.publish(Publication(list(piece.versions()), change))
+        self.report.rows += piece.rows
+        self.report.size_bytes += piece.size_bytes
+        self.report.done += left.is_done
+        return left
+
+    def check(self) -> None:
+        """Raise an error if the load cannot go on."""
+        self._check()
+
+    @property
+    def clock(self) -> Clock:
+        """The clock of waits."""
+        return self._clock
+
+    def _compact(self, history: SchemaHistory, physical: dict[PhysicalTableID, TableInfo]) -> None:
+        columns = StoredColumns(history)
+        for physical_id in sorted(physical):
+            self._check()
+            self._engine.compact(physical_id, columns.of(physical_id))
+
+    def _end(self, view: View, ts: TimeStamp, tables: Sequence[TableInfo]) -> None:
+        """Make the rows readable."""
+        loaded = [_base_record(table, ts) for table in tables]
+        change = ManifestChange([*loaded, Progress(ts, ts).to_record()], ended_keys(view))
+        self._engine.publish(Publication((), change))
+
+
+class _Reading:
+    """Pieces that processes read, at most `most` at the same time."""
+
+    def __init__(
+        self,
+        load: FirstLoad,
+        pool: PiecePool,
+        most: int,
+        stripes: Sequence[Stripe],
+        on_progress: Callable[[LoadReport], None],
+    ) -> None:
+        self._load, self._pool, self._most = load, pool, most
+        self._waiting, self._on_progress = deque(stripes), on_progress
+        self._running: dict[Future[Piece], Stripe] = {}
+        self._stalled: Deadline | None = None
+
+    def run(self) -> None:
+        """Read and publish all pieces."""
+        while self._waiting or self._running:
+            self._load.check()
+            while self._waiting and len(self._running) < self._most:
+                stripe = self._waiting.popleft()
+                future = self._pool.read(stripe.next, stripe.end)
+                self._running[future] = stripe
+            for future in wait(self._running, _LOOK_S, FIRST_COMPLETED).done:
+                self._finish(self._running.pop(future), future)
+            self._on_progress(self._load.report)
+
+    def _finish(self, stripe: Stripe, future: "Future[Piece]") -> None:
+        try:
+            piece = future.result()
+        except TheFlashError as error:
+            self._failed(error)
+            self._waiting.append(stripe)
+            return
+        self._stalled = None
+        left = self._load.publish(stripe, piece)
+        if not left.is_done:
+            self._waiting.appendleft(left)
+
+    def _failed(self, error: TheFlashError) -> None:
+        """Wait after an error that may pass. Raises other errors, and those that last."""
+        if isinstance(error, SchemaOutdatedError) or not error.retryable:
+            raise error
+        clock = self._load.clock
+        self._stalled = self._stalled or Deadline(clock, _STALLED_MS)
+        if not self._stalled.sleep_ms(_RETRY_MS):
+            raise error
+        _log.warning("the load retries after an error: %s", error)
+
+
+def _base_record(table: TableInfo, ts: TimeStamp) -> Record:
+    return Record(BASE_KIND, table.full_name, json.dumps({"ts": ts}).encode())
+
+
+def stored_scope(view: View, requested: TableScope) -> TableScope:
+    """Return the scope of a store, or the requested one of a new store.
+
+    Raises:
+        OptionError: They differ.
+    """
+    return continued(TableScope.of(view), requested)

@@ -1,0 +1,82 @@
+"""Choose what a first load reads: tables, and stripes of their keys that are read in parallel."""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+from pyspark_theflash.base.clock import Deadline
+from pyspark_theflash.base.types import PhysicalTableID
+from pyspark_theflash.cluster.key_range import EncodedKeyRange, handle_bounds
+from pyspark_theflash.cluster.tikv.client import TiKVClient
+from pyspark_theflash.replication.load.scan import record_keys
+from pyspark_theflash.storage.engine.api import Handle
+from pyspark_theflash.storage.store.load import Stripe
+from pyspark_theflash.storage.store.scope import TableScope
+from pyspark_theflash.tidb.codec.bytes import encode_bytes
+from pyspark_theflash.tidb.codec.key import RawKey
+from pyspark_theflash.tidb.schema.history import SYSTEM_DATABASES, SchemaHistory
+from pyspark_theflash.tidb.schema.model import TableInfo
+
+
+def tables_to_load(history: SchemaHistory, scope: TableScope) -> list[TableInfo]:
+    """Return the tables with rows in the scope, as they were at the start of a history."""
+    events = (history.first_event(table_id) for table_id in history.table_ids)
+    tables = [
+        event.table
+        for event in events
+        if event is not None
+        and event.ts == history.start_ts
+        and event.db not in SYSTEM_DATABASES
+        and scope.contains(event.full_name)
+        and event.table is not None
+    ]
+    return [table for table in tables if table.holds_rows]
+
+
+def is_moving_rows(table: TableInfo) -> bool:
+    """Return whether DDL is filling or dropping partitions of a table."""
+    return table.stored_ids != table.physical_ids
+
+
+def physical_tables(tables: Sequence[TableInfo]) -> dict[PhysicalTableID, TableInfo]:
+    """Return the physical tables that rows are read from, each with its table."""
+    return {physical_id: table for table in tables for physical_id in table.physical_ids}
+
+
+def plan_stripes(
+    client: TiKVClient, physical_ids: Sequence[PhysicalTableID], count: int, deadline: Deadline
+) -> list[Stripe]:
+    """Divide the keys of tables into at most about `count` stripes, at bounds of TiKV's regions.
+
+    Raises the errors of `TiKVClient`.
+    """
+    ranges = [record_keys(physical_id) for physical_id in sorted(physical_ids)]
+    starts = sorted(part.start for _, parts in client.cover(ranges, deadline) for part in parts)
+    if not starts:
+        return []
+    each = -(-len(starts) // count)
+    bounds = [*starts[::each], ranges[-1].end]
+    return [
+        Stripe(number, start, end, start) for number, (start, end) in enumerate(pairwise(bounds))
+    ]
+
+
+def inner_bounds(
+    stripes: Sequence[Stripe], tables: Mapping[PhysicalTableID, TableInfo]
+) -> dict[PhysicalTableID, list[Handle]]:
+    """Return the handles at which stripes begin within tables, in order, by physical table."""
+    bounds: dict[PhysicalTableID, list[Handle]] = {}
+    for physical_id, table in sorted(tables.items(), key=lambda item: item[0]):
+        keys = record_keys(physical_id)
+        for stripe in stripes:
+            if keys.start < stripe.start < keys.end and stripe.start != keys.start:
+                start = _first_handle(physical_id, stripe.start, table)
+                if start is not None and start not in bounds.get(physical_id, ()):
+                    bounds.setdefault(physical_id, []).append(start)
+    return bounds
+
+
+def _first_handle(physical_id: PhysicalTableID, key: RawKey, table: TableInfo) -> Handle | None:
+    """Return the smallest handle at or above a key; None if there is no other below it."""
+    keys = EncodedKeyRange(encode_bytes(key), b"")
+    bounds = handle_bounds(physical_id, keys, is_common=table.is_common_handle)
+    return None if bounds is None else bounds[0]

@@ -1,0 +1,223 @@
+"""First loads, from a fake TiKV."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
+
+import pyarrow as pa
+import pytest
+
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.errors import (
+    GCBarrierLostError,
+    LoadUnfinishedError,
+    TableNotReplicatedError,
+    TheFlashError,
+    TiKVRefusedError,
+    UnsupportedError,
+)
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.cluster.pd import PDClient
+from pyspark_theflash.cluster.tikv.client import TiKVClient
+from pyspark_theflash.net.channel import grpc
+from pyspark_theflash.read.plan.snapshot import open_snapshot
+from pyspark_theflash.replication.load import load as load_module
+from pyspark_theflash.replication.load.load import FirstLoad
+from pyspark_theflash.replication.load.scan import ClusterAddress, PieceReader
+from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.storage.store.load import LOAD_KIND, check_loaded, stripes_of
+from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress
+from pyspark_theflash.storage.store.scope import TableScope
+from pyspark_theflash.tidb.codec.field_type import MySQLType
+from pyspark_theflash.tidb.codec.key import RawKey, encode_record_key
+from pyspark_theflash.tidb.protocol._generated.kvproto import errorpb_pb2
+from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
+from pyspark_theflash.tidb.schema.model import parse_table_info
+from tests.support.fake_tikv import FakeTiKV
+from tests.support.row_oracle import encode_row_v2
+from tests.support.stores import column, id_column, table_info
+
+CLOCK, FS = SystemClock(), LocalFileSystem()
+NAMES = ("shop.a", "shop.b", "shop.empty", "other.c")
+TABLES = [
+    table_info(number, name, [id_column(), column("v", MySQLType.VARCHAR)])
+    for number, name in enumerate(NAMES, 10)
+]
+TYPES = {2: TABLES[0].columns[1].type}
+
+
+@pytest.fixture
+def tikv():
+    with FakeTiKV() as fake:
+        yield fake
+
+
+@pytest.fixture
+def client(tikv):
+    with (
+        PDClient([tikv.pd.address], clock=CLOCK, timeout_ms=5000) as pd,
+        TiKVClient(pd, clock=CLOCK) as client,
+    ):
+        yield client
+
+
+@pytest.fixture
+def engine(tmp_path):
+    identity = registry.create(tmp_path / "store", registry.MAGIC, FS)
+    with closing(registry.open_engine(tmp_path / "store", identity, FS, CLOCK)) as engine:
+        yield engine
+
+
+def key(table, handle):
+    return bytes(encode_record_key(table.id, handle))
+
+
+def row(text):
+    return encode_row_v2({2: text}, TYPES)
+
+
+def history(ts, tables=TABLES):
+    events = [TableEvent(TimeStamp(ts), t.db, t.id, t) for t in tables]
+    return SchemaHistory(TimeStamp(ts), TimeStamp(ts), events, ())
+
+
+def filled(tikv):
+    """Rows of three tables, in several regions, with later versions; return the timestamp."""
+    a, b, _, c = TABLES
+    tikv.put({key(a, n): row(f"old {n}") for n in range(-20, 400)})
+    tikv.put({key(b, 7): row("b"), key(c, 1): row("c"), key(a, 5): None})
+    ts = tikv.put({key(a, n): row(f"new {n}") for n in range(100)})
+    tikv.put({key(a, n): row("later") for n in range(50)} | {key(a, 300): None, key(b, 8): row("")})
+    for split in (key(a, -3), key(a, 250), key(b, 0)[:-4], key(c, 0)):
+        tikv.cluster.split(split)
+    return ts
+
+
+def expected():
+    return {n: f"old {n}" for n in range(-20, 400)} | {n: f"new {n}" for n in range(100)}
+
+
+def rows_of(path, table):
+    with open_snapshot(path) as snapshot:
+        return {r["id"]: r["v"] for r in pa.table(snapshot.reader(table)).to_pylist()}
+
+
+class Threads:
+    """Readers in threads of this process."""
+
+    def __init__(self, client, count, request):
+        self._reader = PieceReader(client, dict(request.tables), request.ts, request.piece_bytes)
+        self._threads = ThreadPoolExecutor(count)
+
+    def read(self, start, end):
+        return self._threads.submit(self._reader.read, start, end)
+
+    def close(self):
+        self._threads.shutdown(cancel_futures=True)
+
+
+def first_load(engine, client, tikv, **options):
+    cluster = ClusterAddress((tikv.pd.address,))
+    return FirstLoad(engine, client, cluster, clock=CLOCK, pool=partial(Threads, client), **options)
+
+
+def test_all_rows_at_one_timestamp(tikv, client, engine, tmp_path):
+    ts = filled(tikv)
+    load = first_load(engine, client, tikv, processes=2)
+    load.begin(history(ts), TableScope(("shop.*",)))
+    seen = []
+    assert load.run(lambda report: seen.append(report.rows)) == ts
+    view = engine.read([PROGRESS_KIND, LOAD_KIND])
+    assert Progress.of(view) == Progress(ts, ts)
+    assert not view.of_kind(LOAD_KIND)
+    assert load.report.rows == seen[-1] == len(expected()) + 1
+    assert rows_of(tmp_path / "store", "shop.a") == expected()
+    assert rows_of(tmp_path / "store", "shop.b") == {7: "b"}
+    assert rows_of(tmp_path / "store", "shop.empty") == {}
+    with pytest.raises(TableNotReplicatedError):
+        rows_of(tmp_path / "store", "other.c")
+
+
+def test_an_interrupted_load_continues(tikv, client, engine, tmp_path, monkeypatch):
+    ts = filled(tikv)
+    monkeypatch.setattr(load_module, "_PIECE_BYTES_MAX", 2000)
+    first_load(engine, client, tikv, processes=1).begin(history(ts), TableScope())
+    rounds, published = 0, 0
+    while True:
+        rounds += 1
+        load = first_load(engine, client, tikv, processes=1)
+
+        def stop(report):
+            if report.rows > 60:
+                raise GCBarrierLostError("theflash-1", 1, 2)
+
+        try:
+            load.run(stop)
+        except GCBarrierLostError:
+            view = engine.read([PROGRESS_KIND, LOAD_KIND])
+            assert Progress.of(view) is None
+            published += load.report.rows
+            assert sum(stripe.rows for stripe in stripes_of(view)) == published
+            with pytest.raises(LoadUnfinishedError):
+                check_loaded(view)
+            with pytest.raises(TheFlashError):
+                rows_of(tmp_path / "store", "shop.a")
+        else:
+            break
+    assert rounds >= 3
+    assert rows_of(tmp_path / "store", "shop.a") == expected()
+    assert rows_of(tmp_path / "store", "other.c") == {1: "c"}
+
+
+def test_errors_that_pass_are_retried_and_others_are_raised(tikv, client, engine, tmp_path, caplog):
+    ts = filled(tikv)
+    first_load(engine, client, tikv).begin(history(ts), TableScope())
+    names = []
+
+    def fail(name):
+        names.append(name)
+        if len(names) == 2:
+            tikv.failures = [grpc.StatusCode.PERMISSION_DENIED]
+
+    tikv.before = fail
+    with pytest.raises(TiKVRefusedError, match="PERMISSION_DENIED"):
+        first_load(engine, client, tikv, processes=1).run(lambda _: None)
+    tikv.before = lambda _: None
+    tikv.faults = [errorpb_pb2.Error(server_is_busy=errorpb_pb2.ServerIsBusy())] * 3
+    first_load(engine, client, tikv, processes=1).run(lambda _: None)
+    assert rows_of(tmp_path / "store", "shop.a") == expected()
+
+
+def test_partitions_that_ddl_is_filling_are_refused(client, engine, tikv):
+    definitions = [{"id": 31, "name": {"O": "p"}, "less_than": ["5"]}]
+    partition = {"type": 1, "expr": "`id`", "enable": True, "definitions": definitions}
+    info = json.loads(TABLES[0].json_text)
+    info["partition"] = partition | {"adding_definitions": [definitions[0] | {"id": 32}]}
+    table = parse_table_info("shop", info)
+    with pytest.raises(UnsupportedError, match="while DDL"):
+        first_load(engine, client, tikv).begin(history(7, [table]), TableScope())
+
+
+def test_large_rows_and_pieces(tikv, client):
+    a, b, *_ = TABLES
+    texts = {n: "x" * (n % 7 * 3000) for n in range(60)}
+    ts = tikv.put({key(a, n): row(text) for n, text in texts.items()} | {key(b, 1): row("b")})
+    tikv.page = 4
+    reader = PieceReader(client, {t.id: t for t in (a, b)}, ts, 100_000)
+    start, end, rows, pieces = RawKey(b"t"), RawKey(b"u"), {}, 0
+    while start < end:
+        piece = reader.read(start, end)
+        assert piece.size_bytes < 150_000
+        for versions in piece.versions():
+            batch = versions.batch
+            rows |= {
+                (versions.physical_id, handle): text
+                for handle, text in zip(
+                    batch["_handle"].to_pylist(), batch["c2"].to_pylist(), strict=True
+                )
+            }
+        start, pieces = piece.next, pieces + 1
+    assert rows == {(a.id, n): text for n, text in texts.items()} | {(b.id, 1): "b"}
+    assert pieces > 4
