@@ -25,14 +25,12 @@ from pyspark_theflash.base.errors import (
     InternalError,
     SchemaOutdatedError,
     TheFlashError,
-    UnsupportedError,
 )
 from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
 from pyspark_theflash.cluster.tikv.client import TiKVClient
 from pyspark_theflash.replication.apply.columns import StoredColumns
 from pyspark_theflash.replication.load.plan import (
     inner_bounds,
-    is_moving_rows,
     physical_tables,
     plan_stripes,
     tables_to_load,
@@ -116,12 +114,8 @@ class FirstLoad:
 
         Raises:
             FeedConflictError: The store is written through the API.
-            UnsupportedError: DDL is moving rows between partitions of a table.
         """
         tables = tables_to_load(history, scope)
-        for table in filter(is_moving_rows, tables):
-            what = "a first load while DDL adds, drops or reorganizes partitions"
-            raise UnsupportedError(what, table.full_name)
         deadline = Deadline(self._clock, _PLAN_MS)
         count = _STRIPES * self._processes
         stripes = plan_stripes(self._client, list(physical_tables(tables)), count, deadline)

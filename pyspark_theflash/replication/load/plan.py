@@ -32,14 +32,13 @@ def tables_to_load(history: SchemaHistory, scope: TableScope) -> list[TableInfo]
     return [table for table in tables if table.holds_rows]
 
 
-def is_moving_rows(table: TableInfo) -> bool:
-    """Return whether DDL is filling or dropping partitions of a table."""
-    return table.stored_ids != table.physical_ids
-
-
 def physical_tables(tables: Sequence[TableInfo]) -> dict[PhysicalTableID, TableInfo]:
-    """Return the physical tables that rows are read from, each with its table."""
-    return {physical_id: table for table in tables for physical_id in table.physical_ids}
+    """Return the physical tables that rows are read from, each with its table.
+
+    Those that DDL is filling are included: changes to them are followed as they come, so the rows
+    from before are needed, too.
+    """
+    return {physical_id: table for table in tables for physical_id in table.stored_ids}
 
 
 def plan_stripes(

@@ -15,7 +15,6 @@ from pyspark_theflash.base.errors import (
     TableNotReplicatedError,
     TheFlashError,
     TiKVRefusedError,
-    UnsupportedError,
 )
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.types import TimeStamp
@@ -190,14 +189,19 @@ def test_errors_that_pass_are_retried_and_others_are_raised(tikv, client, engine
     assert rows_of(tmp_path / "store", "shop.a") == expected()
 
 
-def test_partitions_that_ddl_is_filling_are_refused(client, engine, tikv):
+def test_partitions_that_ddl_is_filling_are_loaded(client, engine, tikv):
     definitions = [{"id": 31, "name": {"O": "p"}, "less_than": ["5"]}]
     partition = {"type": 1, "expr": "`id`", "enable": True, "definitions": definitions}
     info = json.loads(TABLES[0].json_text)
     info["partition"] = partition | {"adding_definitions": [definitions[0] | {"id": 32}]}
     table = parse_table_info("shop", info)
-    with pytest.raises(UnsupportedError, match="while DDL"):
-        first_load(engine, client, tikv).begin(history(7, [table]), TableScope())
+    keys = {bytes(encode_record_key(i, n)): row(f"{i}") for i in (31, 32) for n in range(3)}
+    ts = tikv.put(keys)
+    load = first_load(engine, client, tikv)
+    load.begin(history(ts, [table]), TableScope())
+    load.run(lambda _: None)
+    assert load.report.rows == 6
+    assert engine.tables(engine.read([])) == [31, 32]
 
 
 def test_large_rows_and_pieces(tikv, client):
