@@ -27,6 +27,8 @@ from tests.support.mysql import MySqlConnection, Row
 
 HOST: Final = "127.0.0.1"
 START_TIMEOUT_MS: Final = 120_000
+CDC_INTERVAL_MS: Final = 200
+"""The interval of resolved timestamps."""
 _STOP_TIMEOUT_S: Final = 30.0
 _POLL_MS: Final = 50
 _CLOCK: Final = SystemClock()
@@ -80,6 +82,7 @@ class Ports:
     kv: int
     sql: int
     status: int
+    cdc_control: int
 
 
 class Peer:
@@ -89,10 +92,23 @@ class Peer:
     """
 
     def __init__(
-        self, folder: Path, *, binlog_socket: Path | None = None, tap: Path | None = None
+        self,
+        folder: Path,
+        *,
+        binlog_socket: Path | None = None,
+        tap: Path | None = None,
+        cdc: str | None = None,
     ) -> None:
-        """`tap` is a file to which the store writes every request that changes it."""
+        """Prepare a cluster.
+
+        Args:
+            folder: For its data and logs.
+            binlog_socket: The pump's.
+            tap: File to which the store writes every request that changes it.
+            cdc: "v6.5" or "v8.5" for a store with the change feed of that TiKV; see `cdc_peer`.
+        """
         self._folder, self._socket, self._tap = folder, binlog_socket, tap
+        self.cdc: Final = cdc
         self._processes: list[tuple[str, subprocess.Popen[bytes]]] = []
         self.ports: Final = _free_ports()
 
@@ -103,6 +119,10 @@ class Peer:
     @property
     def kv_address(self) -> str:
         return f"{HOST}:{self.ports.kv}"
+
+    @property
+    def cdc_control_url(self) -> str:
+        return f"http://{HOST}:{self.ports.cdc_control}"
 
     @property
     def status_url(self) -> str:
@@ -181,6 +201,9 @@ class Peer:
     def _start_kv(self) -> None:
         arguments = [f"-pd={self.pd_address}", f"-addr={self.kv_address}"]
         arguments += [f"-dir={self._folder}/kv"] + ([f"-tap={self._tap}"] if self._tap else [])
+        if self.cdc is not None:
+            control = f"-cdc-control={HOST}:{self.ports.cdc_control}"
+            arguments += [f"-cdc={self.cdc}", f"-cdc-interval={CDC_INTERVAL_MS}ms", control]
         self._spawn("unikv", *arguments)
         self._wait(lambda: _listens(self.ports.kv))
 
@@ -230,7 +253,7 @@ class Peer:
 
 def _free_ports() -> Ports:
     with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(5)]
+        sockets = [held.enter_context(socket.socket()) for _ in range(6)]
         for each in sockets:
             each.bind((HOST, 0))
         return Ports(*(each.getsockname()[1] for each in sockets))

@@ -40,13 +40,11 @@ func main() {
 	addr := flag.String("addr", "", "address to serve at, on loopback")
 	dir := flag.String("dir", "", "folder for data")
 	tapPath := flag.String("tap", "", "file to write every changing request to, as lines of JSON")
+	feed := flag.String("cdc", "off", "serve a change feed like that of TiKV v6.5 or v8.5")
+	interval := flag.Duration("cdc-interval", time.Second, "how often resolved_ts is sent")
+	controlAddr := flag.String("cdc-control", "", "address for tests' orders to the change feed, on loopback")
 	flag.Parse()
-	host, _, err := net.SplitHostPort(*addr)
-	if ip := net.ParseIP(host); err != nil || ip == nil || !ip.IsLoopback() {
-		log.Fatal("loopback addresses only", zap.String("addr", *addr))
-	}
-	listener, err := net.Listen("tcp", *addr)
-	must(err)
+	listener := listen(*addr)
 	var serverOptions = []grpc.ServerOption{grpc.MaxRecvMsgSize(maxMessageBytes)}
 	if *tapPath != "" {
 		file, err := os.Create(*tapPath)
@@ -56,16 +54,40 @@ func main() {
 	pd, err := unipd.NewClient([]string{*pdAddr}, "unikv")
 	must(err)
 
-	service := open(pd, *pdAddr, *addr, *dir)
+	var changes *changeData
+	switch r := release(*feed); r {
+	case releaseOff:
+	case releaseV65, releaseV85:
+		changes = newChangeData(r, pd)
+	default:
+		log.Fatal("no such release", zap.String("cdc", *feed))
+	}
+	service := open(pd, *pdAddr, *addr, *dir, changes)
 	server := grpc.NewServer(serverOptions...)
+	if changes != nil {
+		changes.serve(server, *interval)
+	}
+	if changes != nil && *controlAddr != "" {
+		go changes.control(listen(*controlAddr))
+	}
 	tikvpb.RegisterTikvServer(server, service)
 	deadlock.RegisterDeadlockServer(server, service)
 	go exitOnSignal()
 	must(server.Serve(listener))
 }
 
-// open makes an empty store with one region and tells PD about it.
-func open(pd unipd.Client, pdAddr, addr, dir string) *service {
+func listen(addr string) net.Listener {
+	host, _, err := net.SplitHostPort(addr)
+	if ip := net.ParseIP(host); err != nil || ip == nil || !ip.IsLoopback() {
+		log.Fatal("loopback addresses only", zap.String("addr", addr))
+	}
+	listener, err := net.Listen("tcp", addr)
+	must(err)
+	return listener
+}
+
+// open makes an empty store with one region and tells PD about it. changes may be nil.
+func open(pd unipd.Client, pdAddr, addr, dir string, changes *changeData) *service {
 	ctx := context.Background()
 	conf := config.DefaultConf
 	conf.Server.Raft = false
@@ -88,13 +110,18 @@ func open(pd unipd.Client, pdAddr, addr, dir string) *service {
 
 	inner := tikv.NewStandAlongInnerServer(bundle)
 	inner.Setup(pd)
-	store := tikv.NewMVCCStore(&conf, bundle, dir, safePoint, tikv.NewDBWriter(bundle), pd)
+	writer := tikv.NewDBWriter(bundle)
+	if changes != nil {
+		changes.regions = regions
+		writer = &watchedWriter{writer, changes}
+	}
+	store := tikv.NewMVCCStore(&conf, bundle, dir, safePoint, writer, pd)
 	store.DeadlockDetectSvr.ChangeRole(tikv.Leader)
 	must(inner.Start(pd))
 	store.StartDeadlockDetection(false)
 	go heartbeatRegions(pd, regions)
 	go heartbeatStore(ctx, pd, regions, storeID)
-	return &service{tikv.NewServer(regions, store, inner), regions, pd}
+	return &service{tikv.NewServer(regions, store, inner), regions, pd, changes}
 }
 
 func openBadger(dir string, safePoint *tikv.SafePoint) *badger.DB {

@@ -14,6 +14,33 @@ type service struct {
 	*tikv.Server
 	regions *tikv.MockRegionManager
 	pd      unipd.Client
+	changes *changeData // nil without a change feed
+}
+
+// KvPrewrite reports its beginning and its end to the change feed.
+func (s *service) KvPrewrite(
+	ctx context.Context, request *kvrpcpb.PrewriteRequest,
+) (*kvrpcpb.PrewriteResponse, error) {
+	defer s.changes.prewriting(request.StartVersion)()
+	return s.Server.KvPrewrite(ctx, request)
+}
+
+// SplitRegion ends the feeds of the regions that it splits.
+func (s *service) SplitRegion(
+	ctx context.Context, request *kvrpcpb.SplitRegionRequest,
+) (response *kvrpcpb.SplitRegionResponse, err error) {
+	s.changes.aroundSplit(func() { response, err = s.Server.SplitRegion(ctx, request) })
+	return response, err
+}
+
+// UnsafeDestroyRange is not announced to feeds, but scans do not find the rows any more.
+func (s *service) UnsafeDestroyRange(
+	ctx context.Context, request *kvrpcpb.UnsafeDestroyRangeRequest,
+) (*kvrpcpb.UnsafeDestroyRangeResponse, error) {
+	if s.changes != nil {
+		s.changes.deleteRange(request.StartKey, request.EndKey)
+	}
+	return s.Server.UnsafeDestroyRange(ctx, request)
 }
 
 // ReadIndex answers with a lock that is in the way, or with an index that grows.

@@ -1,0 +1,197 @@
+"""The change feed of the tests' TiDB, followed by a client of the tests' own.
+
+What it delivers is compared with what the store reads at the same timestamps.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from random import Random
+
+import pytest
+
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.cluster.located import RawKeyRange
+from pyspark_theflash.cluster.pd import PDClient
+from pyspark_theflash.cluster.resolve import LockPolicy
+from pyspark_theflash.cluster.tikv.client import TiKVClient
+from pyspark_theflash.cluster.tikv.meta import TiKVMeta
+from pyspark_theflash.tidb.codec.key import RawKey, encode_record_key
+from pyspark_theflash.tidb.protocol._generated.kvproto.cdcpb_pb2 import Error
+from pyspark_theflash.tidb.schema.tidb import TidbSchemaSource
+from tests.support.cdc_client import Follower, soon
+from tests.support.cdc_peer import CdcControl
+from tests.support.kv_writer import STAGES, KvWriter, WriteRefused
+from tests.support.mysql import MySqlError
+from tests.support.peer import Peer
+from tests.support.schema import tables_at
+
+pytestmark = [pytest.mark.peer, pytest.mark.slow]
+
+CLOCK = SystemClock()
+META, TABLES = RawKeyRange.of_prefix(b"m"), RawKeyRange.of_prefix(b"t")
+ACCOUNTS, STEP = 30, 10_000
+PERIOD_MS = 100
+SNAPSHOTS = 60
+
+
+@pytest.fixture(scope="module", params=["v8.5", "v6.5"])
+def peer(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Peer]:
+    with Peer(tmp_path_factory.mktemp("peer"), cdc=request.param) as peer:
+        yield peer
+
+
+@pytest.fixture
+def multiplexed(peer: Peer) -> bool:
+    return peer.cdc == "v8.5"
+
+
+@pytest.fixture
+def control(peer: Peer) -> CdcControl:
+    return CdcControl(peer.cdc_control_url)
+
+
+@pytest.fixture(scope="module")
+def pd(peer: Peer) -> Iterator[PDClient]:
+    with PDClient([peer.pd_address], clock=CLOCK) as client:
+        yield client
+
+
+@pytest.fixture
+def client(pd: PDClient) -> Iterator[TiKVClient]:
+    with TiKVClient(pd, clock=CLOCK, policy=LockPolicy.RESOLVE) as client:
+        yield client
+
+
+@pytest.fixture
+def bank(peer: Peer) -> None:
+    peer.sql(
+        "DROP DATABASE IF EXISTS bank",
+        "CREATE DATABASE bank",
+        "CREATE TABLE bank.acc (id BIGINT PRIMARY KEY, n BIGINT, note VARCHAR(900), KEY (n))",
+        *split(3),
+        "INSERT INTO bank.acc VALUES "
+        + ", ".join(f"({n * STEP}, {n}, REPEAT('n', {n * 20}))" for n in range(ACCOUNTS)),
+    )
+
+
+def split(regions: int) -> list[str]:
+    return [
+        "SET tidb_wait_split_region_finish = 0",
+        f"SPLIT TABLE bank.acc BETWEEN (0) AND ({ACCOUNTS * STEP}) REGIONS {regions}",
+    ]
+
+
+def write(peer: Peer, seed: int, over: threading.Event) -> None:
+    """Transactions of all kinds."""
+    random = Random(seed)
+    with peer.connect() as session:
+        while not over.is_set():
+            for name in ("async_commit", "1pc"):
+                session.query(f"SET tidb_enable_{name} = {random.randint(0, 1)}")
+            try:
+                session.query(f"BEGIN {random.choice(['OPTIMISTIC', 'PESSIMISTIC'])}")
+                for _ in range(random.choice([1, 1, 2, 5])):
+                    key = random.randrange(ACCOUNTS) * STEP
+                    session.query(random.choice(CHANGES).format(key=key, n=random.randrange(900)))
+                session.query("ROLLBACK" if random.random() < 0.1 else "COMMIT")
+            except MySqlError:
+                session.query("ROLLBACK")
+
+
+CHANGES = (
+    "UPDATE bank.acc SET n = {n} WHERE id = {key}",
+    "UPDATE bank.acc SET note = REPEAT('x', {n}) WHERE id = {key}",
+    "DELETE FROM bank.acc WHERE id = {key}",
+    "REPLACE INTO bank.acc VALUES ({key}, {n}, REPEAT('r', {n}))",
+    "SELECT * FROM bank.acc WHERE id = {key} FOR UPDATE",
+)
+DDL = (
+    "ALTER TABLE bank.acc ADD COLUMN c{n} INT DEFAULT 5",
+    "ALTER TABLE bank.acc ADD INDEX i{n} (note(20))",
+    "ALTER TABLE bank.acc DROP INDEX i{n}",
+    "CREATE TABLE bank.t{n} (a INT PRIMARY KEY)",
+    "INSERT INTO bank.t{n} VALUES (1)",
+    "DROP TABLE bank.t{n}",
+)
+
+
+def read(client: TiKVClient, keys: RawKeyRange, ts: TimeStamp) -> dict[RawKey, bytes]:
+    return dict(pair for page in client.scan(keys, ts, soon()) for pair in page)
+
+
+@pytest.mark.usefixtures("bank")
+def test_every_change_is_delivered(
+    peer: Peer, pd: PDClient, client: TiKVClient, control: CdcControl, multiplexed: bool
+) -> None:
+    """Also those of clients that died, and through splits, errors and cut streams."""
+    begin, over, random = pd.tso(), threading.Event(), Random(7)
+    threads = [threading.Thread(target=write, args=(peer, seed, over)) for seed in range(3)]
+    snapshots = {begin: read(client, META, begin) | read(client, TABLES, begin)}
+    writer, rows = KvWriter(client), RawKeyRange.of_prefix(record_prefix(client, begin))
+    disturbances = iter(
+        [
+            lambda: peer.sql(*split(9)),
+            lambda: control.fail(Error(not_leader={})),
+            lambda: control.cut(),
+            lambda: control.refuse(Error(server_is_busy={"reason": "test"}), times=5),
+            lambda: control.fail(Error(congested={})),
+            lambda: peer.sql(*split(25)),
+            *(lambda n=n: peer.sql(*(ddl.format(n=n) for ddl in DDL)) for n in range(2)),
+        ]
+    )
+    followed = Follower(
+        pd, peer.kv_address, [META, TABLES], checkpoint_ts=begin, multiplexed=multiplexed
+    )
+    with followed as follower:
+        for thread in threads:
+            thread.start()
+        try:
+            for number in range(SNAPSHOTS):
+                follower.follow_to(pd.tso(), soon())
+                ts = pd.tso()
+                snapshots[ts] = read(client, META, ts) | read(client, TABLES, ts)
+                if number % 7 == 3:
+                    next(disturbances, lambda: None)()
+                if number % 9 == 4:
+                    keys = random.sample([k for k in snapshots[ts] if k in rows], 2)
+                    with suppress(WriteRefused):
+                        writer.swap(keys, random.choice(STAGES), ttl_ms=1)
+        finally:
+            over.set()
+            for thread in threads:
+                thread.join()
+        end = pd.tso()
+        snapshots[end] = read(client, META, end) | read(client, TABLES, end)
+        follower.follow_to(end, soon())
+    base = snapshots[begin]
+    for ts, expected in snapshots.items():
+        assert replayed(follower, base, ts) == expected, ts
+    assert follower.seen.keys() >= {"PREWRITE", "COMMIT", "COMMITTED", "ROLLBACK", "lost stream"}
+    assert follower.seen.keys() >= {"epoch_not_match", "not_leader", "server_is_busy", "congested"}
+    for key in {key for key, _ in follower.changes}:
+        for w in client.mvcc_get(RawKey(key), soon()).writes:
+            if begin < w.commit_ts <= end:
+                change = follower.changes[key, w.commit_ts]
+                assert (change.start_ts, change.value) == (w.start_ts, w.value or None)
+
+
+def record_prefix(client: TiKVClient, ts: TimeStamp) -> bytes:
+    """Return what the keys of the accounts begin with."""
+    history = TidbSchemaSource(TiKVMeta(client), CLOCK).read(ts)
+    bank = next(t for t in tables_at(history, history.end_ts) if t.full_name == "bank.acc")
+    return encode_record_key(bank.physical_ids[0], b"")
+
+
+def replayed(follower: Follower, base: dict[RawKey, bytes], ts: int) -> dict[RawKey, bytes]:
+    """Return what exists at a timestamp: the changes since the first snapshot, applied to it."""
+    rows = dict(base)
+    for (key, commit_ts), change in sorted(follower.changes.items(), key=lambda item: item[0][1]):
+        if commit_ts <= ts and change.value is None:
+            rows.pop(RawKey(key), None)
+        elif commit_ts <= ts and change.value is not None:
+            rows[RawKey(key)] = change.value
+    return dict(sorted(rows.items()))
