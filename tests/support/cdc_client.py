@@ -273,9 +273,9 @@ class Follower:
         identity = (row.key, row.start_ts)
         if row.type == Row_Type.INITIALIZED:
             self._initialize(feed)
-        elif row.key not in feed.region.range:
+        elif RawKey(row.key) not in feed.region.range:
             raise AssertionError(f"{row.key.hex()} is not in region {feed.region.id}")
-        elif row.key not in feed.keys:
+        elif RawKey(row.key) not in feed.keys:
             # TiKV v6.5 sends the whole region.
             self.seen["row out of range"] += 1
             assert not self._multiplexed
