@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Final
 
 from pyspark_theflash.base.clock import Clock, SystemClock
-from pyspark_theflash.base.errors import OptionError, SchemaOutdatedError, UnmatchedPrewriteError
+from pyspark_theflash.base.errors import SchemaOutdatedError, UnmatchedPrewriteError
 from pyspark_theflash.base.types import MAX_TS, TimeStamp
 from pyspark_theflash.replication.apply.applier import BATCH_BYTES, Applier, ApplyReport, Compact
-from pyspark_theflash.replication.apply.base import load_base
+from pyspark_theflash.replication.apply.base import check_base, load_base
 from pyspark_theflash.replication.apply.move import MOVE_KIND
 from pyspark_theflash.replication.apply.state import LEDGER_KIND, WriterState
 from pyspark_theflash.replication.apply.stream_state import SchemaSource
+from pyspark_theflash.replication.cdc.position import check_has_binlog
 from pyspark_theflash.replication.pairing.pending import PENDING_KIND
 from pyspark_theflash.replication.pairing.spill import Spill
 from pyspark_theflash.replication.source.event import Entity, EntitySource, Transaction
@@ -77,15 +78,16 @@ class Writer:
             compact: Called with the tables published; None compacts them synchronously.
 
         Raises:
-            FeedConflictError: The store is written through the API.
+            FeedConflictError: The store is written through the API, or from TiKV's change feed.
             SchemaConflictError: The store was written with another schema history.
             OptionError: The store was written with another scope.
         """
         self._engine = engine
-        view = engine.read([FEED_KIND, ASSUMED_KIND])
+        view = engine.read([FEED_KIND, ASSUMED_KIND, PROGRESS_KIND])
         claims = claim(view, Feed.STREAM)
         stored = view.of_kind(ASSUMED_KIND)
         claims += [assumed_record(p) for p in dict.fromkeys(assume_empty) if p not in stored]
+        check_has_binlog(Progress.of(view))
         self._state = WriterState(engine, schema, scope, spill, streams)
         if claims:
             engine.publish(Publication((), ManifestChange(claims)))
@@ -131,7 +133,7 @@ class Writer:
             SchemaOutdatedError, CodecError, TransactionConflictError: The input is invalid; the
                 transactions before it are applied.
         """
-        self._check_base()
+        check_base(self._engine)
         limit = TimeStamp(MAX_TS - 1) if until_ts is None else until_ts
         if isinstance(source, MergedSource):
             source.is_full = lambda: self._state.is_full
@@ -152,7 +154,7 @@ class Writer:
             SchemaOutdatedError, CodecError, TransactionConflictError: The input is invalid; the
                 transactions before it are applied.
         """
-        self._check_base()
+        check_base(self._engine)
         pairing = self._state.pairing
         limit = TimeStamp(MAX_TS - 1) if until_ts is None else until_ts
         newest = TimeStamp(0)
@@ -218,11 +220,3 @@ class Writer:
         start_ts = self._state.history.start_ts
         if newest < start_ts and self._state.resolved_ts < start_ts:
             raise SchemaOutdatedError(f"table (it begins at {start_ts})", newest)
-
-    def _check_base(self) -> None:
-        """Raise `OptionError` if the load of a base was interrupted."""
-        view = self._engine.read([BASE_KIND, PROGRESS_KIND])
-        if view.of_kind(BASE_KIND) and Progress.of(view) is None:
-            raise OptionError(
-                "base", "an earlier load of a base was interrupted; pass the same base again"
-            )

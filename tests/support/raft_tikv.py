@@ -469,7 +469,7 @@ class FakeRaftCluster:
             for key, held in list(self.held.items()):
                 if held.start_ts != start or (raws and key not in wanted):
                     continue
-                raw = wanted.get(key, _raw(key))
+                raw = wanted.get(key, decoded(key))
                 if end:
                     changes += self.commit([raw], start, end)
                 else:
@@ -507,7 +507,7 @@ class FakeRaftCluster:
         """Return the rows with a key prefix at a timestamp, ignoring locks: raw key -> row."""
         rows = {}
         for key, known in self.writes.items():
-            raw = _raw(key)
+            raw = decoded(key)
             if not raw.startswith(prefix):
                 continue
             newest = max((w for w in known if w[0] <= ts and w[1] in "PD"), default=None)
@@ -522,7 +522,7 @@ class FakeRaftCluster:
         return rows
 
 
-def _raw(key: bytes) -> bytes:
+def decoded(key: bytes) -> bytes:
     out = b""
     for at in range(0, len(key), 9):
         out += key[at : at + 8 - (255 - key[at + 8])]

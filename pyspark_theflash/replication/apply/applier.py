@@ -13,7 +13,6 @@ the table is set aside (`storage/store/aside.py`) in the publication that the ro
 part of. Damaged input, or a schema that does not belong to it, ends the writer.
 """
 
-import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from pyspark_theflash.base.errors import (
     UnsupportedError,
 )
 from pyspark_theflash.base.types import PhysicalTableID, TableID, TimeStamp
+from pyspark_theflash.replication.apply.asides import AsideTables
 from pyspark_theflash.replication.apply.changes import TableChanges
 from pyspark_theflash.replication.apply.move import move_record, moved_gaps, moved_versions
 from pyspark_theflash.replication.apply.placement import AmbiguousPlacement
@@ -36,8 +36,7 @@ from pyspark_theflash.replication.pairing.spill import payload_bytes
 from pyspark_theflash.replication.source.event import Transaction
 from pyspark_theflash.replication.source.prewrite import parse_prewrite
 from pyspark_theflash.storage.engine.api import Publication, VersionBatch, WriterEngine
-from pyspark_theflash.storage.store.aside import ASIDE_KIND, Aside, asides_of
-from pyspark_theflash.storage.store.manifest import ManifestChange, Record
+from pyspark_theflash.storage.store.manifest import ManifestChange
 from pyspark_theflash.tidb.schema.lineage import Move
 from pyspark_theflash.tidb.schema.model import TableInfo
 
@@ -50,7 +49,6 @@ Compact: TypeAlias = Callable[[Iterable[PhysicalTableID]], None]
 STAGES: Final = ("parse", "decode", "publish", "compact")
 _TABLE_ERRORS: Final = UnknownPartitionError, UnknownCopyError, UnsupportedError
 """Errors after which only the contents of one table are unknown."""
-_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -115,8 +113,7 @@ class Applier:
         self._engine, self._state, self._may_guess = engine, state, may_guess
         self._compact = compact or self._compact_here
         self._touched: set[PhysicalTableID] = set()
-        self._asides = asides_of(engine.read([ASIDE_KIND]))
-        self._new_asides: list[Record] = []
+        self._asides = AsideTables(engine)
         self.report: Final = ApplyReport()
 
     def apply(
@@ -182,7 +179,9 @@ class Applier:
                 try:
                     candidates, is_likely = self._state.placements(table, version, transaction)
                 except _TABLE_ERRORS as error:
-                    self._set_aside(table, table.stored_id_set, transaction.commit_ts, str(error))
+                    self._asides.add(
+                        table.full_name, table.stored_id_set, transaction.commit_ts, str(error)
+                    )
                 else:
                     placements.append(
                         AmbiguousPlacement(table, candidates, rows, transaction, is_likely)
@@ -205,7 +204,7 @@ class Applier:
                 )
             except _TABLE_ERRORS as error:
                 ids = _stored_ids(table, *unplaced.candidates)
-                self._set_aside(table, ids, transaction.commit_ts, str(error))
+                self._asides.add(table.full_name, ids, transaction.commit_ts, str(error))
                 continue
             changes = batch.changes_of(table, placed)
             changes.add(rows, transaction.start_ts, transaction.commit_ts)
@@ -240,25 +239,13 @@ class Applier:
             ts, table = changes.first_ts, changes.table
             if isinstance(error, UnknownPartitionError):
                 ts = TimeStamp(error.commit_ts)
-            self._set_aside(table, _stored_ids(table, changes.placement or table), ts, str(error))
+            ids = _stored_ids(table, changes.placement or table)
+            self._asides.add(table.full_name, ids, ts, str(error))
             return changes.below(ts).to_versions() if ts > changes.first_ts else []
 
-    def _set_aside(
-        self, table: TableInfo, ids: Set[PhysicalTableID], ts: TimeStamp, reason: str
-    ) -> None:
-        """Record in the next publication that physical tables are set aside from `ts` on."""
-        new = [i for i in sorted(ids) if i not in self._asides or self._asides[i].ts > ts]
-        for physical_id in new:
-            aside = Aside(physical_id, ts, table.full_name, reason)
-            self._asides[physical_id] = aside
-            self._new_asides.append(aside.to_record())
-        if new:
-            _log.warning("%s is set aside from %d on: %s", table.full_name, ts, reason)
-
     def _publish_versions(self, versions: Sequence[VersionBatch], change: ManifestChange) -> None:
-        change = ManifestChange([*change.puts, *self._new_asides], change.deletes)
-        self._engine.publish(Publication(versions, change))
-        self._new_asides.clear()
+        self._engine.publish(Publication(versions, self._asides.added_to(change)))
+        self._asides.published()
         self._touched.update(v.physical_id for v in versions)
         self.report.rows += sum(v.batch.num_rows for v in versions)
         self.report.publications += 1
@@ -276,9 +263,8 @@ class Applier:
 
     def _moved(self, move: Move) -> list[VersionBatch]:
         """Return the rows that DDL moves; [] if the new partitions have to be set aside."""
-        asides = [self._asides[i] for i in sorted(move.from_ids) if i in self._asides]
-        if asides:
-            self._set_aside(move.after, move.to_ids, move.ts, asides[0].reason)
+        if (aside := self._asides.first(move.from_ids)) is not None:
+            self._asides.add(move.after.full_name, move.to_ids, move.ts, aside.reason)
             return []
         try:
             return moved_versions(
@@ -289,7 +275,7 @@ class Applier:
                 may_guess=self._may_guess,
             )
         except _TABLE_ERRORS as error:
-            self._set_aside(move.after, move.to_ids, move.ts, str(error))
+            self._asides.add(move.after.full_name, move.to_ids, move.ts, str(error))
             return []
 
 

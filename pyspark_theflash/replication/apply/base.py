@@ -71,6 +71,15 @@ def load_base(
     return rows
 
 
+def check_base(engine: WriterEngine) -> None:
+    """Raise `OptionError` if the load of a base was interrupted."""
+    view = engine.read([BASE_KIND, PROGRESS_KIND])
+    if view.of_kind(BASE_KIND) and Progress.of(view) is None:
+        raise OptionError(
+            "base", "an earlier load of a base was interrupted; pass the same base again"
+        )
+
+
 def _load_table(engine: WriterEngine, table: BaseTable, history: SchemaHistory) -> int:
     info = history.table_by_name(_key(table), history.start_ts)
     if info.id != table.table_id:

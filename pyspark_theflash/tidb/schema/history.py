@@ -233,11 +233,17 @@ class SchemaHistory:
         listed = (e for e in events if e and e.db not in SYSTEM_DATABASES and _is_listed(e))
         return sorted(listed, key=lambda e: e.full_name)
 
-    def physical_ids_from(self, ts: TimeStamp) -> set[PhysicalTableID]:
-        """Return the physical ids of rows that a scan at or above `ts` may read."""
-        events = [self._event_in_force(table_id, ts) for table_id in self._by_id]
-        events += self.events[len(self.until(ts)) :]
-        return {i for e in events if e and e.name is not None for i in e.stored_ids}
+    def physical_ids_from(
+        self, ts: TimeStamp, of: Callable[["TableEvent"], bool] = lambda _: True
+    ) -> set[PhysicalTableID]:
+        """Return the physical ids of rows that a scan at or above `ts` may read.
+
+        `of` chooses the definitions to include.
+        """
+        in_force = (self._event_in_force(table_id, ts) for table_id in self._by_id)
+        events = [*in_force, *self.events[len(self.until(ts)) :]]
+        defined = (e for e in events if e is not None and e.name is not None)
+        return {physical_id for e in defined if of(e) for physical_id in e.stored_ids}
 
     def first_name(self, table_id: TableID) -> str:
         """Return `db.table` as a table was first called in the history."""

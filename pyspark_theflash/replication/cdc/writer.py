@@ -1,0 +1,265 @@
+"""Writer of TiKV's change feed: publishes committed changes to a store.
+
+    ChangeFeed ─ changes up to the frontier ─► batches ─► decode ─► publications ─► engine
+
+All changes at or below the store's resolved_ts are published, and none above it. So a restart
+subscribes every span at resolved_ts, without a record of applied transactions. In this order:
+
+    the feed's frontier        no commit at or below it is missing in the subscribed spans
+    the schema history         is extended to the frontier
+    new physical tables        are subscribed at resolved_ts: the frontier is back there until TiKV
+                               has sent what they have, and nothing is published meanwhile
+    the changes                are decoded under the definitions at their commits and published with
+                               the progress, in batches between two commit timestamps
+
+A key contains the physical table of its row, and TiKV's feed has the rows that DDL writes. So
+partitions are not computed, and the rows copied by REORGANIZE PARTITION and PARTITION BY, and the
+double writes meanwhile, are published as they come. TiKV from v7.1 on leaves out the rows that
+MODIFY COLUMN rewrites; with or without them a scan returns the converted values, because a row that
+has the new column is not converted (`storage.mvcc.project`).
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from pyspark_theflash.base.errors import UnsupportedError
+from pyspark_theflash.base.types import MAX_TS, PhysicalTableID, TimeStamp
+from pyspark_theflash.cluster.located import RawKeyRange
+from pyspark_theflash.replication.apply.applier import BATCH_BYTES, ApplyReport, Compact
+from pyspark_theflash.replication.apply.asides import AsideTables
+from pyspark_theflash.replication.apply.base import check_base, load_base
+from pyspark_theflash.replication.apply.rows import by_table, decode_versions
+from pyspark_theflash.replication.apply.stream_state import SchemaSource, StreamState
+from pyspark_theflash.replication.apply.tables import PhysicalTables
+from pyspark_theflash.replication.apply.versions import Versions
+from pyspark_theflash.replication.cdc.batches import Batch, cut, row_bytes
+from pyspark_theflash.replication.cdc.change_feed import ChangeFeed
+from pyspark_theflash.replication.cdc.position import (
+    CONTINUED_KINDS,
+    check_has_change_feed,
+    feed_position,
+)
+from pyspark_theflash.storage.engine.api import Publication, VersionBatch, WriterEngine
+from pyspark_theflash.storage.store.coverage import ASSUMED_KIND, assumed_record
+from pyspark_theflash.storage.store.feed import FEED_KIND, Feed, claim
+from pyspark_theflash.storage.store.manifest import ManifestChange
+from pyspark_theflash.storage.store.scope import TableScope
+from pyspark_theflash.tidb.codec.key import encode_record_key
+from pyspark_theflash.tidb.schema.history import SYSTEM_DATABASES, TableEvent
+from pyspark_theflash.tidb.schema.meta_key import SCHEMA_VERSION_KEY
+
+WAIT_MS: Final = 20
+"""How long `receive` waits for the first message."""
+
+
+class ChangeWriter:
+    """Writer of one store. `engine` is the store's, open for writing. Not usable after an error."""
+
+    pending: Final = 0
+    """Number of transactions received but not applied: a restart receives them again."""
+
+    def __init__(
+        self,
+        engine: WriterEngine,
+        feed: ChangeFeed,
+        schema: SchemaSource,
+        cluster_id: int,
+        scope: TableScope | None = None,
+        *,
+        assume_empty: Sequence[str] = (),
+        compact: Compact | None = None,
+    ) -> None:
+        """Continue from the state of the store.
+
+        Args:
+            feed: A new feed, without spans.
+            cluster_id: The id of the feed's cluster.
+            assume_empty: Patterns of tables without rows before their first change, in addition
+                to those of earlier runs (`storage/store/coverage.py`).
+            compact: Called with the tables published; None compacts them synchronously.
+
+        Raises:
+            FeedConflictError: The store is written through the API, or from a binlog.
+            ClusterMismatchError: Another cluster feeds the store.
+            SchemaConflictError: The store was written with another schema history.
+            OptionError: The store was written with another scope.
+        """
+        self._engine, self._feed = engine, feed
+        self._position = feed_position(cluster_id)
+        view = engine.read([FEED_KIND, ASSUMED_KIND, *CONTINUED_KINDS])
+        claims = claim(view, Feed.STREAM)
+        check_has_change_feed(view, cluster_id)
+        stored = view.of_kind(ASSUMED_KIND)
+        claims += [assumed_record(p) for p in dict.fromkeys(assume_empty) if p not in stored]
+        self._state = StreamState(engine, schema, scope)
+        if claims:
+            engine.publish(Publication((), ManifestChange(claims)))
+        self._compact = compact or self._compact_here
+        self._asides = AsideTables(engine)
+        self._tables = PhysicalTables(self._state.history)
+        self._followed: set[PhysicalTableID] = set()
+        self._followed_ts = TimeStamp(0)
+        # So that there is a frontier without tables, too.
+        feed.subscribe(RawKeyRange.of_prefix(SCHEMA_VERSION_KEY), self._checkpoint_ts)
+        self.report: Final = ApplyReport()
+
+    @property
+    def resolved_ts(self) -> TimeStamp:
+        """Newest readable timestamp of the store."""
+        return self._state.resolved_ts
+
+    @property
+    def state(self) -> StreamState:
+        """The writer's records of the manifest."""
+        return self._state
+
+    def load_base(self, folder: Path) -> int:
+        """Load a base, the rows at the start of the history; return the number of rows loaded."""
+        state = self._state
+        rows = load_base(self._engine, folder, state.history, state.replicates)
+        if state.resolved_ts < state.history.start_ts:
+            self._publish(Batch((), state.history.start_ts))
+        return rows
+
+    def receive(self) -> None:
+        """Receive what has arrived, so that streams do not wait for this writer.
+
+        Raises:
+            The errors of `ChangeFeed.poll`.
+        """
+        self._feed.poll(WAIT_MS)
+
+    def poll(self, *, until_ts: TimeStamp | None = None) -> int:
+        """Publish the changes that are complete, up to `until_ts`; return the number of rows.
+
+        Raises:
+            The errors of the feed and of the schema source.
+            CodecError, SchemaOutdatedError: The changes and the schema do not match.
+        """
+        check_base(self._engine)
+        limit = TimeStamp(MAX_TS - 1) if until_ts is None else until_ts
+        before = self.report.rows
+        self._follow_tables()
+        self.receive()
+        frontier = min(self._feed.resolved_ts, limit)
+        if frontier > self._checkpoint_ts:
+            self._reach(frontier)
+            frontier = min(self._feed.resolved_ts, self._state.history.end_ts, limit)
+        if frontier > self._checkpoint_ts:
+            self._apply(self._feed.take(frontier).versions, frontier)
+        return self.report.rows - before
+
+    def close(self) -> None:
+        """End the feed."""
+        self._feed.close()
+
+    # --
+
+    @property
+    def _checkpoint_ts(self) -> TimeStamp:
+        """The timestamp up to which all changes are in the store."""
+        return max(self._state.resolved_ts, self._state.history.start_ts)
+
+    def _reach(self, ts: TimeStamp) -> None:
+        """Extend the schema history, and subscribe the physical tables that it adds."""
+        before = self._state.history
+        self._state.reach(ts)
+        if self._state.history is not before:
+            self._tables = PhysicalTables(self._state.history)
+        self._follow_tables()
+
+    def _follow_tables(self) -> None:
+        """Subscribe the physical tables that changes may be in, and unsubscribe the others.
+
+        A dropped table has no changes any more; after RECOVER, it is subscribed again.
+        """
+        events, checkpoint_ts = self._state.history.events, self._checkpoint_ts
+        if self._followed_ts and (not events or events[-1].ts <= self._followed_ts):
+            return
+        physical_ids = self._state.history.physical_ids_from(checkpoint_ts, self._follows)
+        for physical_id in sorted(physical_ids - self._followed):
+            self._feed.subscribe(record_span(physical_id), checkpoint_ts)
+        for physical_id in sorted(self._followed - physical_ids):
+            self._feed.unsubscribe(record_span(physical_id))
+        self._followed, self._followed_ts = physical_ids, checkpoint_ts
+
+    def _follows(self, event: TableEvent) -> bool:
+        """Return whether rows of a table are replicated."""
+        if event.db in SYSTEM_DATABASES or not self._state.replicates(event.table_id):
+            return False
+        shape = event.shape
+        is_listed = shape is not None and shape.is_listed
+        return is_listed or (event.table is not None and event.table.holds_rows)
+
+    def _apply(self, versions: Iterable[Versions], frontier: TimeStamp) -> None:
+        """Publish changes, after which the store is readable up to `frontier`."""
+        chunks = [each for chunk in versions if len(each := self._without_late(chunk))]
+        touched = set[PhysicalTableID]()
+        for batch in cut(chunks, frontier, BATCH_BYTES):
+            touched |= self._publish(batch)
+        with self.report.timed("compact"):
+            self._compact(sorted(touched))
+
+    def _publish(self, batch: Batch) -> set[PhysicalTableID]:
+        """Publish a batch; return the physical tables that it has rows of."""
+        with self.report.timed("decode"):
+            versions = list(self._decoded(batch.chunks))
+        with self.report.timed("publish"):
+            records = self._state.progress_records(batch.reached, self._position)
+            change = self._asides.added_to(ManifestChange(records))
+            self._engine.publish(Publication(versions, change))
+            self._state.published()
+            self._asides.published()
+        if batch.chunks:
+            starts = np.concatenate([chunk.start_ts for chunk in batch.chunks])
+            self.report.transactions += len(np.unique(starts))
+            self.report.row_bytes += sum(int(row_bytes(chunk).sum()) for chunk in batch.chunks)
+        self.report.rows += sum(v.batch.num_rows for v in versions)
+        self.report.publications += 1
+        return {v.physical_id for v in versions}
+
+    def _decoded(self, chunks: Sequence[Versions]) -> Iterator[VersionBatch]:
+        """Decode versions by table and definition; set tables aside that cannot be decoded."""
+        for physical_id, versions in by_table(chunks, self._tables):
+            for table, places in self._tables.definitions(physical_id, versions.commit_ts):
+                chosen = versions if len(places) == len(versions) else versions.select(places)
+                try:
+                    yield VersionBatch(physical_id, decode_versions(physical_id, chosen, table))
+                except UnsupportedError as error:
+                    first_ts = TimeStamp(int(chosen.commit_ts.min()))
+                    self._asides.add(table.full_name, {physical_id}, first_ts, str(error))
+
+    def _without_late(self, chunk: Versions) -> Versions:
+        """Return the versions above the checkpoint; set the tables of the others aside.
+
+        TiKV's feed has no import (IMPORT INTO, Lightning, BR), but its scan of a region may return
+        some of the imported rows, with a commit_ts from before.
+        """
+        is_late = chunk.commit_ts <= self._checkpoint_ts
+        if not is_late.any():
+            return chunk
+        for physical_id in np.unique(chunk.table_id[is_late]).tolist():
+            if not self._tables.has(physical_id):
+                continue
+            is_here = is_late & (chunk.table_id == physical_id)
+            ts = TimeStamp(int(chunk.commit_ts[is_here].min()))
+            table, _ = next(self._tables.definitions(physical_id, chunk.commit_ts[is_here]))
+            reason = (
+                f"TiKV sent rows committed at {ts} after the store was complete up to "
+                f"{self._checkpoint_ts}, as after an import (IMPORT INTO, Lightning, BR); "
+                "load the table again"
+            )
+            self._asides.add(table.full_name, {physical_id}, ts, reason)
+        return chunk.select(np.flatnonzero(~is_late))
+
+    def _compact_here(self, tables: Iterable[PhysicalTableID]) -> None:
+        for physical_id in tables:
+            self._engine.compact(physical_id, self._state.columns.of(physical_id))
+
+
+def record_span(physical_id: PhysicalTableID) -> RawKeyRange:
+    """Return the range of the record keys of a physical table."""
+    return RawKeyRange.of_prefix(encode_record_key(physical_id, b""))
