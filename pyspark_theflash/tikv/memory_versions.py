@@ -11,20 +11,29 @@ Chunks are immutable. When some of them have been published, the cached versions
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import numpy as np
 import pyarrow as pa
 
+from pyspark_theflash.base.budget import DEFAULT_BUDGET, Budget
 from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
 from pyspark_theflash.replication.apply.rows import decode_versions, newest_places
 from pyspark_theflash.replication.apply.tables import PhysicalTables
 from pyspark_theflash.replication.apply.versions import Versions, concat
 from pyspark_theflash.storage.engine.api import HandleSet
-from pyspark_theflash.storage.mvcc.project import ScanColumn, batch_of, project, stored_names
+from pyspark_theflash.storage.mvcc.project import (
+    ScanColumn,
+    Stored,
+    batch_of,
+    project,
+    stored_names,
+)
 from pyspark_theflash.storage.mvcc.version import HANDLE, Op, absence_name, column_name, is_absence
 from pyspark_theflash.tidb.codec.array import joined
 from pyspark_theflash.tidb.codec.reader import Positions
+from pyspark_theflash.tidb.expression.allowance import in_slices
 from pyspark_theflash.tidb.schema.model import TableInfo
 
 _BATCH_ROWS: Final = 1 << 16
@@ -79,7 +88,11 @@ class MemoryVersions:
         return self._versions.size_bytes + decoded
 
     def batches(
-        self, columns: Sequence[ScanColumn], *, with_handle: bool = False
+        self,
+        columns: Sequence[ScanColumn],
+        *,
+        with_handle: bool = False,
+        budget: Budget = DEFAULT_BUDGET,
     ) -> Iterator[pa.RecordBatch]:
         """Yield the rows in bounded batches, with columns as in `EngineReader.scan`.
 
@@ -88,13 +101,15 @@ class MemoryVersions:
         """
         names = [*[HANDLE] * with_handle, *(column_name(column.id) for column in columns)]
         needed = [*[HANDLE] * with_handle, *stored_names(columns)]
+
+        def batch(stored: Stored, start: int, rows: int) -> pa.RecordBatch:
+            chunk = {name: each.slice(start, rows) for name, each in stored.items()}
+            system = [chunk[HANDLE]] if with_handle else []
+            return batch_of(names, [*system, *project(chunk, columns, rows)], rows)
+
+        where = f"table {self._physical_id}"
         for places, stored in self._stored(needed):
-            for start in range(0, len(places), _BATCH_ROWS):
-                chunk = {name: each.slice(start, _BATCH_ROWS) for name, each in stored.items()}
-                rows = min(_BATCH_ROWS, len(places) - start)
-                system = [chunk[HANDLE]] if with_handle else []
-                arrays = [*system, *project(chunk, columns, rows)]
-                yield batch_of(names, arrays, rows)
+            yield from in_slices(len(places), budget, where, partial(batch, stored), _BATCH_ROWS)
 
     def use_tables(self, tables: PhysicalTables) -> bool:
         """Use newer tables; return False if rows may be decoded differently under them."""

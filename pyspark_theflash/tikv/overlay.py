@@ -153,7 +153,9 @@ class OverlaidReader:
             return
         condition = spec.condition
         needed = {c.id: c for c in (*spec.columns, *(condition.columns if condition else ()))}
-        for batch in newest.batches(list(needed.values()), with_handle=spec.with_handle):
+        for batch in newest.batches(
+            list(needed.values()), with_handle=spec.with_handle, budget=spec.budget
+        ):
             matching = batch if condition is None else _matching(batch, condition)
             if matching.num_rows:
                 arrays = [matching.column(name) for name in spec.names]

@@ -33,12 +33,13 @@ class Condition:
     columns: tuple[ColumnInfo, ...]
 
     @classmethod
-    def parse(cls, text: str, table: TableInfo) -> "Condition":
+    def parse(cls, text: str, table: TableInfo, budget: Budget = DEFAULT_BUDGET) -> "Condition":
         """Parse a condition.
 
         Raises:
             OptionError: The text is not an expression, or one that is not supported.
             ColumnNotFoundError: The expression names a column that the table does not have.
+            SqlMemoryError: Its constants need more memory than the budget.
         """
         columns = {column.name.lower(): column for column in table.public_columns}
         try:
@@ -50,7 +51,7 @@ class Condition:
                 names = tuple(column.name for column in table.public_columns)
                 raise ColumnNotFoundError(table.full_name, name, names)
         condition = cls(expression, tuple(columns[name] for name in expression.columns))
-        condition._try_out()
+        condition._try_out(budget)
         return condition
 
     def rows(self, batch: pa.RecordBatch, budget: Budget = DEFAULT_BUDGET) -> Mask:
@@ -66,11 +67,11 @@ class Condition:
         columns = {c.name.lower(): batch.column(column_name(c.id)) for c in self.columns}
         return self._is_true(columns, batch.num_rows, budget)
 
-    def _try_out(self) -> None:
+    def _try_out(self, budget: Budget) -> None:
         """Evaluate on NULLs, so that unsupported types raise when planning and not in a task."""
         columns = {c.name.lower(): pa.nulls(1, arrow_type(c.type)) for c in self.columns}
         try:
-            self._is_true(columns, 1, DEFAULT_BUDGET)
+            self._is_true(columns, 1, budget)
         except UnsupportedError as error:
             raise OptionError(WHERE, f"{error.what} is not supported") from None
 

@@ -27,6 +27,7 @@ from pyspark_theflash.storage.mvcc.version import HANDLE, column_name
 from pyspark_theflash.storage.store.folder import IDENTITY_KIND, StoreIdentity, open_manifest
 from pyspark_theflash.storage.store.latch.lease import LeaseTable, ReadLease
 from pyspark_theflash.storage.store.manifest import Manifest
+from pyspark_theflash.tidb.expression.allowance import arrow_limits
 from pyspark_theflash.tidb.schema.model import ROWID_COLUMN, ColumnInfo
 
 Over = Callable[[EngineReader], EngineReader]
@@ -104,9 +105,11 @@ def _rows(
         condition.begin(task)
     try:
         unread = _unread(engine, task)
-        for batch in _stored(engine, task, condition, unread):
+        for batch in _stored(engine, task, condition, unread, keeper.budget):
             if batch.num_rows:
-                yield _presented(batch, task, unread)
+                with arrow_limits("scan"):
+                    shown = _presented(batch, task, unread)
+                yield shown
             keeper.keep()
     except CorruptionError:
         # After a pause longer than the lease, files may be removed rather than damaged.
@@ -119,6 +122,7 @@ def _stored(
     task: ScanTask,
     condition: "_TaskCondition | None",
     unread: Collection[ColumnID],
+    budget: Budget,
 ) -> Iterator[pa.RecordBatch]:
     if task.stated is not None:
         batches = stated_rows(task.stated)
@@ -134,6 +138,7 @@ def _stored(
             dictionaries=task.dictionaries,
             as_stored=task.pushed.takes_dictionaries,
             condition=condition,
+            budget=budget,
         ),
     )
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import pyarrow as pa
 
+from pyspark_theflash.base.budget import DEFAULT_BUDGET, Budget
 from pyspark_theflash.base.clock import Clock, SystemClock
 from pyspark_theflash.base.errors import (
     FeedConflictError,
@@ -113,7 +114,8 @@ class ReadSnapshot:
     """A store at `snapshot_ts`. A context manager: leaving it releases the read latch.
 
     With `lease`, an existing latch on the timestamp is renewed and not released at the end.
-    `origin` is the source of the rows, `identity` the caller for whom a latch is taken.
+    `origin` is the source of the rows, `identity` the caller for whom a latch is taken, `budget`
+    that of each read.
     """
 
     snapshot_ts: Final[TimeStamp]
@@ -130,6 +132,7 @@ class ReadSnapshot:
         lease: ReadLease | None = None,
         origin: Origin = FILES,
         identity: str = "",
+        budget: Budget = DEFAULT_BUDGET,
     ) -> None:
         self._path, self._clock, self._origin = path, clock, origin
         is_borrowed = lease is not None
@@ -147,7 +150,7 @@ class ReadSnapshot:
             else:
                 self._leases.renew(lease)
             self.lease = lease
-            self._keeper = LeaseKeeper(self._leases, lease, clock)
+            self._keeper = LeaseKeeper(self._leases, lease, clock, budget)
             self._hold = LeaseHold(path, lease, fs, clock, is_borrowed=is_borrowed)
             self._engine = origin.reader(registry.open_reader(path, self._identity, fs, clock))
             undo.callback(self._engine.close)
@@ -254,7 +257,7 @@ class ReadSnapshot:
         self._manifest.check_in_place()
         table = self.table(name)
         chosen, shown = output_columns(table, columns, pushed)
-        condition = None if where is None else Condition.parse(where, table)
+        condition = None if where is None else Condition.parse(where, table, self._keeper.budget)
         filter = None
         if pushed.filter is not None:
             filtered = named_columns(table, distinct(list(column_names(pushed.filter))))

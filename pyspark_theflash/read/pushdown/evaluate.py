@@ -23,7 +23,7 @@ from pyspark_theflash.base.errors import UnsupportedError
 from pyspark_theflash.read.pushdown.choose import choose, spread
 from pyspark_theflash.read.pushdown.compare import MATCHES, Truth, compared, is_among, matched
 from pyspark_theflash.read.pushdown.function import applied
-from pyspark_theflash.read.pushdown.memory import arrow_limits, row_bytes, row_slices
+from pyspark_theflash.read.pushdown.memory import row_bytes, row_slices
 from pyspark_theflash.read.pushdown.term import (
     ARITHMETIC,
     COMPARISONS,
@@ -48,6 +48,7 @@ from pyspark_theflash.read.pushdown.value import (
     valid_of,
     validity,
 )
+from pyspark_theflash.tidb.expression.allowance import arrow_limits
 
 _CONDITIONS: Final = frozenset(
     {"and", "or", "not", "in", "is null", "is not null", *COMPARISONS, *MATCHES}

@@ -18,7 +18,7 @@ import pyarrow as pa
 from pyspark_theflash.base.budget import DEFAULT_BUDGET, Budget
 from pyspark_theflash.base.errors import ColumnNotFoundError, UnsupportedError
 from pyspark_theflash.read.pushdown.evaluate import evaluate
-from pyspark_theflash.read.pushdown.memory import arrow_limits, is_text, row_bytes, row_slices
+from pyspark_theflash.read.pushdown.memory import is_text, row_bytes, row_slices
 from pyspark_theflash.read.pushdown.reduce import (
     Groups,
     Reduction,
@@ -48,6 +48,7 @@ from pyspark_theflash.read.pushdown.value import (
     value_of,
 )
 from pyspark_theflash.storage.mvcc.project import batch_of
+from pyspark_theflash.tidb.expression.allowance import arrow_limits
 
 GROUPS_MAX: Final = 1 << 19
 """A partial with more groups is emitted in pieces."""

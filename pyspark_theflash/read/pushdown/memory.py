@@ -4,14 +4,11 @@ A slice needs about `Budget.step_bytes`. Typical queries need less for a whole b
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pyspark_theflash.base.budget import Budget
-from pyspark_theflash.base.errors import UnsupportedError
 from pyspark_theflash.read.pushdown.term import ColumnTerm, FunctionTerm, Term
 from pyspark_theflash.read.pushdown.value import Batch
 
@@ -19,8 +16,6 @@ _VALUE: Final = 16
 """A number that is held while others are computed, with its validity."""
 _RESULT: Final = 64
 """A number while it is computed, which may be a Python integer."""
-_TEXT: Final = 24
-"""The offsets of a string, besides its bytes."""
 
 
 def row_bytes(term: Term, batch: Batch) -> int:
@@ -54,31 +49,9 @@ def is_text(tp: pa.DataType) -> bool:
     return bool(pa.types.is_string(tp) or pa.types.is_binary(tp))
 
 
-def decoded_bytes(values: pa.Array) -> int:
-    """Return the size of an array after decoding a dictionary of strings."""
-    if not pa.types.is_dictionary(values.type):
-        return int(values.nbytes)
-    sizes = pc.binary_length(values.dictionary)
-    return (pc.sum(sizes.take(values.indices)).as_py() or 0) + _TEXT * len(values)
-
-
 def row_slices(rows: int, size_bytes: int, budget: Budget) -> Iterator[tuple[int, int]]:
     """Yield start and length of slices of rows that need about `size_bytes` each."""
     step = max(budget.step_bytes // max(size_bytes, 1), 1)
     for start in range(0, rows, step):
         budget.check()
         yield start, min(step, rows - start)
-
-
-@contextmanager
-def arrow_limits(where: str) -> Iterator[None]:
-    """Convert errors of Arrow in computations on values.
-
-    Raises:
-        UnsupportedError: Values are too many or too long for Arrow.
-    """
-    try:
-        yield
-    except (pa.ArrowException, MemoryError) as error:
-        what = f"a computation on these values ({type(error).__name__})"
-        raise UnsupportedError(what, where) from error

@@ -9,9 +9,10 @@ import pyarrow.compute as pc
 
 from pyspark_theflash.base.budget import DEFAULT_BUDGET, Budget
 from pyspark_theflash.base.errors import ColumnNotFoundError, UnsupportedError
-from pyspark_theflash.read.pushdown.memory import arrow_limits, decoded_bytes, row_slices
+from pyspark_theflash.read.pushdown.memory import row_slices
 from pyspark_theflash.read.pushdown.term import SortKey
 from pyspark_theflash.read.pushdown.value import Mask, ordered_floats
+from pyspark_theflash.tidb.expression.allowance import arrow_limits, decoded_bytes
 
 ROWS_MAX: Final = 100_000
 """Largest limit that is pushed down with an order: so many rows are kept in memory."""

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pyspark_theflash.base.budget import DEFAULT_BUDGET, Budget
 from pyspark_theflash.base.errors import CorruptionError
 from pyspark_theflash.base.types import ColumnID, Generation, PhysicalTableID, RegionID, TimeStamp
 from pyspark_theflash.storage.mvcc.project import ScanColumn
@@ -203,6 +204,7 @@ class ScanSpec:
             (`tidb.codec.narrow`), whichever needs no conversion.
         condition: Returns which of the remaining rows to return.
         without: Rows to leave out, before `condition`.
+        budget: Memory and time for computed values.
     """
 
     columns: Sequence[ScanColumn]
@@ -212,6 +214,7 @@ class ScanSpec:
     as_stored: bool = False
     condition: RowCondition | None = None
     without: HandleSet | None = None
+    budget: Budget = DEFAULT_BUDGET
 
     @property
     def names(self) -> list[str]:
@@ -263,6 +266,8 @@ class EngineReader(Protocol):
 
         Raises:
             CorruptionError: Data is damaged. No row of the damaged part has been returned.
+            UnsupportedError: Values cannot be computed, or are too many or too long for Arrow.
+            SqlMemoryError: A computed value needs more memory than the budget.
         """
 
     def keys(

@@ -18,7 +18,7 @@ and each scan would have to convert them again.
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -40,12 +40,14 @@ from pyspark_theflash.tidb.codec.change import ReorgSession
 from pyspark_theflash.tidb.codec.convert import convert_column
 from pyspark_theflash.tidb.codec.field_type import DATETIME_TYPES, STRING_TYPES, FieldType
 from pyspark_theflash.tidb.codec.time import packed_times
+from pyspark_theflash.tidb.expression.allowance import reserve
 from pyspark_theflash.tidb.schema.default import origin_value
 from pyspark_theflash.tidb.schema.generated import compute_column, stored_inputs
 from pyspark_theflash.tidb.schema.model import ColumnInfo, TableInfo
 from pyspark_theflash.tidb.schema.owners import Past
 
 Stored: TypeAlias = Mapping[str, pa.Array]
+_TEXTS_BYTES_MAX: Final = (1 << 31) - 1
 
 
 class Fill(ABC):
@@ -77,6 +79,12 @@ class Default(Fill):
         # pa.repeat fails for a null list, and for any list repeated zero times.
         if rows == 0 or not self.value.is_valid:
             return pa.nulls(rows, self.value.type)
+        if isinstance(self.value, pa.BinaryScalar):
+            size_bytes = rows * self.value.as_buffer().size
+            reserve(size_bytes)
+            if size_bytes > _TEXTS_BYTES_MAX:
+                # pa.repeat does not check it, and returns an invalid array.
+                raise pa.ArrowCapacityError("values of a default exceed 2 GiB")
         return pa.repeat(self.value, rows)
 
 
@@ -434,7 +442,7 @@ def _cast(array: pa.Array, column: ScanColumn) -> pa.Array:
         return array
     try:
         return pc.cast(array, column.type)
-    except pa.ArrowException as error:
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         if pa.types.is_uint64(array.type) and pa.types.is_unsigned_integer(column.type):
             if isinstance(column.fill, StillAbsent):
                 return array

@@ -9,15 +9,19 @@ two checks of the budget. A single row may use all memory of the budget.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Final, TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from pyspark_theflash.base.budget import Budget
+from pyspark_theflash.base.budget import DEFAULT_BUDGET, Budget
 from pyspark_theflash.base.errors import UnsupportedError
 
 SLICE_ROWS: Final = 1 << 16
+_TEXT: Final = 24
+"""The offsets of a string, besides its bytes."""
 _Result = TypeVar("_Result")
 
 
@@ -26,10 +30,10 @@ class TooLargeError(Exception):
 
 
 class _Allowance:
-    __slots__ = ("check", "left_bytes")
+    __slots__ = ("budget", "left_bytes")
 
-    def __init__(self, left_bytes: int, check: Callable[[], None]) -> None:
-        self.left_bytes, self.check = left_bytes, check
+    def __init__(self, left_bytes: int, budget: Budget) -> None:
+        self.left_bytes, self.budget = left_bytes, budget
 
 
 _current: Final[ContextVar[_Allowance | None]] = ContextVar("allowance", default=None)
@@ -58,7 +62,21 @@ def check_time() -> None:
     """Check whether the request should continue; raises what the budget's `check` raises."""
     allowance = _current.get()
     if allowance is not None:
-        allowance.check()
+        allowance.budget.check()
+
+
+def current_budget() -> Budget:
+    """Return the budget of the slice that is being evaluated, or else the default."""
+    allowance = _current.get()
+    return DEFAULT_BUDGET if allowance is None else allowance.budget
+
+
+def decoded_bytes(values: pa.Array) -> int:
+    """Return the size of an array after decoding a dictionary of strings."""
+    if not pa.types.is_dictionary(values.type):
+        return int(values.nbytes)
+    sizes = pc.binary_length(values.dictionary)
+    return (pc.sum(sizes.take(values.indices)).as_py() or 0) + _TEXT * len(values)
 
 
 def in_slices(
@@ -79,22 +97,30 @@ def in_slices(
         budget.check()
         count = min(slice_rows, rows - start)
         size_bytes = budget.memory_bytes if count == 1 else budget.step_bytes
-        token = _current.set(_Allowance(size_bytes, budget.check))
+        token = _current.set(_Allowance(size_bytes, budget))
         try:
-            result = evaluate(start, count)
+            with arrow_limits(where):
+                result = evaluate(start, count)
         except TooLargeError:
             if count == 1:
                 raise budget.exceeded() from None
             slice_rows = count // 2
             continue
-        except (pa.ArrowException, MemoryError) as error:
-            raise beyond_arrow(error, where) from error
         finally:
             _current.reset(token)
         yield result
         start += count
 
 
-def beyond_arrow(error: Exception, where: str) -> UnsupportedError:
-    """Return the public error for an error of Arrow in a computation."""
-    return UnsupportedError(f"a computation on these values ({type(error).__name__})", where)
+@contextmanager
+def arrow_limits(where: str) -> Iterator[None]:
+    """Convert errors of Arrow in computations on values.
+
+    Raises:
+        UnsupportedError: Values are too many or too long for Arrow, or for the process's memory.
+    """
+    try:
+        yield
+    except (pa.ArrowException, MemoryError) as error:
+        what = f"a computation on these values ({type(error).__name__})"
+        raise UnsupportedError(what, where) from error

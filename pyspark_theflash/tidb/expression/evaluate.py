@@ -20,7 +20,6 @@ from typing import Final, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pyspark_theflash.base.budget import DEFAULT_BUDGET, Budget
 from pyspark_theflash.base.errors import UnrepresentableValueError, UnsupportedError, invariant
@@ -30,8 +29,10 @@ from pyspark_theflash.tidb.codec.narrow import widened
 from pyspark_theflash.tidb.codec.reader import Mask
 from pyspark_theflash.tidb.expression.allowance import (
     SLICE_ROWS,
-    beyond_arrow,
+    arrow_limits,
     check_time,
+    current_budget,
+    decoded_bytes,
     in_slices,
     require,
     reserve,
@@ -141,7 +142,6 @@ def evaluate(
     result_type: FieldType,
     where: str,
     rows: int | None = None,
-    budget: Budget = DEFAULT_BUDGET,
 ) -> pa.Array:
     """Evaluate an expression for each row, as a column of `result_type` in storage form.
 
@@ -150,7 +150,8 @@ def evaluate(
         result_type: The type that results are cast to.
         where: The table and column, for error messages.
         rows: The number of rows; required only without columns.
-        budget: The memory and time for the evaluation.
+
+    Within a slice of `allowance.in_slices`, the budget is that of the slice.
 
     Raises:
         UnsupportedError: An operation is not supported, or the results exceed a limit of Arrow.
@@ -168,13 +169,14 @@ def evaluate(
         reserve(result.nbytes)
         return result
 
-    slices = list(_in_slices(expression, columns, rows, where, budget, stored))
+    slices = []
+    for values in _in_slices(expression, columns, rows, where, current_budget(), stored):
+        reserve(values.nbytes)
+        slices.append(values)
     if len(slices) == 1:
         return slices[0]
-    try:
+    with arrow_limits(where):
         return pa.concat_arrays(slices)
-    except (pa.ArrowException, MemoryError) as error:
-        raise beyond_arrow(error, where) from error
 
 
 def evaluate_integers(
@@ -280,8 +282,7 @@ def _plain(values: pa.Array, tp: FieldType) -> pa.Array:
     """Convert a column of a file, which may be a dictionary or narrow, to storage form."""
     if not pa.types.is_dictionary(values.type):
         return widened(values, arrow_type(tp))
-    sizes = pc.binary_length(values.dictionary).take(values.indices)
-    reserve(pc.sum(sizes).as_py() or 0)
+    reserve(decoded_bytes(values))
     return values.dictionary_decode()
 
 

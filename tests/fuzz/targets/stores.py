@@ -3,6 +3,7 @@
 import json
 import random
 import zlib
+from contextlib import ExitStack
 from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ from pyspark_theflash.storage.engine.magic.encode import EncodedFile
 from pyspark_theflash.storage.engine.magic.file import (
     DataFile,
     FileKind,
-    open_file,
+    parquet_file,
+    reading,
     with_stored_columns,
 )
 from pyspark_theflash.storage.engine.magic.layout import Layouts, RegionFiles
@@ -282,8 +284,8 @@ def data_file_pages(folder: Path) -> Target:
 
 def _read(folder: Path, data: bytes, info: DataFile) -> None:
     (folder / info.path).write_bytes(data)
-    with open_file(folder, info, as_dictionaries=["c2"]) as file:
-        file.read()
+    with reading(folder, info), ExitStack() as closing:
+        parquet_file(folder, info, closing, as_dictionaries=["c2"]).read()
 
 
 def _data_file() -> EncodedFile:

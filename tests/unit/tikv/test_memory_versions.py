@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from pyspark_theflash.base.budget import Budget
 from pyspark_theflash.base.errors import CodecError
-from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.base.types import ColumnID, TimeStamp
 from pyspark_theflash.replication.apply.tables import PhysicalTables
 from pyspark_theflash.replication.apply.versions import Versions, concat
 from pyspark_theflash.storage.mvcc.project import ScanColumn, scan_column
@@ -143,3 +144,15 @@ def test_what_rows_lack_is_told_by_the_table_that_is_read() -> None:
     for _ in range(2):
         assert read(found, [scan_column(shown, shown.columns[2])]) == {1: (7,), 2: (3,)}
         assert read(found, [scan_column(written, written.columns[2])]) == {1: (5,), 2: (3,)}
+
+
+def test_long_defaults_come_in_small_batches() -> None:
+    text = "x" * 10_000
+    added = replace(TABLE.columns[1], id=ColumnID(9), name="added", origin_default=text)
+    shown = replace(TABLE, columns=(*TABLE.columns, added))
+    parts = [version(n, 50, encode_row_v2({2: "a"}, TYPES)) for n in range(100)]
+    found = NewestRows().at(ID, [concat(parts)], [], TimeStamp(90), tables(100))
+    assert found is not None
+    batches = list(found.batches([scan_column(shown, added)], budget=Budget(1 << 20)))
+    assert max(batch.nbytes for batch in batches) <= 1 << 18
+    assert [row for batch in batches for row in batch.column(0).to_pylist()] == [text] * 100

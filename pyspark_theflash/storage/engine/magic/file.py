@@ -24,7 +24,7 @@ import json
 import logging
 import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
 from enum import Enum
 from pathlib import Path
@@ -36,7 +36,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pyspark_theflash.base.errors import CorruptionError, EngineError
+from pyspark_theflash.base.errors import CorruptionError, EngineError, UnsupportedError
 from pyspark_theflash.base.types import MAX_TS, PhysicalTableID, RegionID, TimeStamp
 from pyspark_theflash.storage.engine.api import Handle
 from pyspark_theflash.storage.engine.magic.region import (
@@ -250,45 +250,70 @@ def warn_of_copy(error: Exception) -> None:
 
 
 @contextmanager
-def open_file(
-    folder: Path,
-    info: DataFile,
-    *,
-    as_dictionaries: Collection[str] = (),
-    metadata: pq.FileMetaData | None = None,
-) -> Iterator[pq.ParquetFile]:
+def open_file(folder: Path, info: DataFile) -> Iterator[pq.ParquetFile]:
     """Open a file and verify its footer. Pages are verified when they are read.
-
-    Args:
-        as_dictionaries: string columns to read as dictionaries if the file stores them so.
-        metadata: the verified footer of a large file that was opened before.
 
     Raises:
         CorruptionError: The file is missing or does not match the manifest. Errors of the block's
             reads are raised like this, too.
+        UnsupportedError, EngineError: See `reading`.
+    """
+    with reading(folder, info), ExitStack() as closing:
+        yield parquet_file(folder, info, closing)
+
+
+def parquet_file(
+    folder: Path,
+    info: DataFile,
+    closing: ExitStack,
+    *,
+    as_dictionaries: Collection[str] = (),
+    metadata: pq.FileMetaData | None = None,
+) -> pq.ParquetFile:
+    """Open a file like `open_file`, in a block of `reading`. `closing` closes it.
+
+    Args:
+        as_dictionaries: string columns to read as dictionaries if the file stores them so.
+        metadata: the verified footer of a large file that was opened before.
+    """
+    path = folder / info.path
+    size = path.stat().st_size
+    if size != info.size_bytes:
+        reason = f"has {size} bytes, not {info.size_bytes}"
+        raise CorruptionError(str(path), min(size, info.size_bytes), reason)
+    # Not memory-mapped: an I/O error must raise, not send SIGBUS.
+    source = closing.enter_context(pa.OSFile(str(path)) if metadata else _checked(path, info))
+    return pq.ParquetFile(
+        source,
+        metadata=(footer := metadata or pq.read_metadata(source)),
+        read_dictionary=_dictionaries(footer, as_dictionaries),
+        page_checksum_verification=True,
+        # Pre-buffering is for remote file systems.
+        pre_buffer=False,
+    )
+
+
+@contextmanager
+def reading(folder: Path, info: DataFile) -> Iterator[None]:
+    """Convert errors of reads of a file. The block has no other computations.
+
+    Raises:
+        CorruptionError: The file is missing or damaged.
+        UnsupportedError: The values are too many for Arrow, or for the process's memory.
         EngineError: The operating system cannot read the file.
     """
     path = folder / info.path
     try:
-        size = path.stat().st_size
-        if size != info.size_bytes:
-            reason = f"has {size} bytes, not {info.size_bytes}"
-            raise CorruptionError(str(path), min(size, info.size_bytes), reason)
-        # Not memory-mapped: an I/O error must raise, not send SIGBUS.
-        with pa.OSFile(str(path)) if metadata else _checked(path, info) as source:
-            yield pq.ParquetFile(
-                source,
-                metadata=(footer := metadata or pq.read_metadata(source)),
-                read_dictionary=_dictionaries(footer, as_dictionaries),
-                page_checksum_verification=True,
-                # Pre-buffering is for remote file systems.
-                pre_buffer=False,
-            )
+        yield
     except FileNotFoundError as error:
         if is_missing(folder, info.path):
             reason = f"partition {partition_of(info.path)} is missing: is its disk mounted?"
             raise EngineError(str(path), reason) from error
         raise CorruptionError(str(path), 0, "is missing") from error
+    except (pa.ArrowCapacityError, MemoryError) as error:
+        # The file is sound, and its copies are as large.
+        what = f"reading as many values at once ({type(error).__name__})"
+        raise UnsupportedError(what, str(path)) from error
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno:
             raise os_error(error, path) from error
@@ -366,9 +391,21 @@ def read_row_group(file: pq.ParquetFile, group: int, columns: Sequence[str]) -> 
         reason = f"a row group has {table.num_rows} rows instead of {expected.num_rows}"
         raise pa.ArrowInvalid(reason)
     for name in columns:
-        if pa.types.is_list(table.schema.field(name).type):
+        tp = table.schema.field(name).type
+        if pa.types.is_list(tp):
             _check_elements(name, table.column(name), expected)
+        elif pa.types.is_dictionary(tp):
+            _check_indices(name, table.column(name))
     return table
+
+
+def _check_indices(name: str, column: pa.ChunkedArray) -> None:
+    """Check that a dictionary has not lost values, by a damaged page header."""
+    for chunk in column.chunks:
+        bounds = pc.min_max(chunk.indices)
+        low, high = bounds["min"].as_py(), bounds["max"].as_py()
+        if low is not None and not 0 <= low <= high < len(chunk.dictionary):
+            raise pa.ArrowInvalid(f"{name} has a dictionary of {len(chunk.dictionary)} values")
 
 
 def _check_elements(name: str, column: pa.ChunkedArray, group: pq.RowGroupMetaData) -> None:

@@ -28,8 +28,9 @@ from pyspark_theflash.storage.engine.magic.file import (
     combine_chunks,
     is_text,
     never_null,
-    open_file,
+    parquet_file,
     read_row_group,
+    reading,
     warn_of_copy,
 )
 from pyspark_theflash.tidb.codec.narrow import narrowed
@@ -118,8 +119,10 @@ class OpenFile:
 
     def _read_group(self, group: int, names: Sequence[str]) -> pa.Table:
         try:
-            return read_row_group(self._parquet(), group, names)
-        except (pa.ArrowException, OSError, *UNREADABLE) as error:
+            file = self._parquet()
+            with reading(self._folder, self._copies[0]):
+                return read_row_group(file, group, names)
+        except UNREADABLE as error:
             self._next_copy(error)
         return self._read_group(group, names)
 
@@ -135,14 +138,14 @@ class OpenFile:
         """Return the Parquet file, opened at the first read that is not cached."""
         if self._file is None:
             footer = self._cache.footers.get(self._info.content)
-            self._file = self._closing.enter_context(
-                open_file(
+            with reading(self._folder, self._copies[0]):
+                self._file = parquet_file(
                     self._folder,
                     self._copies[0],
+                    self._closing,
                     as_dictionaries=self._strings,
                     metadata=None if footer is None else footer.metadata,
                 )
-            )
         return self._file
 
     def _read_footer(self) -> Footer:
@@ -184,7 +187,7 @@ def opened(
 ) -> Iterator[OpenFile]:
     """Open a file for reading. The columns `strings` may be returned as dictionaries.
 
-    Raises what `open_file` does, also for reads in the block.
+    Reads in the block raise what `file.reading` does.
     """
     with ExitStack() as closing:
         yield OpenFile(cache, folder, info, strings, closing)

@@ -16,6 +16,7 @@ not read are read only for row groups with remaining rows.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -57,8 +58,15 @@ from pyspark_theflash.storage.mvcc.version import (
 )
 from pyspark_theflash.tidb.codec.arrow import DECIMAL128_DIGITS
 from pyspark_theflash.tidb.codec.narrow import is_narrow, widened
+from pyspark_theflash.tidb.expression.allowance import (
+    arrow_limits,
+    decoded_bytes,
+    in_slices,
+    reserve,
+)
 
 BATCH_ROWS: Final = 1 << 16
+_NO_ROWS: Final = np.zeros(0, np.bool_)
 
 
 class RegionReader:
@@ -83,15 +91,17 @@ class RegionReader:
         filtered = [] if spec.condition is None else spec.condition.columns
         self._filter_names = stored_names(filtered)
         self._strings = {column_name(c.id) for c in [*spec.columns, *filtered] if is_text(c.type)}
+        self._where = f"table {region.physical_id}"
 
     def rows(self, files: Sequence[DataFile]) -> Iterator[pa.RecordBatch]:
         """Read the visible rows of these files, which are all that overlap the region."""
-        for info in sorted(files, key=lambda f: f.number, reverse=True):
-            if self._cached is not None:
-                if info.number in self._cached:
-                    yield from self._file_with_mask(info, self._cached[info.number])
-            elif info.min_commit_ts <= self._spec.snapshot_ts:
-                yield from self._file(info)
+        with arrow_limits(self._where):
+            for info in sorted(files, key=lambda f: f.number, reverse=True):
+                if self._cached is not None:
+                    if info.number in self._cached:
+                        yield from self._file_with_mask(info, self._cached[info.number])
+                elif info.min_commit_ts <= self._spec.snapshot_ts:
+                    yield from self._file(info)
 
     def _file(self, info: DataFile) -> Iterator[pa.RecordBatch]:
         hidden = self._hidden_rows(info)
@@ -234,16 +244,25 @@ class RegionReader:
         present = [name for name in self._filter_names if name in table.schema.names]
         names = [column_name(c.id) for c in condition.columns]
         stored = {name: combine_chunks(table.column(name)) for name in present}
+        rows, among = len(table), mask
         if mask is not None and not all(_is_stored(stored, c) for c in condition.columns):
             # Computing a column may fail, which must not happen for invisible rows.
-            visible = {name: filter_rows(column, mask) for name, column in stored.items()}
-            count = int(np.count_nonzero(mask))
-            arrays = self._projected(visible, condition.columns, count, as_stored=True)
-            result = np.zeros(len(mask), np.bool_)
-            result[mask] = condition.rows(batch_of(names, arrays, count))
-            return result
-        arrays = self._projected(stored, condition.columns, len(table), as_stored=True)
-        return _unless_all(condition.rows(batch_of(names, arrays, len(table)), mask))
+            stored = {name: filter_rows(column, mask) for name, column in stored.items()}
+            rows, among = int(np.count_nonzero(mask)), None
+
+        def matching(start: int, count: int) -> Mask:
+            part = {name: column.slice(start, count) for name, column in stored.items()}
+            arrays = self._projected(part, condition.columns, count, as_stored=True)
+            batch = batch_of(names, arrays, count)
+            return condition.rows(batch, None if among is None else among[start : start + count])
+
+        slices = list(in_slices(rows, self._spec.budget, self._where, matching, rows))
+        matches = slices[0] if len(slices) == 1 else np.concatenate([*slices, _NO_ROWS])
+        if mask is None or among is not None:
+            return _unless_all(matches)
+        result = np.zeros(len(mask), np.bool_)
+        result[mask] = matches
+        return result
 
     def _visible(self, table: pa.Table, system: Sequence[str], mask: Mask | None) -> Mask | None:
         """Return which rows of `mask` (None: all) are visible; record the rows that they hide."""
@@ -270,26 +289,24 @@ class RegionReader:
 
     def _batches(self, table: pa.Table, rows: int) -> Iterator[pa.RecordBatch]:
         """Compute the output columns from the file's columns, in batches of bounded size."""
-        names = self._spec.names
-        if not names:
+        if not self._spec.names:
             yield batch_of([], [], rows)
-        elif not table.num_columns:
-            # The file is older than the columns.
-            for start in range(0, rows, BATCH_ROWS):
-                size = min(BATCH_ROWS, rows - start)
-                arrays = self._projected(
-                    {}, self._spec.columns, size, as_stored=self._spec.as_stored
-                )
-                yield batch_of(names, arrays, size)
-        else:
-            for batch in table.to_batches(max_chunksize=BATCH_ROWS):
-                stored = dict(zip(batch.schema.names, batch.columns, strict=True))
-                arrays = self._projected(
-                    stored, self._spec.columns, batch.num_rows, as_stored=self._spec.as_stored
-                )
-                if self._spec.with_handle:
-                    arrays.insert(0, _dense(stored[HANDLE]))
-                yield batch_of(names, arrays, batch.num_rows)
+            return
+        # Without columns, the file is older than those of the scan.
+        whole = [] if table.num_columns else [batch_of([], [], rows)]
+        for batch in whole or table.to_batches(max_chunksize=BATCH_ROWS):
+            output = partial(self._output, batch)
+            size = batch.num_rows
+            yield from in_slices(size, self._spec.budget, self._where, output, BATCH_ROWS)
+
+    def _output(self, batch: pa.RecordBatch, start: int, count: int) -> pa.RecordBatch:
+        """Compute the output columns of consecutive rows of a batch of the file's columns."""
+        spec, part = self._spec, batch.slice(start, count)
+        stored = dict(zip(part.schema.names, part.columns, strict=True))
+        arrays = self._projected(stored, spec.columns, count, as_stored=spec.as_stored)
+        if spec.with_handle:
+            arrays.insert(0, _dense(stored[HANDLE]))
+        return batch_of(spec.names, arrays, count)
 
     def _projected(
         self, stored: Stored, columns: Sequence[ScanColumn], rows: int, *, as_stored: bool
@@ -356,4 +373,8 @@ def _dense(column: pa.Array) -> pa.Array:
     """Decode a dictionary, or widen narrow decimals to 128 bits."""
     if is_narrow(column.type):
         return widened(column, pa.decimal128(DECIMAL128_DIGITS, column.type.scale))
-    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+    if not pa.types.is_dictionary(column.type):
+        return column
+    if len(column) > 1:
+        reserve(decoded_bytes(column))
+    return column.dictionary_decode()

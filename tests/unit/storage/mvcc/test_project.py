@@ -191,3 +191,9 @@ def test_what_nobody_knows_after_an_exchange_is_refused() -> None:
     past = _past([column("d", T.VARCHAR)], [column("e", T.LONG, id=2)], [NONE])
     with pytest.raises(UnsupportedError, match="belonged to another"):
         project(held, [_of_last(past, "d")], 1)
+
+
+def test_defaults_beyond_2_gib() -> None:
+    wanted = scan_column(table := _table(T.BLOB, origin_default="x" * 65_000), table.columns[0])
+    with pytest.raises(pa.ArrowCapacityError):
+        project({}, [wanted], 33_100)
