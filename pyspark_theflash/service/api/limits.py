@@ -8,11 +8,12 @@ administrators.
 
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Final
 
+from pyspark_theflash.base.budget import REQUEST_BYTES
 from pyspark_theflash.base.errors import OptionError, ServiceUnavailableError
 
 _RESERVED: Final = 8
@@ -37,10 +38,12 @@ class Limits:
     memory: int = 128 << 20
     """Bytes of requests, and of responses that their callers have not received, in each process."""
     memory_per_identity: int = 72 << 20
+    request_memory: int = REQUEST_BYTES
+    """Bytes of the values that one request computes and retains, besides the rows as read."""
     snapshots_per_identity: int = 1_000
     """Snapshots and read latches that have not ended, in the store."""
 
-    def with_changes(self, texts: list[str]) -> "Limits":
+    def with_changes(self, texts: Sequence[str]) -> "Limits":
         """Return limits with changes of the form NAME=NUMBER. Raises `OptionError`."""
         names = [field.name for field in fields(self)]
         changes: dict[str, int] = {}

@@ -80,6 +80,7 @@ class Reads:
         """See `Service`; `identity` reads the identity of the store in the folder."""
         self._latches_max = limits.snapshots_per_identity
         self._path, self._fs, self._clock, self._identity = path, fs, clock, identity
+        self._request_bytes = limits.request_memory
         self._store_sealer = StoreSealer(path, fs, spare_key or new_key())
         self._plans = LeastRecent[tuple[str, SealedScan], ScanTask](_PLANS_MAX)
         """A task of each recent plan, by lease and scan: its columns serve for all splits."""
@@ -249,8 +250,20 @@ class Reads:
         ttl_ms: int = LEASE_TTL_MS,
     ) -> ReadSnapshot:
         at = None if ts is None else TimeStamp(ts)
-        place, who = (self._path, at, self._fs, self._clock), call.identity
-        return ReadSnapshot(*place, ttl_ms=ttl_ms, lease=lease, origin=origin, identity=who)
+        return ReadSnapshot(
+            self._path,
+            at,
+            self._fs,
+            self._clock,
+            ttl_ms=ttl_ms,
+            lease=lease,
+            origin=origin,
+            identity=call.identity,
+            budget=self._budget(call),
+        )
+
+    def _budget(self, call: CallContext) -> Budget:
+        return Budget(self._request_bytes, call.check)
 
     def _origin(self, wait_ms: int, call: CallContext) -> Origin:
         """Return the source of a snapshot's rows: the files, or a replica."""
@@ -317,7 +330,7 @@ class Reads:
         return replace(task, region=ticket.region)
 
     def _batches(self, task: ScanTask, regions: Sequence[RegionScan], call: CallContext) -> Batches:
-        yield from self._open_store.read(task, regions, Budget(check=call.check))
+        yield from self._open_store.read(task, regions, self._budget(call))
 
     def _lease_of(self, handle: bytes, call: CallContext) -> ReadLease:
         store_id, lease = opened_handle(handle, call.identity, self._sealer)

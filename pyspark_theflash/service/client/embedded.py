@@ -15,6 +15,7 @@ import stat
 import subprocess
 import tempfile
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -35,7 +36,12 @@ _OUTPUT_BYTES: Final = 2000
 
 
 def connect_embedded(
-    store: Path, *, clock: Clock | None = None, idle_ms: int = IDLE_MS, workers: int | None = None
+    store: Path,
+    *,
+    clock: Clock | None = None,
+    idle_ms: int = IDLE_MS,
+    workers: int | None = None,
+    limits: Sequence[str] = (),
 ) -> "TheFlash":
     """Open a store through its engine process, which the first call starts if necessary.
 
@@ -45,6 +51,7 @@ def connect_embedded(
         idle_ms: How long the process runs without connections, if it is started here.
         workers: Its number of workers, if it is started here; None: the default of `theflash
             serve`.
+        limits: Its limits, NAME=N, if it is started here; others have their defaults.
 
     Returns:
         The store. Its calls raise `ServiceUnavailableError`, with the process's output, if the
@@ -56,7 +63,7 @@ def connect_embedded(
     # Imports the modules that read stores, which clients that only start the process do not need.
     from pyspark_theflash.service.client.theflash import TheFlash
 
-    return TheFlash(EmbeddedTransport(store, clock or SystemClock(), idle_ms, workers))
+    return TheFlash(EmbeddedTransport(store, clock or SystemClock(), idle_ms, workers, limits))
 
 
 def socket_path(store: Path) -> Path:
@@ -100,9 +107,17 @@ def private_folder() -> Path:
 class EmbeddedTransport(RemoteTransport):
     """A transport that starts the engine process if it cannot connect."""
 
-    def __init__(self, store: Path, clock: Clock, idle_ms: int, workers: int | None = None) -> None:
+    def __init__(
+        self,
+        store: Path,
+        clock: Clock,
+        idle_ms: int,
+        workers: int | None = None,
+        limits: Sequence[str] = (),
+    ) -> None:
         """See `connect_embedded`."""
         self._store, self._idle_ms, self._workers = store, idle_ms, workers
+        self._limits = [part for limit in limits for part in ("--limit", limit)]
         path = socket_path(store)
         check_folder(path.parent)
         super().__init__(f"{UNIX}{path}", clock=clock)
@@ -132,7 +147,7 @@ class EmbeddedTransport(RemoteTransport):
 
     def _start(self, output: int) -> "subprocess.Popen[bytes]":
         arguments = ["serve", str(self._store.resolve()), "--listen", self._address]
-        arguments += ["--idle", str(self._idle_ms / 1000)]
+        arguments += ["--idle", str(self._idle_ms / 1000), *self._limits]
         if self._workers is not None:
             arguments += ["--workers", str(self._workers)]
         process = start_module(

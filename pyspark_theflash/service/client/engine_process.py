@@ -1,6 +1,7 @@
 """Find or start the engine process of a store and print its address, for other languages.
 
     python -m pyspark_theflash.service.client.engine_process STORE [--idle S] [--workers N]
+        [--limit NAME=N]
 
 Prints one JSON object: `{"address": "unix:PATH"}`, or an error with fields of the API's `Error`,
 `{"error": {"name": ..., "text": ..., "retryable": ...}}`.
@@ -34,12 +35,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("store", type=Path, metavar="STORE")
     parser.add_argument("--idle", type=float, default=IDLE_MS / 1000, metavar="S")
     parser.add_argument("--workers", type=int, metavar="N")
+    parser.add_argument("--limit", action="append", default=[], metavar="NAME=N")
     arguments = parser.parse_args(argv)
     store, idle_ms = arguments.store, round(arguments.idle * 1000)
     try:
         result: dict[str, object]
         read_identity(store, LocalFileSystem())
-        transport = EmbeddedTransport(store, SystemClock(), idle_ms, arguments.workers)
+        started = arguments.workers, arguments.limit
+        transport = EmbeddedTransport(store, SystemClock(), idle_ms, *started)
         with closing(transport):
             transport.call(method("GetStatus"), StatusRequest(), START_MS)
         result = {"address": f"{UNIX}{socket_path(store)}"}

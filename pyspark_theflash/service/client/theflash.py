@@ -21,6 +21,7 @@ from pyspark_theflash.base.options import timestamp_option
 from pyspark_theflash.base.timestamp import AnyTimestamp
 from pyspark_theflash.base.tls import TlsFiles, TlsMaterial
 from pyspark_theflash.net.address import SCHEME, is_address
+from pyspark_theflash.service.api.limits import Limits
 from pyspark_theflash.service.api.token import AccessToken
 from pyspark_theflash.service.client.rows import Rows
 from pyspark_theflash.service.client.transport import LocalTransport, Transport
@@ -44,6 +45,7 @@ def connect(
     tls: TlsFiles | TlsMaterial | None = None,
     fs: FileSystem | None = None,
     clock: Clock | None = None,
+    limits: Sequence[str] = (),
 ) -> "TheFlash":
     """Open a store. A server is contacted by the first call.
 
@@ -53,16 +55,18 @@ def connect(
         tls: Certificates for a server.
         fs: The file system of a folder; None: the local one.
         clock: The clock of timeouts; None: the system's.
+        limits: Limits for calls on a folder, NAME=N, such as `request_memory=N`; others have their
+            defaults.
 
     Returns:
         The store, which is a context manager.
 
     Raises:
-        OptionError: The address or certificates are invalid, or a token or certificates are passed
-            for a folder.
+        OptionError: The address, certificates or limits are invalid, or a token or certificates are
+            passed for a folder, or limits for a server.
         StoreNotFoundError: The folder has no store.
     """
-    return TheFlash(transport_to(where, token=token, tls=tls, fs=fs, clock=clock))
+    return TheFlash(transport_to(where, token=token, tls=tls, fs=fs, clock=clock, limits=limits))
 
 
 def transport_to(
@@ -72,6 +76,7 @@ def transport_to(
     tls: TlsFiles | TlsMaterial | None = None,
     fs: FileSystem | None = None,
     clock: Clock | None = None,
+    limits: Sequence[str] = (),
 ) -> Transport:
     """Return the transport to a store; see `connect`."""
     clock, place = clock or SystemClock(), str(where)
@@ -79,10 +84,13 @@ def transport_to(
         # Imports modules that only connections need.
         from pyspark_theflash.service.client.remote import RemoteTransport
 
+        if limits:
+            raise OptionError("limits", "are for folders; those of a server are its own")
         return RemoteTransport(place.removeprefix(SCHEME), clock=clock, token=token, tls=tls)
     if token is not None or tls is not None:
         raise OptionError("token", "tokens and certificates are for servers, not for folders")
-    return LocalTransport(Path(place), fs=fs or LocalFileSystem(), clock=clock)
+    chosen = Limits().with_changes(limits)
+    return LocalTransport(Path(place), fs=fs or LocalFileSystem(), clock=clock, limits=chosen)
 
 
 class TheFlash:

@@ -9,6 +9,7 @@ import pyarrow as pa
 from pyspark_theflash.base.clock import Clock
 from pyspark_theflash.base.fs import FileSystem
 from pyspark_theflash.service.api.call import CallContext
+from pyspark_theflash.service.api.limits import Limits
 from pyspark_theflash.service.api.service import Service
 from pyspark_theflash.service.client.rows import Rows
 from pyspark_theflash.service.wire.method import Method
@@ -40,9 +41,9 @@ _SPARE_KEY: Final = bytes(32)
 class LocalTransport:
     """A transport to a service in this process."""
 
-    def __init__(self, path: Path, *, fs: FileSystem, clock: Clock) -> None:
+    def __init__(self, path: Path, *, fs: FileSystem, clock: Clock, limits: Limits) -> None:
         """Raises `StoreNotFoundError`."""
-        self._service = Service(path, fs=fs, clock=clock, spare_key=_SPARE_KEY)
+        self._service = Service(path, fs=fs, clock=clock, spare_key=_SPARE_KEY, limits=limits)
         self._clock = clock
 
     def call(self, called: Method, request: object, timeout_ms: int, tables: Tables = None) -> Any:  # noqa: ANN401

@@ -1,0 +1,102 @@
+"""The memory of one request is a setting of the process that evaluates it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyspark_theflash.base.errors import OptionError, SqlMemoryError
+from pyspark_theflash.service.api.limits import Limits
+from pyspark_theflash.service.client.embedded import connect_embedded
+from pyspark_theflash.service.client.theflash import TheFlash, connect
+from pyspark_theflash.tidb.codec.field_type import MySQLType
+from tests.support.processes import engines, wait_until
+from tests.support.serving import served, serving, serving_workers
+from tests.support.stores import StoreBuilder, column, id_column, table_info
+
+COLUMNS = [id_column(), column("text", MySQLType.VARCHAR, collate="utf8mb4_bin")]
+VIRTUAL = {"generated_expr_string": "concat(`text`, `text`)", "generated_stored": False}
+TABLE = table_info(7, "shop.item", COLUMNS)
+DOUBLED = table_info(
+    8, "shop.doubled", [*COLUMNS, column("v", MySQLType.VARCHAR, collate="utf8mb4_bin", **VIRTUAL)]
+)
+LARGE = "length(replace(text, 'e', 'eeeeeeeeeeeeeeee')) > 9"
+CONSTANT = f"length(replace(replace('{'e' * 500}', 'e', '{'e' * 100}'), 'e', '{'e' * 100}')) > id"
+"""Both make 5 MB of a row or of constants."""
+SMALL, ENOUGH = ["request_memory=4194304"], ["request_memory=67108864"]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("large") / "store"
+    row = (1, 110, [1, "e" * 300_000])
+    wide = (1, 110, [1, "e" * 3_000_000, None])
+    return StoreBuilder(path, TABLE, DOUBLED).publish(200, {TABLE: [row], DOUBLED: [wide]}).path
+
+
+@contextmanager
+def of_a_server(store: Path, limits: Sequence[str]) -> Iterator[TheFlash]:
+    address = f"unix:{store}/s"
+    with serving(store, address, limits=Limits().with_changes(limits)), connect(address) as api:
+        yield api
+
+
+@contextmanager
+def of_workers(store: Path, limits: Sequence[str]) -> Iterator[TheFlash]:
+    address, chosen = f"unix:{store}/w", Limits().with_changes(limits)
+    with serving_workers(store, address, workers=1, limits=chosen), connect(address) as api:
+        yield api
+
+
+@contextmanager
+def of_the_command(store: Path, limits: Sequence[str]) -> Iterator[TheFlash]:
+    with served(store, "--limit", *limits) as (_, address), connect(address) as api:
+        yield api
+
+
+def of_the_engine_process(store: Path, limits: Sequence[str]) -> TheFlash:
+    return connect_embedded(store, idle_ms=100, limits=limits)
+
+
+def of_this_process(store: Path, limits: Sequence[str]) -> TheFlash:
+    return connect(store, limits=limits)
+
+
+WAYS: list[Callable[[Path, Sequence[str]], Any]] = [
+    of_a_server,
+    of_workers,
+    of_the_command,
+    of_the_engine_process,
+    of_this_process,
+]
+
+
+def rows(api: TheFlash, where: str) -> int:
+    return sum(each.num_rows for each in api.read(api.plan("shop.item", ["id"], where=where)))
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+def test_memory_of_a_request(way: Any, store: Path) -> None:
+    with way(store, SMALL) as api:
+        for where in (LARGE, CONSTANT):
+            with pytest.raises(SqlMemoryError, match="limit of 4 MiB"):
+                rows(api, where)
+        assert rows(api, "id = 1") == 1
+    wait_until(lambda: not engines(store))
+    with way(store, ENOUGH) as api:
+        assert [rows(api, LARGE), rows(api, CONSTANT)] == [1, 1]
+
+
+def test_memory_of_a_digest(store: Path) -> None:
+    with connect(store, limits=SMALL) as api, pytest.raises(SqlMemoryError):
+        api.digest("shop.doubled")
+    with connect(store, limits=ENOUGH) as api:
+        assert api.digest("shop.doubled").rows == 1
+
+
+def test_limits_of_connect(store: Path) -> None:
+    for where, limits in ((store, ["request=1"]), ("unix:/nowhere", SMALL)):
+        with pytest.raises(OptionError):
+            connect(where, limits=limits)
