@@ -41,7 +41,9 @@ _SPARE_KEY: Final = bytes(32)
 class LocalTransport:
     """A transport to a service in this process."""
 
-    def __init__(self, path: Path, *, fs: FileSystem, clock: Clock, limits: Limits) -> None:
+    def __init__(
+        self, path: Path, *, fs: FileSystem, clock: Clock, limits: Limits | None = None
+    ) -> None:
         """Raises `StoreNotFoundError`."""
         self._service = Service(path, fs=fs, clock=clock, spare_key=_SPARE_KEY, limits=limits)
         self._clock = clock
