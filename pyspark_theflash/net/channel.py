@@ -39,8 +39,13 @@ _TRANSIENT: Final = frozenset(
 )
 
 
-def open_channel(address: str, tls: TlsFiles | None, *, max_message_bytes: int) -> grpc.Channel:
+def open_channel(
+    address: str, tls: TlsFiles | None, *, max_message_bytes: int, keepalive_ms: int | None = None
+) -> grpc.Channel:
     """Return a channel to `unix:PATH` or `HOST:PORT`, which connects on first use.
+
+    With `keepalive_ms`, a connection with calls is tested after so long without data, and closed if
+    the server does not respond within the same time.
 
     Raises:
         OptionError: The address or the certificates are invalid.
@@ -61,6 +66,12 @@ def open_channel(address: str, tls: TlsFiles | None, *, max_message_bytes: int) 
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.enable_http_proxy", 0),
     ]
+    if keepalive_ms is not None:
+        options += [
+            ("grpc.keepalive_time_ms", keepalive_ms),
+            ("grpc.keepalive_timeout_ms", keepalive_ms),
+            ("grpc.http2.max_pings_without_data", 0),
+        ]
     if tls is None:
         return grpc.insecure_channel(address, options)
     material = tls.read()

@@ -1,0 +1,486 @@
+"""TiKV's change feed: requests to regions over one stream per store, and what they have sent.
+
+    span        subscribed keys; its pieces have the progress               spans.py
+    request     locks pieces in one region, and matches their events        matcher.py
+    stream      to a store, with the requests to regions that it leads      streams.py
+    buffer      committed changes, until they are taken                     buffer.py
+
+`poll` requests the pieces that no request has locked, receives, and checks for requests that have
+fallen silent. Every failure ends requests and releases their pieces, which are looked up and
+requested again from their own progress, after a pause that depends on the failure. So nothing is
+missed, and until then the pieces hold the frontier.
+
+    NotLeader, EpochNotMatch        the region cache is updated with what the error says
+    RegionNotFound                  the region is looked up in PD
+    ServerIsBusy, Congested         longer pauses
+    DuplicateRequest                the stream is closed
+    the stream ends                 all of its requests end
+    no progress for `silent_ms`     the request ends; TiKV reports progress every second, even if
+                                    locks hold it
+
+Requests of EventFeedV2 are told apart by request ids. The id is shared by requests to different
+regions, so that TiKV reports their progress together, and not used again in a region while events
+of an earlier request may be under way. EventFeed (before TiKV 7.5) has one request per region and
+stream, and none of them can be ended, so further requests to a region use further streams.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Protocol
+
+from pyspark_theflash.base.clock import Clock, Deadline
+from pyspark_theflash.base.errors import (
+    ClusterMismatchError,
+    CodecError,
+    RegionGapError,
+    ServiceUnavailableError,
+    TiKVRefusedError,
+)
+from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.cluster.located import LocatedRegion, RawKeyRange
+from pyspark_theflash.cluster.tikv.wire.call import RegionError, RegionFault
+from pyspark_theflash.replication.cdc.backoff import after_error, after_stream
+from pyspark_theflash.replication.cdc.buffer import ChangeBuffer
+from pyspark_theflash.replication.cdc.change_feed import Taken
+from pyspark_theflash.replication.cdc.matcher import CommittedRows, Matcher
+from pyspark_theflash.replication.cdc.spans import SpanLock, Spans
+from pyspark_theflash.replication.cdc.streams import Stream, StreamEnd, Streams
+from pyspark_theflash.replication.cdc.wire import (
+    FeedError,
+    FeedFault,
+    Progress,
+    RowEvent,
+    decode_frame,
+    deregister_request,
+    register_request,
+)
+from pyspark_theflash.replication.pairing.spill import Spill
+
+_log = logging.getLogger(__name__)
+
+LOOKUP_MS: Final = 5000
+_CHUNK_BYTES: Final = 16 << 20
+_CHECK_MS: Final = 2000
+_IDLE_MS: Final = 60_000
+_STREAMS_MAX: Final = 4
+"""Streams of EventFeed to one store."""
+
+
+class Regions(Protocol):
+    """The regions of the cluster; implemented by `cluster.tikv.regions.RegionCache`."""
+
+    def cover(
+        self, ranges: Iterable[RawKeyRange], deadline: Deadline
+    ) -> list[tuple[LocatedRegion, list[RawKeyRange]]]:
+        """Return regions that cover ranges, each with its intersections."""
+
+    def forget(self, region: LocatedRegion) -> None:
+        """Look a region up in PD next time."""
+
+    def failed(self, region: LocatedRegion, error: RegionError) -> None:
+        """Update the cache after an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class FeedLimits:
+    """Times and sizes."""
+
+    silent_ms: int = 60_000
+    """A request ends if its region reports no progress for so long."""
+    scan_silent_ms: int = 600_000
+    """A request ends if nothing of its scan arrives for so long."""
+    locked_ms: int = 10_000
+    """How long a region's resolved_ts may stay the same before its locks are checked."""
+    prewrite_bytes: int = 128 << 20
+    """Memory of prewrites; above it, large transactions are written to temporary files."""
+    large_bytes: int = 4 << 20
+    """The smallest transaction (its part in one region) that is written to a file."""
+
+
+@dataclass(slots=True, eq=False)
+class _Request:
+    """A request to a region. `owner` is its number among all requests of the feed."""
+
+    owner: int
+    region: LocatedRegion
+    request_id: int
+    link: "_Link"
+    lock: SpanLock
+    matcher: Matcher
+    heard_ms: int
+    advanced_ms: int
+
+
+@dataclass(slots=True, eq=False)
+class _Link:
+    """A stream and its requests, by region and request id.
+
+    The value of a request that has ended, but may still send events, is None.
+    """
+
+    stream: Stream
+    requests: dict[tuple[int, int], _Request | None] = field(default_factory=dict)
+    used_ms: int = 0
+
+    def free_id(self, region_id: int) -> int | None:
+        """Return an id for a request to a region; None if there is none."""
+        if not self.stream.is_multiplexed:
+            return None if (region_id, 0) in self.requests else 0
+        request_id = 1
+        while (region_id, request_id) in self.requests:
+            request_id += 1
+        return request_id
+
+    def live(self) -> list[_Request]:
+        return [each for each in self.requests.values() if each is not None]
+
+
+class TiKVChangeFeed:
+    """The `ChangeFeed` of a cluster. `unlock` is called for keys whose locks hold the frontier."""
+
+    def __init__(
+        self,
+        regions: Regions,
+        streams: Streams,
+        cluster_id: int,
+        *,
+        clock: Clock,
+        unlock: Callable[[RawKeyRange], None] | None = None,
+        folder: Path | None = None,
+        limits: FeedLimits = FeedLimits(),
+    ) -> None:
+        """Create a feed without spans. `folder` is for temporary files."""
+        self._regions, self._streams, self._cluster_id = regions, streams, cluster_id
+        self._clock, self._unlock, self._limits = clock, unlock, limits
+        self._folder = folder
+        self._spans = Spans()
+        self._buffer = ChangeBuffer(Spill(folder))
+        self._links: dict[Stream, _Link] = {}
+        self._is_old: set[int] = set()  # stores without EventFeedV2
+        self._rows = CommittedRows()
+        self._owners: list[tuple[int, int]] = []
+        self._ended: dict[int, TimeStamp] = {}
+        self._owner = 0
+        self._pending_bytes = 0
+        self._spilled_at_bytes = 0
+        self._polled_ms = self._checked_ms = clock.boottime_ms()
+
+    # The interface.
+
+    @property
+    def resolved_ts(self) -> TimeStamp:
+        return self._spans.resolved_ts
+
+    def subscribe(self, span: RawKeyRange, checkpoint_ts: TimeStamp) -> None:
+        self._spans.add(span, checkpoint_ts)
+
+    def unsubscribe(self, span: RawKeyRange) -> None:
+        ended = set(self._spans.remove(span))
+        for link in list(self._links.values()):
+            for request in link.live():
+                if request.lock in ended:
+                    self._cancel(request)
+                else:
+                    request.matcher.keep(request.lock.pieces)
+        self._seal()
+        self._buffer.remove(span)
+
+    def poll(self, timeout_ms: int) -> None:
+        now = self._clock.boottime_ms()
+        self._resumed(now)
+        self._request_free(now)
+        due_ms = self._spans.next_due_ms()
+        if due_ms is not None:
+            timeout_ms = min(timeout_ms, max(0, due_ms - now))
+        for stream, item in self._streams.receive(timeout_ms):
+            link = self._links.get(stream)
+            if link is None:
+                continue  # closed meanwhile
+            if isinstance(item, StreamEnd):
+                self._stream_ended(link, item)
+            else:
+                self._frame(link, item)
+        self._seal()
+        self._watch()
+        self._polled_ms = self._clock.boottime_ms()
+
+    def take(self, up_to: TimeStamp) -> Taken:
+        return self._buffer.take(up_to)
+
+    def close(self) -> None:
+        self._links.clear()
+        self._streams.close()
+
+    @property
+    def request_states(self) -> tuple[int, int, int]:
+        """The numbers of requests that stream, requests that scan, and pieces without a request."""
+        requests = [each for link in self._links.values() for each in link.live()]
+        streaming = sum(each.matcher.is_initialized for each in requests)
+        return streaming, len(requests) - streaming, self._spans.free_count
+
+    # Requests.
+
+    def _request_free(self, now: int) -> None:
+        """Request the pieces that are not locked and are due."""
+        deadline = Deadline(self._clock, LOOKUP_MS)
+        for keys in self._spans.free(now):
+            if not deadline.left_ms():
+                return
+            try:
+                for region, _ in self._regions.cover([keys], deadline):
+                    self._request(region, now, deadline)
+            except (ServiceUnavailableError, RegionGapError) as error:
+                _log.warning("keys from %s cannot be requested: %s", keys.start[:9].hex(), error)
+                self._spans.postpone(keys.start, after_stream(1) + self._clock.boottime_ms())
+
+    def _request(self, region: LocatedRegion, now: int, deadline: Deadline) -> None:
+        if region.leader is None:
+            self._regions.forget(region)
+            return
+        lock = self._spans.lock(region.range, now)
+        if lock is None:
+            return  # another range of the region was requested together with this one
+        try:
+            link, request_id = self._link(region.leader.store_id, region.id, deadline)
+        except ServiceUnavailableError:
+            self._spans.unlock(lock, now + after_stream(lock.failures))
+            raise
+        self._owner += 1
+        matcher = Matcher(lock.pieces, lock.checkpoint_ts)
+        request = _Request(self._owner, region, request_id, link, lock, matcher, now, now)
+        link.requests[region.id, request_id] = request
+        link.stream.send(
+            register_request(
+                self._cluster_id,
+                region.id,
+                region.epoch,
+                request_id,
+                lock.hull,
+                lock.checkpoint_ts,
+            )
+        )
+
+    def _link(self, store_id: int, region_id: int, deadline: Deadline) -> tuple[_Link, int]:
+        """Return a stream to a store, and a free request id of a region in it."""
+        links = [each for each in self._links.values() if each.stream.store_id == store_id]
+        for link in links:
+            request_id = link.free_id(region_id)
+            if request_id is not None:
+                return link, request_id
+        if len(links) >= _STREAMS_MAX:
+            for link in links[1:]:
+                self._close(link, "requests are joined", is_failure=False)
+        stream = self._streams.open(store_id, deadline, is_multiplexed=store_id not in self._is_old)
+        link = self._links[stream] = _Link(stream, used_ms=self._clock.boottime_ms())
+        return link, 1 if stream.is_multiplexed else 0
+
+    def _cancel(self, request: _Request) -> None:
+        """End a request whose pieces are released; TiKV confirms with an error."""
+        link, key = request.link, (request.region.id, request.request_id)
+        link.requests[key] = None
+        self._forget(request)
+        if link.stream.is_multiplexed:
+            link.stream.send(deregister_request(self._cluster_id, *key))
+
+    def _end(self, request: _Request, wait_ms: int, *, is_failure: bool = True) -> None:
+        """Release the pieces of a request that sends nothing any more."""
+        due_ms = self._clock.boottime_ms() + wait_ms
+        self._forget(request)
+        self._spans.unlock(request.lock, due_ms, is_failure=is_failure)
+
+    def _forget(self, request: _Request) -> None:
+        self._ended[request.owner] = request.lock.resolved_ts
+        self._pending_bytes -= request.matcher.pending_bytes
+
+    def _close(self, link: _Link, reason: str, *, is_failure: bool = True) -> None:
+        """Close a stream and end its requests."""
+        del self._links[link.stream]
+        link.stream.close()
+        for request in link.live():
+            wait_ms = after_stream(request.lock.failures) if is_failure else 0
+            self._end(request, wait_ms, is_failure=is_failure)
+            if is_failure:
+                self._regions.forget(request.region)
+        _log.info("closed a stream to store %s: %s", link.stream.store_id, reason)
+
+    # What is received.
+
+    def _frame(self, link: _Link, data: bytes) -> None:
+        now = self._clock.boottime_ms()
+        try:
+            for item in decode_frame(data):
+                if isinstance(item, Progress):
+                    self._progress(link, item, now)
+                    continue
+                region_id, request_id, content = item
+                request = link.requests.get((region_id, request_id))
+                if isinstance(content, FeedError):
+                    self._error(link, region_id, request_id, content)
+                elif request is not None:
+                    self._add(request, content, now)
+                if link.stream not in self._links:
+                    return
+        except CodecError as error:
+            raise TiKVRefusedError(link.stream.address, f"the change feed: {error}") from error
+
+    def _add(self, request: _Request, rows: Iterable[RowEvent], now: int) -> None:
+        matcher, before = request.matcher, len(self._rows.keys)
+        was_initialized, pending = matcher.is_initialized, matcher.pending_bytes
+        matcher.add(rows, self._rows)
+        request.heard_ms = now
+        self._pending_bytes += matcher.pending_bytes - pending
+        if added := len(self._rows.keys) - before:
+            self._owners.append((request.owner, added))
+        if matcher.is_initialized and not was_initialized:
+            request.advanced_ms = now
+            self._spans.succeed(request.lock)
+        if self._rows.size_bytes > _CHUNK_BYTES:
+            self._seal()
+        if self._pending_bytes > self._limits.prewrite_bytes + self._spilled_at_bytes:
+            self._spill()
+
+    def _progress(self, link: _Link, progress: Progress, now: int) -> None:
+        resolved_ts, request_id = progress.resolved_ts, progress.request_id
+        for region_id in progress.region_ids:
+            request = link.requests.get((region_id, request_id))
+            if request is None:
+                continue
+            matcher = request.matcher
+            pending = matcher.pending_bytes
+            if not matcher.advance(resolved_ts, self._rows):
+                request.heard_ms = now
+                continue
+            request.heard_ms = now
+            if resolved_ts > request.lock.resolved_ts:
+                request.advanced_ms = now
+                self._spans.advance(request.lock, resolved_ts)
+            self._pending_bytes += matcher.pending_bytes - pending
+
+    def _error(self, link: _Link, region_id: int, request_id: int, error: FeedError) -> None:
+        request = link.requests.pop((region_id, request_id), None)
+        if request is None:
+            return  # the end of a canceled request is confirmed
+        where = f"store {link.stream.store_id} at {link.stream.address}"
+        if error.fault is FeedFault.OTHER_CLUSTER:
+            raise ClusterMismatchError(where, error.cluster_id, self._cluster_id)
+        if error.fault is FeedFault.INCOMPATIBLE:
+            raise TiKVRefusedError(where, error.reason)
+        _log.info("region_id=%s: %s %s", region_id, where, error.reason)
+        self._end(request, after_error(error, request.lock.failures))
+        if error.fault is FeedFault.NOT_LEADER:
+            self._regions.failed(request.region, _region_error(RegionFault.NOT_LEADER, error))
+        elif error.fault is FeedFault.MOVED:
+            self._regions.failed(request.region, _region_error(RegionFault.MOVED, error))
+        elif error.fault is FeedFault.DUPLICATE:
+            self._close(link, error.reason)
+        elif error.fault is FeedFault.UNKNOWN:
+            self._regions.forget(request.region)
+
+    def _stream_ended(self, link: _Link, end: StreamEnd) -> None:
+        store_id = link.stream.store_id
+        if end.is_refused:
+            raise TiKVRefusedError(link.stream.address, end.reason)
+        if end.is_unimplemented and not link.stream.is_multiplexed:
+            raise TiKVRefusedError(link.stream.address, f"has no change feed: {end.reason}")
+        if end.is_unimplemented:
+            self._is_old.add(store_id)
+        else:
+            self._is_old.discard(store_id)  # it may be upgraded
+        self._close(link, end.reason, is_failure=not end.is_unimplemented)
+
+    def _seal(self) -> None:
+        """Move the received rows to the buffer, without those that ended requests send again."""
+        rows, owners, ended = self._rows, self._owners, self._ended
+        if rows.keys or rows.logs:
+            self._rows, self._owners = CommittedRows(), []
+            self._buffer.add(rows, owners)
+        if ended:
+            self._ended = {}
+            self._buffer.discard(ended)
+
+    def _spill(self) -> None:
+        """Move large transactions to files, until half of the budget is free."""
+        requests = [each for link in self._links.values() for each in link.live()]
+        requests.sort(key=lambda each: each.matcher.pending_bytes, reverse=True)
+        for request in requests:
+            matcher = request.matcher
+            while self._pending_bytes > self._limits.prewrite_bytes // 2:
+                before = matcher.pending_bytes
+                if not matcher.spill_largest(Spill(self._folder), self._limits.large_bytes):
+                    break
+                self._pending_bytes += matcher.pending_bytes - before
+        # What is left are small transactions: wait until there are more.
+        over = self._pending_bytes - self._limits.prewrite_bytes // 2
+        self._spilled_at_bytes = max(0, over)
+
+    # What is not received.
+
+    def _resumed(self, now: int) -> None:
+        """Do not count the time between two polls, when nothing was received, as silence."""
+        paused_ms = now - self._polled_ms
+        if paused_ms >= _CHECK_MS:
+            for link in self._links.values():
+                for request in link.live():
+                    request.heard_ms += paused_ms
+                    request.advanced_ms += paused_ms
+
+    def _watch(self) -> None:
+        """End requests that have fallen silent, and check locks that hold the frontier."""
+        now, limits = self._clock.boottime_ms(), self._limits
+        if now - self._checked_ms < _CHECK_MS:
+            return
+        self._checked_ms = now
+        for link in list(self._links.values()):
+            requests = link.live()
+            silent = []
+            for request in requests:
+                is_live = request.matcher.is_initialized
+                limit_ms = limits.silent_ms if is_live else limits.scan_silent_ms
+                if now - request.heard_ms >= limit_ms:
+                    silent.append(request)
+            if requests:
+                link.used_ms = now
+            elif now - link.used_ms >= _IDLE_MS:
+                self._close(link, "idle", is_failure=False)
+            if silent:
+                self._end_silent(link, silent, is_all=len(silent) == len(requests))
+        self._check_locks(now)
+
+    def _end_silent(self, link: _Link, silent: list[_Request], *, is_all: bool) -> None:
+        first = silent[0]
+        _log.warning(
+            "region_id=%s and %s others of store %s have reported nothing for %s ms",
+            first.region.id,
+            len(silent) - 1,
+            link.stream.store_id,
+            self._clock.boottime_ms() - first.heard_ms,
+        )
+        if is_all or not link.stream.is_multiplexed:
+            self._close(link, "regions are silent")
+            return
+        for request in silent:
+            self._cancel(request)
+            self._regions.forget(request.region)
+            due_ms = self._clock.boottime_ms() + after_stream(request.lock.failures)
+            self._spans.unlock(request.lock, due_ms)
+
+    def _check_locks(self, now: int) -> None:
+        """Check the locks of the region that holds the frontier, if it has held it for long."""
+        if self._unlock is None:
+            return
+        requests = [
+            each
+            for link in self._links.values()
+            for each in link.live()
+            if each.matcher.is_initialized and now - each.advanced_ms >= self._limits.locked_ms
+        ]
+        if requests:
+            held = min(requests, key=lambda each: each.lock.resolved_ts)
+            held.advanced_ms = now  # before the next check
+            self._unlock(held.lock.hull)
+
+
+def _region_error(fault: RegionFault, error: FeedError) -> RegionError:
+    return RegionError(fault, error.reason, error.leader, error.regions)

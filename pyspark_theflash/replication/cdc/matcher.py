@@ -1,0 +1,304 @@
+"""Matching of prewrites and commits in the feed of one request to one region.
+
+A committed row arrives either whole (`COMMITTED`: found by the scan, or committed in one phase), or
+as a prewrite with its value and a commit with its commit_ts, which are matched by (start_ts, key):
+
+    PREWRITE 7 k v        COMMIT 7 k at 9              -> k = v at 9
+    PREWRITE 8 k w        ROLLBACK 8 k                 -> nothing
+
+A request begins with a scan of the region. It sends every version above the request's checkpoint_ts
+as COMMITTED and every lock as PREWRITE, and ends with INITIALIZED. Live events overtake it, so
+before INITIALIZED
+
+    a commit may precede its prewrite, or have none: the scan sends the version as COMMITTED
+    a rollback may precede its prewrite
+    a prewrite may be incomplete: a heartbeat of the transaction has no value, and a pipelined
+    transaction (generation > 0) writes a key several times
+
+so commits without a usable prewrite and rollbacks are kept until INITIALIZED. After it, a commit
+without a prewrite is an error. A prewrite without a value never replaces one, and otherwise the
+highest generation is used. The commit's `op` decides whether the row was deleted: a prewrite
+without a value may be a heartbeat.
+
+When the region's resolved_ts has passed a transaction's start_ts, the transaction has no lock in
+the region any more, so prewrites of it that are left were rolled back, and are dropped.
+
+A transaction that is too large for memory is moved to a `TxnLog`, which matches it when the
+resolved_ts has reached its commit_ts. See TiKV's `components/cdc/src/delegate.rs`.
+"""
+
+import bisect
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from pyspark_theflash.base.errors import ChangeFeedError
+from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.replication.cdc.spans import Piece
+from pyspark_theflash.replication.cdc.txn_log import TxnLog
+from pyspark_theflash.replication.cdc.wire import (
+    COMMIT,
+    COMMITTED,
+    DELETE,
+    INITIALIZED,
+    PREWRITE,
+    PUT,
+    ROLLBACK,
+    RowEvent,
+)
+from pyspark_theflash.replication.pairing.spill import Spill
+from pyspark_theflash.tidb.codec.key import RawKey, table_of
+
+ROW_BYTES: Final = 200
+"""The approximate memory of a pending prewrite besides its value."""
+_OUTSIDE: Final = -1
+_Commit = tuple[int, bytes, int, int]
+"""start_ts, key, commit_ts, op."""
+
+
+@dataclass(slots=True)
+class CommittedRows:
+    """Committed changes as columns of equal length, and finished large transactions."""
+
+    keys: list[bytes] = field(default_factory=list)
+    values: list[bytes] = field(default_factory=list)
+    start_ts: list[int] = field(default_factory=list)
+    commit_ts: list[int] = field(default_factory=list)
+    ops: list[int] = field(default_factory=list)
+    """`PUT` or `DELETE`."""
+    size_bytes: int = 0
+    logs: list[TxnLog] = field(default_factory=list)
+
+    def add(self, key: bytes, value: bytes, start_ts: int, commit_ts: int, op: int) -> None:
+        """Add a row."""
+        self.keys.append(key)
+        self.values.append(value)
+        self.start_ts.append(start_ts)
+        self.commit_ts.append(commit_ts)
+        self.ops.append(op)
+        self.size_bytes += len(value)
+
+
+class Matcher:
+    """The state of one request's feed. `pending_bytes` is the approximate memory of prewrites."""
+
+    def __init__(self, pieces: Sequence[Piece], checkpoint_ts: TimeStamp) -> None:
+        self.is_initialized = False
+        self.resolved_ts = self._checkpoint_ts = checkpoint_ts
+        self.pending_bytes = 0
+        self._pending: dict[int, dict[bytes, bytes]] = {}  # start_ts -> key -> value
+        self._generations: dict[int, dict[bytes, int]] = {}  # of pipelined transactions
+        self._logs: dict[int, TxnLog] = {}
+        self._early_commits: list[_Commit] = []
+        self._early_rollbacks: list[tuple[int, bytes]] = []
+        self.keep(pieces)
+
+    def keep(self, pieces: Sequence[Piece]) -> None:
+        """Accept rows of these pieces only, from their resolved_ts on."""
+        self._pieces = [(p.keys.start, p.keys.end, p.resolved_ts) for p in pieces]
+        self._starts = [start for start, _, _ in self._pieces]
+
+    def add(self, rows: Iterable[RowEvent], committed: CommittedRows) -> None:
+        """Process rows; add those that are committed to `committed`.
+
+        Raises:
+            ChangeFeedError: The rows contradict earlier ones.
+            StoreFullError, EngineError: A large transaction could not be written to its file.
+        """
+        pending = self._pending
+        low, high, first_floor = self._pieces[0]
+        for row in rows:
+            kind, key = row.type, row.key
+            floor = first_floor if low <= key < high else self._floor_of(key)
+            if floor == _OUTSIDE:
+                if kind == INITIALIZED:
+                    self._initialize(committed)
+                continue
+            start_ts = row.start_ts
+            if kind == PREWRITE:
+                value, generation = row.value, row.generation
+                txn = pending.get(start_ts)
+                if txn is None and start_ts not in self._logs:
+                    txn = pending[start_ts] = {}
+                if txn is None or generation or key in txn:
+                    self._prewrite_again(start_ts, key, value, generation)
+                else:
+                    txn[key] = value
+                    self.pending_bytes += len(value) + ROW_BYTES
+            elif kind == COMMIT:
+                commit_ts = row.commit_ts
+                txn = pending.get(start_ts)
+                if txn is None or not self.is_initialized or commit_ts <= self.resolved_ts:
+                    self._commit(start_ts, key, commit_ts, row.op_type, committed, floor)
+                    continue
+                # The usual case of `_commit`.
+                if key not in txn:
+                    raise _unmatched(key, start_ts)
+                value = txn.pop(key)
+                self.pending_bytes -= len(value) + ROW_BYTES
+                if not txn:
+                    self._drop(start_ts)
+                self._emit(key, value, start_ts, commit_ts, row.op_type, committed, floor)
+            elif kind == COMMITTED:
+                commit_ts = row.commit_ts
+                if commit_ts <= self.resolved_ts:
+                    raise _too_late(key, commit_ts, self.resolved_ts)
+                self._emit(key, row.value, start_ts, commit_ts, row.op_type, committed, floor)
+            elif kind == ROLLBACK:
+                if self.is_initialized:
+                    self._roll_back(start_ts, key)
+                else:
+                    self._early_rollbacks.append((start_ts, key))
+
+    def advance(self, resolved_ts: TimeStamp, committed: CommittedRows) -> bool:
+        """Process the region's resolved_ts; return whether it counts.
+
+        It does not before INITIALIZED, or if it is lower than before.
+        """
+        if not self.is_initialized or resolved_ts < self.resolved_ts:
+            return False
+        self.resolved_ts = resolved_ts
+        for start_ts in [ts for ts in self._pending if ts < resolved_ts]:
+            self._drop(start_ts)
+        for start_ts, log in list(self._logs.items()):
+            if log.commit_ts and log.commit_ts <= resolved_ts:
+                committed.logs.append(self._logs.pop(start_ts))
+            elif not log.commit_ts and start_ts < resolved_ts:
+                del self._logs[start_ts]
+        return True
+
+    def spill_largest(self, spill: Spill, least_bytes: int) -> bool:
+        """Move the largest transaction in memory to a file, if it has so many bytes of values.
+
+        Returns whether there was one. Raises `StoreFullError`, `EngineError`.
+        """
+        sizes = {ts: sum(map(len, txn.values())) for ts, txn in self._pending.items()}
+        if not sizes:
+            return False
+        start_ts = max(sizes, key=sizes.__getitem__)
+        if sizes[start_ts] < least_bytes:
+            return False
+        generations = self._generations.get(start_ts, {})
+        log = TxnLog(spill, TimeStamp(start_ts))
+        for key, value in self._pending[start_ts].items():
+            log.prewrite(key, value, generations.get(key, 0))
+        for start, key, commit_ts, op in self._early_commits:
+            if start == start_ts and commit_ts > self._floor_of(key):
+                log.commit(key, TimeStamp(commit_ts), op, is_early=True)
+        self._early_commits = [each for each in self._early_commits if each[0] != start_ts]
+        self._drop(start_ts)
+        self._logs[start_ts] = log
+        return True
+
+    def _floor_of(self, key: bytes) -> int:
+        """Return the timestamp up to which the changes of a key are complete, or `_OUTSIDE`."""
+        at = bisect.bisect_right(self._starts, key) - 1
+        if at < 0:
+            return _OUTSIDE
+        _, end, floor = self._pieces[at]
+        return floor if not end or key < end else _OUTSIDE
+
+    def _prewrite_again(self, start_ts: int, key: bytes, value: bytes, generation: int) -> None:
+        """Process a prewrite of a key that has one, or of a pipelined or large transaction."""
+        if start_ts in self._logs:
+            self._logs[start_ts].prewrite(key, value, generation)
+            return
+        txn = self._pending[start_ts]
+        generations = self._generations.get(start_ts, {})
+        if key in txn and (not value or generation < generations.get(key, 0)):
+            return
+        self.pending_bytes += len(value) - len(txn.get(key, b""))
+        self.pending_bytes += 0 if key in txn else ROW_BYTES
+        txn[key] = value
+        if generation:
+            self._generations.setdefault(start_ts, {})[key] = generation
+
+    def _commit(
+        self,
+        start_ts: int,
+        key: bytes,
+        commit_ts: int,
+        op: int,
+        committed: CommittedRows,
+        floor: int,
+    ) -> None:
+        if commit_ts <= self.resolved_ts and commit_ts > self._checkpoint_ts:
+            raise _too_late(key, commit_ts, self.resolved_ts)
+        if (log := self._logs.get(start_ts)) is not None:
+            if commit_ts > floor:
+                log.commit(key, TimeStamp(commit_ts), op, is_early=not self.is_initialized)
+            return
+        txn = self._pending.get(start_ts)
+        value = None if txn is None else txn.get(key)
+        if not self.is_initialized:
+            if not value or key in self._generations.get(start_ts, ()):
+                self._early_commits.append((start_ts, key, commit_ts, op))
+                return
+        elif value is None:
+            if commit_ts <= self._checkpoint_ts:
+                return
+            raise _unmatched(key, start_ts)
+        self._remove(start_ts, key)
+        if commit_ts > self._checkpoint_ts:
+            self._emit(key, value or b"", start_ts, commit_ts, op, committed, floor)
+
+    def _emit(
+        self,
+        key: bytes,
+        value: bytes,
+        start_ts: int,
+        commit_ts: int,
+        op: int,
+        committed: CommittedRows,
+        floor: int,
+    ) -> None:
+        if commit_ts <= floor:
+            return
+        if op == DELETE:
+            value = b""
+        elif op != PUT or not value:
+            raise ChangeFeedError(
+                table_of(RawKey(key)),
+                f"the change at {commit_ts} has {'no value' if op == PUT else 'an unknown type'}",
+            )
+        committed.add(key, value, start_ts, commit_ts, op)
+
+    def _initialize(self, committed: CommittedRows) -> None:
+        commits, self._early_commits = self._early_commits, []
+        self.is_initialized = True
+        for start_ts, key, commit_ts, op in commits:
+            # Without a prewrite, the scan has sent the version.
+            if key in self._pending.get(start_ts, ()):
+                self._commit(start_ts, key, commit_ts, op, committed, self._floor_of(key))
+        rollbacks, self._early_rollbacks = self._early_rollbacks, []
+        for start_ts, key in rollbacks:
+            self._roll_back(start_ts, key)
+
+    def _roll_back(self, start_ts: int, key: bytes) -> None:
+        if start_ts in self._logs:
+            self._logs[start_ts].roll_back(key)
+        elif key in self._pending.get(start_ts, ()):
+            self._remove(start_ts, key)
+
+    def _remove(self, start_ts: int, key: bytes) -> None:
+        txn = self._pending[start_ts]
+        self.pending_bytes -= len(txn.pop(key)) + ROW_BYTES
+        if not txn:
+            self._drop(start_ts)
+
+    def _drop(self, start_ts: int) -> None:
+        txn = self._pending.pop(start_ts)
+        if txn:
+            self.pending_bytes -= sum(map(len, txn.values())) + ROW_BYTES * len(txn)
+        if self._generations:
+            self._generations.pop(start_ts, None)
+
+
+def _unmatched(key: bytes, start_ts: int) -> ChangeFeedError:
+    reason = f"the transaction of start_ts={start_ts} was committed but not prewritten"
+    return ChangeFeedError(table_of(RawKey(key)), reason)
+
+
+def _too_late(key: bytes, commit_ts: int, resolved_ts: int) -> ChangeFeedError:
+    reason = f"a change at {commit_ts} arrived after the resolved_ts {resolved_ts}"
+    return ChangeFeedError(table_of(RawKey(key)), reason)
