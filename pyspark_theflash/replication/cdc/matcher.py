@@ -15,16 +15,17 @@ before INITIALIZED
     a prewrite may be incomplete: a heartbeat of the transaction has no value, and a pipelined
     transaction (generation > 0) writes a key several times
 
-so commits without a usable prewrite and rollbacks are kept until INITIALIZED. After it, a commit
-without a prewrite is an error. A prewrite without a value never replaces one, and otherwise the
-highest generation is used. The commit's `op` decides whether the row was deleted: a prewrite
-without a value may be a heartbeat.
+so commits without a usable prewrite and rollbacks are kept until INITIALIZED. A commit that has
+none then is dropped, because the scan has sent its version. After INITIALIZED it is an error. A
+prewrite without a value never replaces one, and otherwise the highest generation is used. The
+commit's `op` decides whether the row was deleted: a prewrite without a value may be a heartbeat.
 
 When the region's resolved_ts has passed a transaction's start_ts, the transaction has no lock in
 the region any more, so prewrites of it that are left were rolled back, and are dropped.
 
-A transaction that is too large for memory is moved to a `TxnLog`, which matches it when the
-resolved_ts has reached its commit_ts. See TiKV's `components/cdc/src/delegate.rs`.
+The rows of a transaction that is too large for memory are moved to a `TxnLog`, which matches them
+when the resolved_ts has reached the commit_ts; meta keys stay here. See TiKV's
+`components/cdc/src/delegate.rs`.
 """
 
 import bisect
@@ -52,6 +53,7 @@ from pyspark_theflash.tidb.codec.key import RawKey, table_of
 ROW_BYTES: Final = 200
 """The approximate memory of a pending prewrite besides its value."""
 _OUTSIDE: Final = -1
+_META: Final = b"m"
 _Commit = tuple[int, bytes, int, int]
 """start_ts, key, commit_ts, op."""
 
@@ -105,7 +107,7 @@ class Matcher:
             ChangeFeedError: The rows contradict earlier ones.
             StoreFullError, EngineError: A large transaction could not be written to its file.
         """
-        pending = self._pending
+        pending, logs = self._pending, self._logs
         low, high, first_floor = self._pieces[0]
         for row in rows:
             kind, key = row.type, row.key
@@ -118,9 +120,9 @@ class Matcher:
             if kind == PREWRITE:
                 value, generation = row.value, row.generation
                 txn = pending.get(start_ts)
-                if txn is None and start_ts not in self._logs:
+                if txn is None and start_ts not in logs:
                     txn = pending[start_ts] = {}
-                if txn is None or generation or key in txn:
+                if txn is None or generation or key in txn or start_ts in logs:
                     self._prewrite_again(start_ts, key, value, generation)
                 else:
                     txn[key] = value
@@ -128,12 +130,11 @@ class Matcher:
             elif kind == COMMIT:
                 commit_ts = row.commit_ts
                 txn = pending.get(start_ts)
-                if txn is None or not self.is_initialized or commit_ts <= self.resolved_ts:
+                is_usual = txn is not None and self.is_initialized and key in txn
+                if txn is None or not is_usual or commit_ts <= self.resolved_ts:
                     self._commit(start_ts, key, commit_ts, row.op_type, committed, floor)
                     continue
                 # The usual case of `_commit`.
-                if key not in txn:
-                    raise _unmatched(key, start_ts)
                 value = txn.pop(key)
                 self.pending_bytes -= len(value) + ROW_BYTES
                 if not txn:
@@ -172,22 +173,26 @@ class Matcher:
 
         Returns whether there was one. Raises `StoreFullError`, `EngineError`.
         """
-        sizes = {ts: sum(map(len, txn.values())) for ts, txn in self._pending.items()}
-        if not sizes:
+        sizes = {
+            start_ts: sum(len(value) for key, value in txn.items() if key[:1] != _META)
+            for start_ts, txn in self._pending.items()
+            if start_ts not in self._logs
+        }
+        start_ts = max(sizes, key=sizes.__getitem__, default=0)
+        if sizes.get(start_ts, 0) < least_bytes:
             return False
-        start_ts = max(sizes, key=sizes.__getitem__)
-        if sizes[start_ts] < least_bytes:
-            return False
+        self._logs[start_ts] = log = TxnLog(spill, TimeStamp(start_ts))
         generations = self._generations.get(start_ts, {})
-        log = TxnLog(spill, TimeStamp(start_ts))
-        for key, value in self._pending[start_ts].items():
-            log.prewrite(key, value, generations.get(key, 0))
-        for start, key, commit_ts, op in self._early_commits:
-            if start == start_ts and commit_ts > self._floor_of(key):
-                log.commit(key, TimeStamp(commit_ts), op, is_early=True)
-        self._early_commits = [each for each in self._early_commits if each[0] != start_ts]
-        self._drop(start_ts)
-        self._logs[start_ts] = log
+        for key, value in list(self._pending[start_ts].items()):
+            if key[:1] != _META:
+                log.prewrite(key, value, generations.get(key, 0))
+                self._remove(start_ts, key)
+        commits, self._early_commits = self._early_commits, []
+        for commit in commits:
+            if commit[0] == start_ts and commit[1][:1] != _META:
+                self._commit(*commit, CommittedRows(), self._floor_of(commit[1]))
+            else:
+                self._early_commits.append(commit)
         return True
 
     def _floor_of(self, key: bytes) -> int:
@@ -200,10 +205,10 @@ class Matcher:
 
     def _prewrite_again(self, start_ts: int, key: bytes, value: bytes, generation: int) -> None:
         """Process a prewrite of a key that has one, or of a pipelined or large transaction."""
-        if start_ts in self._logs:
+        if start_ts in self._logs and key[:1] != _META:
             self._logs[start_ts].prewrite(key, value, generation)
             return
-        txn = self._pending[start_ts]
+        txn = self._pending.setdefault(start_ts, {})
         generations = self._generations.get(start_ts, {})
         if key in txn and (not value or generation < generations.get(key, 0)):
             return
@@ -224,7 +229,8 @@ class Matcher:
     ) -> None:
         if commit_ts <= self.resolved_ts and commit_ts > self._checkpoint_ts:
             raise _too_late(key, commit_ts, self.resolved_ts)
-        if (log := self._logs.get(start_ts)) is not None:
+        log = self._logs.get(start_ts)
+        if log is not None and key[:1] != _META:
             if commit_ts > floor:
                 log.commit(key, TimeStamp(commit_ts), op, is_early=not self.is_initialized)
             return
@@ -267,15 +273,18 @@ class Matcher:
         commits, self._early_commits = self._early_commits, []
         self.is_initialized = True
         for start_ts, key, commit_ts, op in commits:
-            # Without a prewrite, the scan has sent the version.
-            if key in self._pending.get(start_ts, ()):
+            value = self._pending.get(start_ts, {}).get(key)
+            # Without a prewrite, or with a heartbeat only, the scan has sent the version.
+            if value == b"" and op == PUT:
+                self._remove(start_ts, key)
+            elif value is not None:
                 self._commit(start_ts, key, commit_ts, op, committed, self._floor_of(key))
         rollbacks, self._early_rollbacks = self._early_rollbacks, []
         for start_ts, key in rollbacks:
             self._roll_back(start_ts, key)
 
     def _roll_back(self, start_ts: int, key: bytes) -> None:
-        if start_ts in self._logs:
+        if start_ts in self._logs and key[:1] != _META:
             self._logs[start_ts].roll_back(key)
         elif key in self._pending.get(start_ts, ()):
             self._remove(start_ts, key)

@@ -7,6 +7,7 @@ threads stop reading, and gRPC's flow control makes the stores wait.
 import queue
 import threading
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -53,7 +54,7 @@ class Streams(Protocol):
     def open(self, store_id: int, deadline: Deadline, *, is_multiplexed: bool) -> Stream:
         """Open a stream. Raises `PDUnavailableError`, `PDRefusedError`."""
 
-    def receive(self, timeout_ms: int) -> list[tuple[Stream, bytes | StreamEnd]]:
+    def receive(self, timeout_ms: int) -> Sequence[tuple[Stream, bytes | StreamEnd]]:
         """Return what has arrived, in order; wait at most `timeout_ms` for the first."""
 
     def close(self) -> None:
@@ -85,8 +86,8 @@ class GrpcStreams:
         self._open = {each for each in self._open if not each.is_closed} | {stream}
         return stream
 
-    def receive(self, timeout_ms: int) -> list[tuple[Stream, bytes | StreamEnd]]:
-        return list(self._inbox.get(timeout_ms))
+    def receive(self, timeout_ms: int) -> Sequence[tuple[Stream, bytes | StreamEnd]]:
+        return self._inbox.get(timeout_ms)
 
     def close(self) -> None:
         self._inbox.close()

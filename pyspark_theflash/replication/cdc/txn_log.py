@@ -104,12 +104,12 @@ class TxnLog:
         rows = []
         for key, (kind, op) in commits.items():
             prewrite = values.get(key)
-            if prewrite is None:
+            if prewrite is None or (op == PUT and not prewrite[1]):
                 if kind == _Kind.COMMIT:
-                    raise self._error(key, "was committed but not prewritten")
+                    raise self._error(key, "was committed without a prewrite or a value")
                 continue
-            if op not in (PUT, DELETE) or (op == PUT and not prewrite[1]):
-                raise self._error(key, "has a change without a value or type")
+            if op not in (PUT, DELETE):
+                raise self._error(key, "has a change of an unknown type")
             rows.append((key, b"" if op == DELETE else prewrite[1], op))
         return rows
 
