@@ -117,7 +117,7 @@ class FeedHistory:
         return sorted(changes, key=lambda c: (c[1], c[0]))
 
     def committed(self, up_to: int) -> set[Change]:
-        """What the cluster has committed in the spans since the last time."""
+        """Changes of the spans that the cluster has committed since the last time."""
         return {
             (key, commit_ts, value)
             for key, versions in self.sim.versions.items()

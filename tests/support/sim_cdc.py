@@ -415,7 +415,7 @@ class SimStreams:
 
 
 class SimDirectory:
-    """`Directory` of a `SimCdc`; `stale` regions, if any, are what PD knows."""
+    """`Directory` of a `SimCdc`; `stale` regions, if any, are in PD."""
 
     def __init__(self, sim: SimCdc) -> None:
         self.sim = sim

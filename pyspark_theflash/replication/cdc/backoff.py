@@ -1,4 +1,4 @@
-"""How long to wait before keys are requested again after an error."""
+"""Pauses before keys are requested again after an error."""
 
 from dataclasses import dataclass
 from typing import Final

@@ -18,7 +18,7 @@ missed, and until then the pieces hold the frontier.
     no progress for `silent_ms`     the request ends; TiKV reports progress every second, even if
                                     locks hold it
 
-Requests of EventFeedV2 are told apart by request ids. The id is shared by requests to different
+Requests of EventFeedV2 are distinguished by request ids. The id is shared by requests to different
 regions, so that TiKV reports their progress together, and not used again in a region while events
 of an earlier request may be under way. EventFeed (before TiKV 7.5) has one request per region and
 stream, and none of them can be ended, so further requests to a region use further streams.
@@ -50,7 +50,7 @@ from pyspark_theflash.replication.cdc.streams import Stream, StreamEnd, Streams
 from pyspark_theflash.replication.cdc.wire import (
     FeedError,
     FeedFault,
-    Progress,
+    RegionsProgress,
     RowEvent,
     decode_frame,
     deregister_request,
@@ -68,7 +68,7 @@ _STREAMS_MAX: Final = 4
 """Streams of EventFeed to one store."""
 
 
-class Regions(Protocol):
+class RegionLookup(Protocol):
     """The regions of the cluster; implemented by `cluster.tikv.regions.RegionCache`."""
 
     def cover(
@@ -92,7 +92,7 @@ class FeedLimits:
     scan_silent_ms: int = 600_000
     """A request ends if nothing of its scan arrives for so long."""
     locked_ms: int = 10_000
-    """How long a region's resolved_ts may stay the same before its locks are checked."""
+    """A region's locks are checked if its resolved_ts stays the same for so long."""
     prewrite_bytes: int = 128 << 20
     """Memory of prewrites; above it, large transactions are written to temporary files."""
     large_bytes: int = 4 << 20
@@ -142,7 +142,7 @@ class TiKVChangeFeed:
 
     def __init__(
         self,
-        regions: Regions,
+        regions: RegionLookup,
         streams: Streams,
         cluster_id: int,
         *,
@@ -311,7 +311,7 @@ class TiKVChangeFeed:
         now = self._clock.boottime_ms()
         try:
             for item in decode_frame(data):
-                if isinstance(item, Progress):
+                if isinstance(item, RegionsProgress):
                     self._progress(link, item, now)
                     continue
                 region_id, request_id, content = item
@@ -341,7 +341,7 @@ class TiKVChangeFeed:
         if self._pending_bytes > self._limits.prewrite_bytes + self._spilled_at_bytes:
             self._spill()
 
-    def _progress(self, link: _Link, progress: Progress, now: int) -> None:
+    def _progress(self, link: _Link, progress: RegionsProgress, now: int) -> None:
         resolved_ts, request_id = progress.resolved_ts, progress.request_id
         for region_id in progress.region_ids:
             request = link.requests.get((region_id, request_id))

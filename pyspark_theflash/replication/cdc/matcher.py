@@ -35,7 +35,7 @@ from typing import Final
 
 from pyspark_theflash.base.errors import ChangeFeedError
 from pyspark_theflash.base.types import TimeStamp
-from pyspark_theflash.replication.cdc.spans import Piece
+from pyspark_theflash.replication.cdc.spans import SpanPiece
 from pyspark_theflash.replication.cdc.txn_log import TxnLog
 from pyspark_theflash.replication.cdc.wire import (
     COMMIT,
@@ -84,7 +84,7 @@ class CommittedRows:
 class Matcher:
     """The state of one request's feed. `pending_bytes` is the approximate memory of prewrites."""
 
-    def __init__(self, pieces: Sequence[Piece], checkpoint_ts: TimeStamp) -> None:
+    def __init__(self, pieces: Sequence[SpanPiece], checkpoint_ts: TimeStamp) -> None:
         self.is_initialized = False
         self.resolved_ts = self._checkpoint_ts = checkpoint_ts
         self.pending_bytes = 0
@@ -95,7 +95,7 @@ class Matcher:
         self._early_rollbacks: list[tuple[int, bytes]] = []
         self.keep(pieces)
 
-    def keep(self, pieces: Sequence[Piece]) -> None:
+    def keep(self, pieces: Sequence[SpanPiece]) -> None:
         """Accept rows of these pieces only, from their resolved_ts on."""
         self._pieces = [(p.keys.start, p.keys.end, p.resolved_ts) for p in pieces]
         self._starts = [start for start, _, _ in self._pieces]

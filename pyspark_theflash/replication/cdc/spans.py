@@ -27,7 +27,7 @@ from pyspark_theflash.tidb.codec.key import RawKey
 
 
 @dataclass(slots=True, eq=False)
-class Piece:
+class SpanPiece:
     """A part of a span. All changes at or below `resolved_ts` have been received.
 
     Of a locked piece, `resolved_ts` is its progress before the lock. `failures` is the number of
@@ -47,7 +47,7 @@ class Piece:
 class SpanLock:
     """The pieces of one request, in order, and its progress."""
 
-    pieces: list[Piece] = field(repr=False)
+    pieces: list[SpanPiece] = field(repr=False)
     checkpoint_ts: TimeStamp
     """The request's start: the minimum over the pieces."""
     resolved_ts: TimeStamp
@@ -67,9 +67,9 @@ class Spans:
     """Subscribed spans. Not thread-safe."""
 
     def __init__(self) -> None:
-        self._pieces: list[Piece] = []  # by key
+        self._pieces: list[SpanPiece] = []  # by key
         self._spans: set[RawKeyRange] = set()
-        self._free: set[Piece] = set()
+        self._free: set[SpanPiece] = set()
         self._locks: set[SpanLock] = set()
         self._frontier: TimeStamp | None = None
 
@@ -95,7 +95,7 @@ class Spans:
         neighbors = self._pieces[max(0, at - 1) : at + 1]
         overlaps = any(span.clip(p.keys.start, p.keys.end) is not None for p in neighbors)
         invariant(not overlaps, "a span that overlaps a subscribed one was subscribed")
-        piece = Piece(span, span, checkpoint_ts)
+        piece = SpanPiece(span, span, checkpoint_ts)
         self._pieces.insert(at, piece)
         self._spans.add(span)
         self._free.add(piece)
@@ -174,7 +174,7 @@ class Spans:
         piece.due_ms = due_ms
         piece.failures += 1
 
-    def _cut(self, keys: RawKeyRange) -> list[Piece]:
+    def _cut(self, keys: RawKeyRange) -> list[SpanPiece]:
         """Cut free pieces at the bounds of a range; return the pieces inside of it."""
         for bound in (keys.start, keys.end):
             if bound:
@@ -192,7 +192,7 @@ class Spans:
         piece = self._pieces[at]
         if piece.lock is not None or piece.keys.start == key or key not in piece.keys:
             return
-        rest = Piece(
+        rest = SpanPiece(
             RawKeyRange(key, piece.keys.end),
             piece.span,
             piece.resolved_ts,
@@ -203,7 +203,7 @@ class Spans:
         self._pieces.insert(at + 1, rest)
         self._free.add(rest)
 
-    def _joined(self, pieces: list[Piece]) -> list[Piece]:
+    def _joined(self, pieces: list[SpanPiece]) -> list[SpanPiece]:
         """Join neighbors of one span with equal progress, all of them released just now."""
         joined = pieces[:1]
         for piece in pieces[1:]:
@@ -218,5 +218,5 @@ class Spans:
         return joined
 
 
-def _start(piece: Piece) -> RawKey:
+def _start(piece: SpanPiece) -> RawKey:
     return piece.keys.start

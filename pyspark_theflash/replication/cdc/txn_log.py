@@ -26,7 +26,7 @@ Row = tuple[bytes, bytes, int]
 """key, value (empty if deleted), op."""
 
 
-class _Kind(IntEnum):
+class _LoggedEvent(IntEnum):
     PREWRITE = 1
     EARLY_COMMIT = 2
     """A commit before INITIALIZED; without a prewrite, the scan has sent the version."""
@@ -45,7 +45,7 @@ class TxnLog:
 
     def prewrite(self, key: bytes, value: bytes, generation: int) -> None:
         """Add a prewrite. Raises `StoreFullError`, `EngineError`."""
-        self._add(_Kind.PREWRITE, key, value, generation=generation)
+        self._add(_LoggedEvent.PREWRITE, key, value, generation=generation)
 
     def commit(self, key: bytes, commit_ts: TimeStamp, op: int, *, is_early: bool) -> None:
         """Add a commit, which `is_early` before INITIALIZED.
@@ -58,11 +58,11 @@ class TxnLog:
             reason = f"start_ts={self.start_ts} was committed at {self.commit_ts} and {commit_ts}"
             raise ChangeFeedError(table_of(RawKey(key)), reason)
         self.commit_ts = commit_ts
-        self._add(_Kind.EARLY_COMMIT if is_early else _Kind.COMMIT, key, b"", op)
+        self._add(_LoggedEvent.EARLY_COMMIT if is_early else _LoggedEvent.COMMIT, key, b"", op)
 
     def roll_back(self, key: bytes) -> None:
         """Add a rollback. Raises `StoreFullError`, `EngineError`."""
-        self._add(_Kind.ROLLBACK, key, b"")
+        self._add(_LoggedEvent.ROLLBACK, key, b"")
 
     def parts(self) -> Iterator[list[Row]]:
         """Match the events and yield the committed rows in parts, without duplicates.
@@ -74,7 +74,9 @@ class TxnLog:
         for number in range(_PARTS):
             yield self._matched(number)
 
-    def _add(self, kind: _Kind, key: bytes, value: bytes, op: int = 0, generation: int = 0) -> None:
+    def _add(
+        self, kind: _LoggedEvent, key: bytes, value: bytes, op: int = 0, generation: int = 0
+    ) -> None:
         number = zlib.crc32(key) % _PARTS
         block = self._open[number]
         block += _HEADER.pack(kind, op, generation, len(key), len(value))
@@ -93,11 +95,11 @@ class TxnLog:
         values: dict[bytes, tuple[int, bytes]] = {}
         commits: dict[bytes, tuple[int, int]] = {}
         for kind, op, generation, key, value in self._events(number):
-            if kind == _Kind.PREWRITE:
+            if kind == _LoggedEvent.PREWRITE:
                 old = values.get(key)
                 if old is None or (value and generation >= old[0]):
                     values[key] = (generation, value)
-            elif kind == _Kind.ROLLBACK:
+            elif kind == _LoggedEvent.ROLLBACK:
                 values.pop(key, None)
             else:
                 commits[key] = (kind, op)
@@ -105,7 +107,7 @@ class TxnLog:
         for key, (kind, op) in commits.items():
             prewrite = values.get(key)
             if prewrite is None or (op == PUT and not prewrite[1]):
-                if kind == _Kind.COMMIT:
+                if kind == _LoggedEvent.COMMIT:
                     raise self._error(key, "was committed without a prewrite or a value")
                 continue
             if op not in (PUT, DELETE):

@@ -79,7 +79,7 @@ class RowEvent(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class RegionsProgress:
     """A resolved_ts of several regions. `request_id` is 0 if a region has one request a stream."""
 
     region_ids: Sequence[int]
@@ -91,7 +91,7 @@ Event: TypeAlias = tuple[int, int, Sequence[RowEvent] | FeedError]
 """(region id, request id, changes or the error that ended the request); a tuple for its speed."""
 
 
-def decode_frame(data: bytes) -> Iterator[Event | Progress]:
+def decode_frame(data: bytes) -> Iterator[Event | RegionsProgress]:
     """Decode a ChangeDataEvent, in the order of its contents.
 
     Raises:
@@ -104,10 +104,10 @@ def decode_frame(data: bytes) -> Iterator[Event | Progress]:
         elif event.HasField("error"):
             yield event.region_id, event.request_id, _error(event.error)
         elif event.HasField("resolved_ts"):
-            yield Progress([event.region_id], TimeStamp(event.resolved_ts), event.request_id)
+            yield RegionsProgress([event.region_id], TimeStamp(event.resolved_ts), event.request_id)
     if message.HasField("resolved_ts"):
         progress = message.resolved_ts
-        yield Progress(progress.regions, TimeStamp(progress.ts), progress.request_id)
+        yield RegionsProgress(progress.regions, TimeStamp(progress.ts), progress.request_id)
 
 
 def _error(message: cdcpb_pb2.Error) -> FeedError:

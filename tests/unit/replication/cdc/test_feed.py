@@ -27,7 +27,7 @@ def test_random_histories(*, is_old: bool, first: int) -> None:
         run(history, 250)
 
 
-@pytest.mark.parametrize("first", (0, 10))
+@pytest.mark.parametrize("first", [0, 10])
 def test_large_transactions_are_spilled(first: int, tmp_path: Path) -> None:
     for seed in range(first, first + 10):
         run(FeedHistory(seed, limits=SMALL, folder=tmp_path), 250)
