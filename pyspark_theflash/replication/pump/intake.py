@@ -5,14 +5,16 @@ does not report how much that is. So the number of messages that arrive at the s
 
     recent    requested less than `_RECENT` ticks ago; almost all messages arrive within that time.
               At most `_RECENT_MAX`, further calls wait for their turn.
-    slow      requested earlier. At most `_SLOW_MAX`: if there are more, the oldest is rejected if
-              it is older than `_STALE` ticks, and otherwise the one that became slow last.
+    slow      requested earlier. It counts as a message of the largest size; if there is no memory
+              for that, it is rejected, or the oldest slow one if that is older than `_STALE` ticks.
 
 No message may take longer than `_LATE` ticks; TiDB does not wait longer either. Time is counted in
 ticks of the event loop, so that messages are not rejected because this process was stopped.
 
-Received messages count as their size until they are durable. Large ones are rejected first, so that
-there is always memory for commits.
+Received messages count as their size until they are durable. There is memory for one of the largest
+size, `BESIDE_BYTES` of other large ones, and `SMALL_MESSAGES_BYTES` of small ones, so that there is
+always memory for commits. gRPC and Python have a message three times while it arrives, and so does
+its check.
 """
 
 import asyncio
@@ -23,6 +25,8 @@ from pyspark_theflash.net.channel import grpc
 
 LARGE_BYTES: Final = 1 << 20
 """Size above which a message is large."""
+BESIDE_BYTES: Final = 64 << 20
+"""Memory for large messages beside one of the largest size."""
 SMALL_MESSAGES_BYTES: Final = 64 << 20
 """Memory that large messages leave for others."""
 TICK_MS: Final = 50
@@ -30,7 +34,6 @@ _RECENT: Final = 2
 _STALE: Final = 100
 _LATE: Final = 300
 _RECENT_MAX: Final = 64
-_SLOW_MAX: Final = 2
 _WAITING_MAX: Final = 512
 """The maximum number of calls that wait for their turn."""
 
@@ -58,9 +61,9 @@ class Intake:
 
     def __init__(self, message_bytes: int, tick_ms: int = TICK_MS) -> None:
         """`message_bytes` is the size limit of a message, which gRPC checks."""
-        self._large_bytes_max = _SLOW_MAX * message_bytes
+        self._message_bytes, self._large_bytes_max = message_bytes, message_bytes + BESIDE_BYTES
         self._tick_s = tick_ms / 1000
-        self._held_bytes = 0
+        self._large_bytes = self._small_bytes = 0
         self._turns = asyncio.Semaphore(_RECENT_MAX)
         self._waiting = 0
         self._arrivals: dict[_Arrival, None] = {}
@@ -75,15 +78,31 @@ class Intake:
         """
         message = await self._received(context)
         size_bytes = len(message)
-        limit = self._large_bytes_max + (0 if size_bytes > LARGE_BYTES else SMALL_MESSAGES_BYTES)
-        if self._held_bytes + size_bytes > limit:
-            raise _busy(f"{self._held_bytes} bytes of messages are in memory")
-        self._held_bytes += size_bytes
+        if size_bytes > LARGE_BYTES:
+            used_bytes, limit_bytes = self._used_bytes(), self._large_bytes_max
+        else:
+            used_bytes, limit_bytes = self._small_bytes, SMALL_MESSAGES_BYTES
+        if used_bytes + size_bytes > limit_bytes:
+            raise _busy(f"there are {used_bytes} bytes of messages like this one")
+        self._count(size_bytes, size_bytes)
         return message
 
     def release(self, size_bytes: int) -> None:
         """Count a received message of this size no more."""
-        self._held_bytes -= size_bytes
+        self._count(size_bytes, -size_bytes)
+
+    def _count(self, size_bytes: int, change: int) -> None:
+        if size_bytes > LARGE_BYTES:
+            self._large_bytes += change
+        else:
+            self._small_bytes += change
+
+    def _used_bytes(self) -> int:
+        """Return the memory of large messages, which slow ones may be."""
+        return self._large_bytes + len(self._slow()) * self._message_bytes
+
+    def _slow(self) -> list[_Arrival]:
+        return [each for each in self._arrivals if each.is_slow and each.rejection is None]
 
     async def _received(self, context: Any) -> bytes:  # noqa: ANN401
         await self._turn()
@@ -133,12 +152,13 @@ class Intake:
             self._tick_later()
 
     def _slowed(self, arrival: _Arrival) -> None:
-        slow = [each for each in self._arrivals if each.is_slow and each.rejection is None]
-        if len(slow) >= _SLOW_MAX:
-            victim = slow[0] if slow[0].ticks >= _STALE else arrival
-            victim.reject(f"{_SLOW_MAX} large messages are arriving already")
-            if victim is arrival:
-                return
+        reason = "another large message is arriving, or in memory"
+        slow = self._slow()
+        if slow and slow[0].ticks >= _STALE:
+            slow[0].reject(reason)
+        if self._used_bytes() + self._message_bytes > self._large_bytes_max:
+            arrival.reject(reason)
+            return
         arrival.is_slow = True
         self._turns.release()
 

@@ -46,6 +46,7 @@ from pyspark_theflash.base.errors import (
     ServiceUnavailableError,
     TheFlashError,
 )
+from pyspark_theflash.base.memory import return_freed_memory
 from pyspark_theflash.base.types import TimeStamp, physical_ms
 from pyspark_theflash.net.access import Access
 from pyspark_theflash.net.channel import grpc
@@ -81,6 +82,7 @@ _CALLS_MAX: Final = 4096
 _STREAMS_MAX: Final = 128
 # Of a request: the cluster's id, tags and lengths.
 _ENVELOPE_BYTES: Final = 64
+_PROBE_BYTES_MAX: Final = 1_024
 _AHEAD_MS: Final = 86_400_000
 _DELAY_S: Final = 0.3
 _DELAYED_MAX: Final = 64
@@ -217,12 +219,10 @@ class PumpServer:
         # gRPC cancels this coroutine when the caller stops waiting. The caller retries, or has
         # given up: a late write could follow its own commit, or be a prewrite that never ends.
         try:
-            message = await self._intake.receive(context)
-            size_bytes = len(message)
+            received = [await self._intake.receive(context)]
+            size_bytes = len(received[0])
             try:
-                request = WriteBinlogRequest.from_bytes(message)
-                del message  # the request has a copy of the payload
-                await self._store(request)
+                await self._store(received)
             finally:
                 self._intake.release(size_bytes)
         except TheFlashError as error:
@@ -231,28 +231,40 @@ class PumpServer:
             return encode_write_response(str(error))
         return _DURABLE
 
-    async def _store(self, request: WriteBinlogRequest) -> None:
-        """Check a binlog and append it durably."""
-        size_bytes = len(request.payload)
-        self._check_cluster(request.cluster_id)
-        if is_probe(request.payload):
-            return
-        if size_bytes > LARGE_BYTES:
+    async def _store(self, received: list[bytes]) -> None:
+        """Check a message, which is taken out of the list, and append its binlog durably."""
+        if len(received[0]) > LARGE_BYTES:
             # In a thread, so that others are answered meanwhile; one at a time, for its memory.
-            check = self._loop.run_in_executor(
-                self._checker, check_message, request.payload, self.address
-            )
-            entity = await check
+            decoding = self._loop.run_in_executor(self._checker, self._decoded_large, received)
+            payload, entity = await decoding
         else:
-            entity = check_message(request.payload, self.address)
+            payload, entity = self._decoded(received)
+        if entity is None:
+            return
         self._check_time(entity)
         spare_bytes = 0
         if entity.kind is EntityKind.PREWRITE:
             if self._pausing:
                 raise ServiceUnavailableError(self.address, "the pump is stopping")
             spare_bytes = self._spare_bytes
-        await self._group.append(request.payload, spare_bytes)
-        self._counters = self._counters.counting(entity, size_bytes)
+        await self._group.append(payload, spare_bytes)
+        self._counters = self._counters.counting(entity, len(payload))
+
+    def _decoded(self, received: list[bytes]) -> tuple[bytes, Entity | None]:
+        """Decode and check a message; return the binlog, and None instead of a probe's entity."""
+        request = WriteBinlogRequest.from_bytes(received.pop())
+        self._check_cluster(request.cluster_id)
+        payload = request.payload
+        if len(payload) <= _PROBE_BYTES_MAX and is_probe(payload):
+            return payload, None
+        return payload, check_message(payload, self.address)
+
+    def _decoded_large(self, received: list[bytes]) -> tuple[bytes, Entity | None]:
+        return_freed_memory()  # what gRPC received the message in
+        try:
+            return self._decoded(received)
+        finally:
+            return_freed_memory()
 
     def _check_time(self, entity: Entity) -> None:
         """Reject a timestamp in the future: nothing with a lower one could be applied after it."""

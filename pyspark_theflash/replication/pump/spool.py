@@ -61,6 +61,8 @@ from pyspark_theflash.storage.store.writer_lock import WriterLock
 _log = logging.getLogger(__name__)
 FILE_BYTES: Final = 64 << 20
 MAX_BYTES: Final = 16 << 30
+_JOINED_BYTES_MAX: Final = 1 << 20
+"""More is written in pieces rather than copied."""
 _LOCK_FILE: Final = ".lock"
 _CLUSTER_FILE: Final = ".cluster"
 _NAME: Final = re.compile(r"binlog-(\d{16})", re.ASCII)
@@ -169,17 +171,20 @@ class Spool:
             StoreFullError: The disk is full.
             EngineError: The disk failed; every later call raises this, too.
         """
-        data = b"".join(piece for payload in payloads for piece in _checked_frame(payload))
+        pieces = [piece for payload in payloads for piece in _checked_frame(payload)]
+        size_bytes = sum(map(len, pieces))
+        if size_bytes <= _JOINED_BYTES_MAX:
+            pieces = [b"".join(pieces)]
         with self._turn:
             if self._failure is not None:
                 raise self._failure
-            if self._held_bytes + len(data) + spare_bytes > self._max_bytes:
+            if self._held_bytes + size_bytes + spare_bytes > self._max_bytes:
                 limit = self._max_bytes - spare_bytes
                 raise SpoolFullError(str(self._folder), self._held_bytes, limit)
             try:
-                if self._durable_bytes and self._durable_bytes + len(data) > self._file_bytes:
+                if self._durable_bytes and self._durable_bytes + size_bytes > self._file_bytes:
                     self._begin_next_file()
-                self._write_and_sync(data)
+                self._write_and_sync(pieces, size_bytes)
             except StoreFullError:
                 raise
             except OSError as error:
@@ -188,10 +193,11 @@ class Spool:
                 self._failed(error)
                 raise
 
-    def _write_and_sync(self, data: bytes) -> None:
+    def _write_and_sync(self, pieces: Iterable[bytes], size_bytes: int) -> None:
         fail_point("spool.write")
         try:
-            self._file.append(memoryview(data))
+            for piece in pieces:
+                self._file.append(memoryview(piece))
         except OSError as error:
             full = _full(error, self._path(self._number))
             self._file.truncate(self._durable_bytes)
@@ -199,8 +205,8 @@ class Spool:
         fail_point("spool.sync")
         self._file.sync()
         with self._mutex:
-            self._durable_bytes += len(data)
-            self._held_bytes += len(data)
+            self._durable_bytes += size_bytes
+            self._held_bytes += size_bytes
             self._mutex.notify_all()
 
     def _begin_next_file(self) -> None:

@@ -82,13 +82,13 @@ class FrameReader:
         """Read a frame's payload; None if the stream ends inside the frame."""
         if length > MAX_FRAME_BYTES:
             raise self._corrupt(f"impossible frame length {length}")
-        body = self._stream.read(length + _CRC.size)
-        if len(body) < length + _CRC.size:
-            if _holds_whole_payload(body):
+        payload = self._stream.read(length)
+        crc = self._stream.read(_CRC.size)
+        if len(crc) < _CRC.size:
+            if _holds_whole_payload(payload + crc):
                 raise self._corrupt(f"wrong frame length {length}")
             return None
-        payload = body[:length]
-        if google_crc32c.value(payload) != _CRC.unpack_from(body, length)[0]:
+        if google_crc32c.value(payload) != _CRC.unpack(crc)[0]:
             raise self._corrupt("wrong checksum")
         return payload
 

@@ -7,7 +7,12 @@ import pytest
 from pyspark_theflash.base.errors import CodecError, ServiceUnavailableError
 from pyspark_theflash.net.channel import grpc
 from pyspark_theflash.replication.pump import intake
-from pyspark_theflash.replication.pump.intake import LARGE_BYTES, SMALL_MESSAGES_BYTES, Intake
+from pyspark_theflash.replication.pump.intake import (
+    BESIDE_BYTES,
+    LARGE_BYTES,
+    SMALL_MESSAGES_BYTES,
+    Intake,
+)
 
 MESSAGE_BYTES = 8 * LARGE_BYTES
 
@@ -49,17 +54,38 @@ def receiving(place, count):
 @running
 async def test_large_messages_leave_memory_for_others():
     place, large = Intake(MESSAGE_BYTES), bytes(MESSAGE_BYTES)
-    for _ in range(2):
+    for _ in range((MESSAGE_BYTES + BESIDE_BYTES) // MESSAGE_BYTES):
         assert await place.receive(received(large)) == large
-    with pytest.raises(ServiceUnavailableError, match="bytes of messages are in memory"):
+    with pytest.raises(ServiceUnavailableError, match="bytes of messages like this one"):
         await place.receive(received(large))
     small = bytes(LARGE_BYTES)
     for _ in range(SMALL_MESSAGES_BYTES // LARGE_BYTES):
         await place.receive(received(small))
-    with pytest.raises(ServiceUnavailableError, match="bytes of messages are in memory"):
+    with pytest.raises(ServiceUnavailableError, match="bytes of messages like this one"):
         await place.receive(received(small))
-    place.release(len(small))
-    assert await place.receive(received(small)) == small
+    for freed in (small, large):
+        place.release(len(freed))
+        assert await place.receive(received(freed)) == freed
+
+
+@running
+async def test_one_message_of_the_largest_size_at_a_time():
+    """While it arrives and while it is in memory, however many callers send one."""
+    most = 2 * BESIDE_BYTES
+    place = Intake(most, tick_ms=1)
+    calls, tasks = receiving(place, 6)
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    (first,) = [n for n, task in enumerate(tasks) if not task.done()]
+    large = bytes(most)
+    with pytest.raises(ServiceUnavailableError, match="bytes of messages like this one"):
+        await place.receive(received(large))
+    calls[first].arrived.set_result(large)
+    assert await tasks[first] is large
+    with pytest.raises(ServiceUnavailableError, match="is arriving, or in memory"):
+        await place.receive(Call())
+    assert await place.receive(received(b"commit")) == b"commit"
+    place.release(most)
+    assert await place.receive(received(large)) is large
 
 
 @running
@@ -71,7 +97,7 @@ async def test_messages_that_do_not_arrive():
     answers = await asyncio.gather(*tasks, return_exceptions=True)
     reasons = {str(answer).partition(": ")[2] for answer in answers}
     assert reasons == {
-        "2 large messages are arriving already; try again",
+        "another large message is arriving, or in memory; try again",
         "the message did not arrive in time; try again",
     }
     assert await place.receive(received(b"commit")) == b"commit"
