@@ -18,8 +18,9 @@ from pyspark_theflash.replication.apply.stream_state import StreamState
 from pyspark_theflash.replication.opening import open_when_free
 from pyspark_theflash.replication.upkeep.maintenance import Maintenance
 from pyspark_theflash.replication.writer_latch import WriterLatch
-from pyspark_theflash.storage.engine.api import WriterEngine
+from pyspark_theflash.storage.engine.api import Engine, WriterEngine
 from pyspark_theflash.storage.store.folder import open_manifest
+from pyspark_theflash.storage.store.load import LOAD_KIND, check_loaded
 from pyspark_theflash.storage.store.raft_fed import RAFT_FED_KIND, check_not_learned
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def open_place(
         UsageError: Options do not fit the store.
         StoreInUseError, LatchHeldError: Another writer has the store, also after `--wait`.
         StoreNotFoundError, RaftFedError: There is no store that a stream can feed.
+        LoadUnfinishedError: The store's first load has not ended.
         ServiceUnavailableError, AuthenticationError, RoleError: The server denies access.
     """
     if is_address(arguments.store):
@@ -69,15 +71,22 @@ def open_place(
     return _in_folder(Path(arguments.store), arguments.wait, fs, clock, undo)
 
 
-def _in_folder(
-    path: Path, wait_ms: int, fs: FileSystem, clock: Clock, undo: ExitStack
-) -> WriterStore:
+def open_folder(path: Path, wait_ms: int, fs: FileSystem, clock: Clock, undo: ExitStack) -> Engine:
+    """Open a store for its writer, with its latch, until `undo` is closed; see `open_place`."""
     latch = undo.enter_context(closing(WriterLatch(path, fs, clock)))
     engine = undo.enter_context(
         closing(open_when_free(path, fs, clock, latch.guard, wait_ms=wait_ms))
     )
     latch.take(wait_ms)
     check_not_learned(engine.read([RAFT_FED_KIND]))
+    return engine
+
+
+def _in_folder(
+    path: Path, wait_ms: int, fs: FileSystem, clock: Clock, undo: ExitStack
+) -> WriterStore:
+    engine = open_folder(path, wait_ms, fs, clock, undo)
+    check_loaded(engine.read([LOAD_KIND]))
     manifest = undo.enter_context(closing(open_manifest(path, fs)))
     thread = undo.enter_context(ThreadPoolExecutor(1, thread_name_prefix="compaction"))
 

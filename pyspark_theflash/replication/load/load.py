@@ -51,7 +51,7 @@ from pyspark_theflash.storage.store.load import (
 )
 from pyspark_theflash.storage.store.manifest import ManifestChange, Record, View
 from pyspark_theflash.storage.store.progress import Progress
-from pyspark_theflash.storage.store.scope import SCOPE_KIND, TableScope, continued
+from pyspark_theflash.storage.store.scope import SCOPE_KIND, TableScope
 from pyspark_theflash.tidb.codec.key import RawKey
 from pyspark_theflash.tidb.schema.history import SchemaHistory
 from pyspark_theflash.tidb.schema.model import TableInfo
@@ -71,13 +71,17 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class LoadReport:
-    """What a load has done in this run, and how much of its stripes is done in all."""
+    """What a load has done in this run.
+
+    `share` is the part of all keys that is loaded, at the start of this run and now, from 0 to 1.
+    It is an estimate: regions of TiKV have about the same size, and so have equal parts of them.
+    """
 
     tables: int = 0
     rows: int = 0
     size_bytes: int = 0
-    done: int = 0
-    stripes: int = 0
+    share_before: float = 0.0
+    share: float = 0.0
 
 
 class PiecePool(Protocol):
@@ -108,6 +112,7 @@ class FirstLoad:
         self._clock, self._check = clock, check
         self._processes = processes or len(os.sched_getaffinity(0))
         self.report: Final = LoadReport()
+        self._stripes = 1
 
     def begin(self, history: SchemaHistory, scope: TableScope) -> None:
         """Record a new load, at the start of a schema history.
@@ -128,29 +133,24 @@ class FirstLoad:
         ]
         self._engine.publish(Publication((), ManifestChange(records)))
 
-    def run(self, on_progress: Callable[[LoadReport], None]) -> TimeStamp:
-        """Load what is missing, and return the timestamp of the load, which is readable then.
+    def run(self, on_progress: Callable[[LoadReport], None]) -> None:
+        """Load what is missing. Call `end` then, which makes the rows readable.
 
         Raises:
             The error of `check`, and those of `TiKVClient` after ten minutes without progress.
         """
         view = self._engine.read([LOAD_KIND, SCHEMA_KIND, SCOPE_KIND])
-        ts, history = load_ts(view), feed_history(view)
-        if ts is None or history is None:
-            raise InternalError("no load has begun")
-        tables = tables_to_load(history, TableScope.of(view) or TableScope())
+        ts, tables, history = self._plan(view)
         physical, stripes = physical_tables(tables), stripes_of(view)
         for physical_id, bounds in inner_bounds(stripes, physical).items():
             self._engine.divide(physical_id, bounds)
-        self.report.tables, self.report.stripes = len(tables), len(stripes)
-        self.report.done = sum(stripe.is_done for stripe in stripes)
+        self.report.tables, self._stripes = len(tables), max(len(stripes), 1)
+        self.report.share = sum(stripe.share for stripe in stripes) / self._stripes
+        self.report.share_before = self.report.share
         open_stripes = [stripe for stripe in stripes if not stripe.is_done]
         if open_stripes:
             self._read(ts, physical, open_stripes, on_progress)
         self._compact(history, physical)
-        self._check()
-        self._end(view, ts, tables)
-        return ts
 
     def _read(
         self,
@@ -174,7 +174,7 @@ class FirstLoad:
         self._engine.publish(Publication(list(piece.versions()), change))
         self.report.rows += piece.rows
         self.report.size_bytes += piece.size_bytes
-        self.report.done += left.is_done
+        self.report.share += (left.share - stripe.share) / self._stripes
         return left
 
     def check(self) -> None:
@@ -192,11 +192,20 @@ class FirstLoad:
             self._check()
             self._engine.compact(physical_id, columns.of(physical_id))
 
-    def _end(self, view: View, ts: TimeStamp, tables: Sequence[TableInfo]) -> None:
-        """Make the rows readable."""
+    def end(self) -> None:
+        """Make the rows readable, at the timestamp of the load."""
+        view = self._engine.read([LOAD_KIND, SCHEMA_KIND, SCOPE_KIND])
+        ts, tables = self._plan(view)[:2]
         loaded = [_base_record(table, ts) for table in tables]
         change = ManifestChange([*loaded, Progress(ts, ts).to_record()], ended_keys(view))
         self._engine.publish(Publication((), change))
+
+    def _plan(self, view: View) -> tuple[TimeStamp, list[TableInfo], SchemaHistory]:
+        """Return the timestamp, tables and schema history of the load in progress."""
+        ts, history = load_ts(view), feed_history(view)
+        if ts is None or history is None:
+            raise InternalError("no load has begun")
+        return ts, tables_to_load(history, TableScope.of(view) or TableScope()), history
 
 
 class _Reading:
@@ -252,12 +261,3 @@ class _Reading:
 
 def _base_record(table: TableInfo, ts: TimeStamp) -> Record:
     return Record(BASE_KIND, table.full_name, json.dumps({"ts": ts}).encode())
-
-
-def stored_scope(view: View, requested: TableScope) -> TableScope:
-    """Return the scope of a store, or the requested one of a new store.
-
-    Raises:
-        OptionError: They differ.
-    """
-    return continued(TableScope.of(view), requested)

@@ -23,6 +23,7 @@ from pyspark_theflash.tidb.codec.key import RawKey
 LOAD_KIND: Final = "load"
 _PLAN: Final = "plan"
 _STRIPE: Final = "stripe-"
+_SHARE_BYTES: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,17 @@ class Stripe:
     def is_done(self) -> bool:
         """Whether all rows are in the store."""
         return self.next >= self.end
+
+    @property
+    def share(self) -> float:
+        """The part of the keys below `next`, from 0 to 1, as if they were evenly distributed."""
+        is_same = [a == b for a, b in zip(self.start, self.end, strict=False)]
+        first = [*is_same, False].index(False)
+        low, at, high = (
+            int.from_bytes(each[first : first + _SHARE_BYTES].ljust(_SHARE_BYTES, b"\0"), "big")
+            for each in (self.start, self.next, self.end)
+        )
+        return min(1.0, (at - low) / (high - low)) if high > low else 1.0
 
     @property
     def key(self) -> str:

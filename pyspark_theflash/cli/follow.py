@@ -1,0 +1,91 @@
+"""Make a replica of a cluster's tables, and keep it up to date.
+
+A new store is created and loaded from TiKV at one timestamp, which takes as long as reading all
+rows; then the changes after it are followed, until SIGTERM, SIGINT or `theflash stop STORE`. The
+same command continues what was interrupted, at any point. Needs nothing but PD and TiKV.
+
+TiKV must retain old versions of rows meanwhile: a GC barrier in PD (a service safe point named
+theflash-...) holds them from the load on. PD drops it a day after its last renewal.
+"""
+
+import argparse
+from pathlib import Path
+
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.cli.jobs import writer
+from pyspark_theflash.cli.jobs.arguments import ArgumentParser, add_tls, timestamp, tls_files
+from pyspark_theflash.cli.jobs.first_load import ensure_loaded
+from pyspark_theflash.cli.jobs.memory import use_system_memory
+from pyspark_theflash.cluster.resolve import LockPolicy
+from pyspark_theflash.replication.load.scan import ClusterAddress
+from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.storage.store.folder import FORMAT_FILE
+from pyspark_theflash.storage.store.scope import TableScope
+from pyspark_theflash.storage.store.setting import DEFAULT_RETENTION_MS, retention_record
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `follow`."""
+    parser.add_argument(
+        "store", type=Path, metavar="STORE", help="the store's folder, created if it does not exist"
+    )
+    parser.add_argument("--pd", required=True, metavar="HOST:PORT,...", help="PD's addresses")
+    parser.add_argument(
+        "--tables",
+        action="append",
+        required=True,
+        metavar="DB.TABLE",
+        help="follow tables with matching names, * and ? allowed, those created later too; may be "
+        "repeated",
+    )
+    parser.add_argument(
+        "--lock-policy",
+        choices=[policy.value for policy in LockPolicy],
+        default=LockPolicy.WAIT.value,
+        help="on a lock, the load waits for its transaction, resolves it as TiDB does, which "
+        "writes to TiKV, or fails (default: wait)",
+    )
+    parser.add_argument(
+        "--until-ts",
+        type=timestamp,
+        metavar="TS",
+        help="exit when the store is readable at TS",
+    )
+    parser.add_argument(
+        "--metrics", metavar="HOST:PORT", help="serve Prometheus metrics at /metrics"
+    )
+    add_tls(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Create and load the store if needed, then follow the cluster."""
+    use_system_memory()
+    fs, clock = LocalFileSystem(), SystemClock()
+    store: Path = arguments.store
+    if not (store / FORMAT_FILE).exists():
+        registry.create(
+            store, registry.MAGIC, fs, settings=[retention_record(DEFAULT_RETENTION_MS)]
+        )
+        print(f"made a store at {store}", flush=True)
+    cluster = ClusterAddress(
+        tuple(arguments.pd.split(",")), tls_files(arguments), LockPolicy(arguments.lock_policy)
+    )
+    ts = ensure_loaded(store, cluster, TableScope(tuple(arguments.tables)), fs, clock)
+    if arguments.until_ts is not None and ts >= arguments.until_ts:
+        return 0
+    parser = ArgumentParser(prog="follow")
+    writer.add_arguments(parser)
+    return writer.run(parser.parse_args(_writer_arguments(arguments)))
+
+
+def _writer_arguments(arguments: argparse.Namespace) -> list[str]:
+    """Return the arguments of the writer that follows the cluster."""
+    words = [str(arguments.store), "--source", f"tikv:{arguments.pd}"]
+    words += ["--schema", f"tikv:{arguments.pd}", "--pd", arguments.pd]
+    for pattern in arguments.tables:
+        words += ["--include", pattern]
+    for name in ("until_ts", "metrics", "ca", "cert", "key"):
+        if (value := getattr(arguments, name)) is not None:
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    return words

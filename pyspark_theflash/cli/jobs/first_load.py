@@ -1,0 +1,95 @@
+"""First load of a store, with its GC barrier and progress line."""
+
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+from pyspark_theflash.base.clock import Clock
+from pyspark_theflash.base.fs import FileSystem
+from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.cli.jobs.place import open_folder
+from pyspark_theflash.cli.jobs.ticker import ticking
+from pyspark_theflash.cluster.pd import PDClient
+from pyspark_theflash.cluster.tikv.barrier import GCBarrier, barrier_name
+from pyspark_theflash.cluster.tikv.client import TiKVClient
+from pyspark_theflash.cluster.tikv.meta import TiKVMeta
+from pyspark_theflash.replication.load.load import FirstLoad, LoadReport
+from pyspark_theflash.replication.load.scan import ClusterAddress
+from pyspark_theflash.storage.store.folder import read_identity
+from pyspark_theflash.storage.store.load import LOAD_KIND, load_ts
+from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress
+from pyspark_theflash.storage.store.scope import SCOPE_KIND, TableScope, continued
+from pyspark_theflash.tidb.schema.tidb import TidbSchemaSource
+
+
+def ensure_loaded(
+    path: Path, cluster: ClusterAddress, scope: TableScope, fs: FileSystem, clock: Clock
+) -> TimeStamp:
+    """Load a new store, or continue its load; return the timestamp up to which it is complete.
+
+    A GC barrier at that timestamp is in PD then, for its time to live.
+
+    Raises:
+        OptionError: The store was begun with other tables.
+        GCBarrierLostError: TiKV may have collected versions that the store needs.
+        The errors of `open_place` and `FirstLoad`.
+    """
+    with ExitStack() as undo:
+        engine = open_folder(path, 0, fs, clock, undo)
+        pd = undo.enter_context(PDClient(cluster.pd, cluster.tls, clock=clock))
+        client = undo.enter_context(TiKVClient(pd, cluster.tls, clock=clock, policy=cluster.policy))
+        name = barrier_name(read_identity(path, fs).store_id)
+        barrier = GCBarrier(client.directory, name, clock=clock)
+        view = engine.read([PROGRESS_KIND, SCOPE_KIND, LOAD_KIND])
+        continued(TableScope.of(view), scope)
+        if (progress := Progress.of(view)) is not None:
+            barrier.hold(progress.resolved_ts)
+            return progress.resolved_ts
+        load = FirstLoad(engine, client, cluster, clock=clock, check=barrier.check)
+        ts = load_ts(view)
+        if ts is None:
+            ts = _begin(load, pd, client, barrier, scope, clock)
+        barrier.hold(ts)
+        undo.enter_context(closing(barrier))
+        barrier.start(lambda: ts)
+        _run(load, clock)
+        # The rows are complete only if no version was collected until the end.
+        barrier.hold(ts)
+        load.end()
+        return ts
+
+
+def _begin(
+    load: FirstLoad,
+    pd: PDClient,
+    client: TiKVClient,
+    barrier: GCBarrier,
+    scope: TableScope,
+    clock: Clock,
+) -> TimeStamp:
+    """Begin a load at a timestamp above that of the barrier, which is set first."""
+    barrier.hold(pd.tso())
+    history = TidbSchemaSource(TiKVMeta(client), clock).read(pd.tso())
+    load.begin(history, scope)
+    return history.start_ts
+
+
+def _run(load: FirstLoad, clock: Clock) -> None:
+    started_ms = clock.boottime_ms()
+    with ticking("loading", clock) as ticker:
+        load.run(lambda report: ticker.note(_progress(report, clock.boottime_ms() - started_ms)))
+    elapsed_s = (clock.boottime_ms() - started_ms) / 1000
+    report = load.report
+    print(
+        f"loaded {report.rows:,} rows of {report.tables} tables in {elapsed_s:,.1f} s", flush=True
+    )
+
+
+def _progress(report: LoadReport, elapsed_ms: int) -> str:
+    """Return rows, speed, share and remaining time of a load."""
+    elapsed_s = max(elapsed_ms, 1) / 1000
+    text = f"loading: {report.rows:,} rows ({report.rows / elapsed_s:,.0f}/s), {report.share:.0%}"
+    done = report.share - report.share_before
+    if done <= 0:
+        return text
+    left_s = round(elapsed_s * (1 - report.share) / done)
+    return f"{text}, {left_s // 60}:{left_s % 60:02d} left"
