@@ -65,7 +65,8 @@ class ReaderProcesses:
             answer = _receive(process.stdout)
         except (OSError, EOFError):
             status = process.wait()
-            raise InternalError(f"a process of the load ended with status {status}") from None
+            reason = f"a process of the load ended with status {status}; run the same command again"
+            raise InternalError(reason) from None
         if isinstance(answer, Piece):
             return answer
         raise answer

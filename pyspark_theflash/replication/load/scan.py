@@ -13,7 +13,6 @@ from typing import Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pyspark_theflash.base.clock import Deadline, SystemClock
 from pyspark_theflash.base.errors import CodecError, TiKVRefusedError
@@ -27,7 +26,7 @@ from pyspark_theflash.replication.apply.rows import decode_versions
 from pyspark_theflash.replication.apply.versions import Versions
 from pyspark_theflash.storage.engine.api import VersionBatch
 from pyspark_theflash.storage.mvcc.version import Op
-from pyspark_theflash.tidb.codec.array import variable_width
+from pyspark_theflash.tidb.codec.array import binary, take, variable_width
 from pyspark_theflash.tidb.codec.key import HANDLE_AT, RawKey, encode_record_key
 from pyspark_theflash.tidb.schema.model import TableInfo
 
@@ -179,9 +178,12 @@ def record_keys(physical_id: PhysicalTableID) -> RawKeyRange:
 
 def decode_handles(keys: pa.Array, *, is_common: bool) -> pa.Array:
     """Return the handles in raw record keys of one table. Raises `CodecError`."""
-    if is_common:
-        return pc.binary_slice(keys, HANDLE_AT)
     data, bounds = variable_width(keys)
+    if is_common:
+        # Every second value is a handle; those between are what precedes it.
+        parts = np.empty(2 * len(keys) + 1, np.int64)
+        parts[::2], parts[1::2] = bounds, bounds[:-1] + HANDLE_AT
+        return take(binary(data, parts), np.arange(1, 2 * len(keys), 2))
     width = HANDLE_AT + _INT_HANDLE_BYTES
     if (np.diff(bounds) != width).any():
         raise CodecError("record key", "a handle of another type than the table's")

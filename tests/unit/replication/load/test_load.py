@@ -10,6 +10,7 @@ import pytest
 
 from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.base.errors import (
+    CodecError,
     GCBarrierLostError,
     LoadUnfinishedError,
     TableNotReplicatedError,
@@ -24,7 +25,7 @@ from pyspark_theflash.net.channel import grpc
 from pyspark_theflash.read.plan.snapshot import open_snapshot
 from pyspark_theflash.replication.load import load as load_module
 from pyspark_theflash.replication.load.load import FirstLoad
-from pyspark_theflash.replication.load.scan import ClusterAddress, PieceReader
+from pyspark_theflash.replication.load.scan import ClusterAddress, PieceReader, decode_handles
 from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.store.load import LOAD_KIND, check_loaded, stripes_of
 from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress
@@ -231,3 +232,15 @@ def test_large_rows_and_pieces(tikv, client):
         start, pieces = piece.next, pieces + 1
     assert rows == {(a.id, n): text for n, text in texts.items()} | {(b.id, 1): "b"}
     assert pieces > 4
+
+
+def test_handles_of_keys():
+    numbers = [-(2**63), -1, 0, 7, 2**63 - 1]
+    keys = pa.array([bytes(encode_record_key(9, n)) for n in numbers])
+    assert decode_handles(keys[1:], is_common=False).to_pylist() == numbers[1:]
+    handles = [b"\x01abcdefgh", b"\x01" + b"x" * 300, b"\x03" + bytes(8)]
+    keys = pa.array([bytes(encode_record_key(9, handle)) for handle in handles])
+    assert decode_handles(keys, is_common=True).to_pylist() == handles
+    assert decode_handles(keys[1:], is_common=True).to_pylist() == handles[1:]
+    with pytest.raises(CodecError):
+        decode_handles(keys, is_common=False)
