@@ -7,12 +7,16 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.read.plan.snapshot import open_snapshot
+from pyspark_theflash.storage.store.folder import FORMAT_FILE, open_manifest
+from pyspark_theflash.storage.store.load import LOAD_KIND, stripes_of
 from tests.support.peer import Peer
 from tests.support.progress import read_progress
 
@@ -116,7 +120,7 @@ def test_a_load_is_what_tidb_reads_then(peer: Peer, tmp_path: Path) -> None:
 
 
 def test_a_load_beside_transactions_that_is_killed(peer: Peer, tmp_path: Path) -> None:
-    store, ended, kills = tmp_path / "store", threading.Event(), 0
+    store, ended, published = tmp_path / "store", threading.Event(), -1
 
     def change() -> None:
         with peer.connect() as session:
@@ -134,20 +138,37 @@ def test_a_load_beside_transactions_that_is_killed(peer: Peer, tmp_path: Path) -
     writer = threading.Thread(target=change)
     writer.start()
     try:
-        for attempt in range(60):
+        for kills in range(6):
             process = subprocess.Popen(command(peer, store))
-            try:
-                assert process.wait(0.9 + 0.07 * attempt) == 0
-                break
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGKILL)
-                process.wait()
-                kills += 1
+            published = killed_after(process, store, published)
+            assert kills or published >= 0
+        subprocess.run(command(peer, store), check=True, timeout=300)
     finally:
         ended.set()
         writer.join()
-    assert kills
+    assert published > 0
     assert compare(peer, store) > 20_000
+
+
+def killed_after(process: "subprocess.Popen[bytes]", store: Path, published: int) -> int:
+    """Kill a load that has published more rows than that; return how many it has."""
+    deadline_ms = CLOCK.boottime_ms() + 120_000
+    while rows_published(store) <= published:
+        assert process.poll() is None
+        assert CLOCK.boottime_ms() < deadline_ms
+        CLOCK.sleep_ms(5)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    return rows_published(store)
+
+
+def rows_published(store: Path) -> int:
+    """The rows that a load has published; -1 if it has not begun."""
+    if not (store / FORMAT_FILE).exists():
+        return -1
+    with closing(open_manifest(store, LocalFileSystem())) as manifest:
+        stripes = stripes_of(manifest.read([LOAD_KIND]))
+        return sum(stripe.rows for stripe in stripes) if stripes else -1
 
 
 def test_a_reading_process_that_is_killed(peer: Peer, tmp_path: Path) -> None:
