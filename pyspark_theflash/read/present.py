@@ -5,6 +5,7 @@ because their stored form has no meaning outside of TiDB. Dates that do not exis
 2020-02-31) are stored exactly but have no Arrow date; the reader chooses how they are returned.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -15,6 +16,7 @@ from pyspark_theflash.tidb.codec.arrow import arrow_type
 from pyspark_theflash.tidb.codec.field_type import DATETIME_TYPES, FieldType, MySQLType
 from pyspark_theflash.tidb.codec.text import format_column
 from pyspark_theflash.tidb.codec.time import ImpossibleDates, resolve_impossible
+from pyspark_theflash.tidb.schema.model import ColumnInfo
 
 _SHOWN_AS_TEXT: Final = frozenset({MySQLType.ENUM, MySQLType.SET, MySQLType.JSON, MySQLType.BIT})
 
@@ -74,3 +76,8 @@ class Presentation:
 
 NATIVE: Final = Presentation()
 TEXT: Final = Presentation(as_text=True)
+
+
+def as_texts(columns: Sequence[pa.Array], infos: Sequence[ColumnInfo]) -> list[pa.Array]:
+    """Convert stored columns to the text of TiDB."""
+    return [TEXT.apply(c, i.type, i.name) for c, i in zip(columns, infos, strict=True)]

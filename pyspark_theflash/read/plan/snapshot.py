@@ -49,12 +49,12 @@ from pyspark_theflash.read.plan.metadata import (
 from pyspark_theflash.read.plan.origin import FILES, Origin
 from pyspark_theflash.read.plan.read import LeaseKeeper, read_region
 from pyspark_theflash.read.plan.scan_plan import ScanPlan, ScanTask, native_strings
-from pyspark_theflash.read.present import NATIVE, TEXT, Presentation
+from pyspark_theflash.read.present import NATIVE, TEXT, Presentation, as_texts
 from pyspark_theflash.read.pushdown.pushdown import NOTHING, Filter, Pushdown
 from pyspark_theflash.read.pushdown.term import column_names, distinct
 from pyspark_theflash.read.sql.relation import Relation
 from pyspark_theflash.storage.engine import registry
-from pyspark_theflash.storage.engine.api import RegionScan, RegionStats
+from pyspark_theflash.storage.engine.api import RegionScan, RegionStats, ScanSpec
 from pyspark_theflash.storage.mvcc.project import ScanColumn, scan_column
 from pyspark_theflash.storage.store.catalog import feed_history
 from pyspark_theflash.storage.store.command import handle_text
@@ -397,6 +397,20 @@ class ReadSnapshot:
             as_text = replace(task, presentation=TEXT)
             for batch in read_region(self._engine, as_text, self._keeper):
                 yield batch.columns
+
+    def handles_and_texts(
+        self, table: TableInfo
+    ) -> Iterator[tuple[PhysicalTableID, pa.Array, list[pa.Array]]]:
+        """Yield batches of rows: physical table, handles, and the columns of `SELECT *` as text."""
+        infos = table.public_columns
+        usual, exchanged = self._scan_columns(table, infos)
+        for region in self._regions(table, None, None):
+            columns = exchanged.get(region.physical_id, usual)
+            spec = ScanSpec(columns, self.snapshot_ts, with_handle=True)
+            for batch in self._engine.scan(region, spec):
+                self._keeper.keep()
+                handles, *values = batch.columns
+                yield region.physical_id, handles, as_texts(values, infos)
 
     def digest(self, name: str) -> TableDigest:
         """Return row count and order-independent checksum of a table, without `_tidb_rowid`."""

@@ -48,15 +48,22 @@ def plan_stripes(
 
     Raises the errors of `TiKVClient`.
     """
-    ranges = [record_keys(physical_id) for physical_id in sorted(physical_ids)]
-    starts = sorted(part.start for _, parts in client.cover(ranges, deadline) for part in parts)
+    starts = region_starts(client, physical_ids, deadline)
     if not starts:
         return []
     each = -(-len(starts) // count)
-    bounds = [*starts[::each], ranges[-1].end]
+    bounds = [*starts[::each], record_keys(max(physical_ids)).end]
     return [
         Stripe(number, start, end, start) for number, (start, end) in enumerate(pairwise(bounds))
     ]
+
+
+def region_starts(
+    client: TiKVClient, physical_ids: Sequence[PhysicalTableID], deadline: Deadline
+) -> list[RawKey]:
+    """Return, in order, the first key of each part of the tables' keys that is in one region."""
+    ranges = [record_keys(physical_id) for physical_id in sorted(physical_ids)]
+    return sorted(part.start for _, parts in client.cover(ranges, deadline) for part in parts)
 
 
 def inner_bounds(
@@ -68,13 +75,13 @@ def inner_bounds(
         keys = record_keys(physical_id)
         for stripe in stripes:
             if keys.start < stripe.start < keys.end and stripe.start != keys.start:
-                start = _first_handle(physical_id, stripe.start, table)
+                start = first_handle(physical_id, stripe.start, table)
                 if start is not None and start not in bounds.get(physical_id, ()):
                     bounds.setdefault(physical_id, []).append(start)
     return bounds
 
 
-def _first_handle(physical_id: PhysicalTableID, key: RawKey, table: TableInfo) -> Handle | None:
+def first_handle(physical_id: PhysicalTableID, key: RawKey, table: TableInfo) -> Handle | None:
     """Return the smallest handle at or above a key; None if there is no other below it."""
     keys = EncodedKeyRange(encode_bytes(key), b"")
     bounds = handle_bounds(physical_id, keys, is_common=table.is_common_handle)

@@ -1,14 +1,10 @@
 """First loads, from a fake TiKV."""
 
 import json
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from functools import partial
 
 import pyarrow as pa
 import pytest
 
-from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.base.errors import (
     CodecError,
     GCBarrierLostError,
@@ -17,110 +13,30 @@ from pyspark_theflash.base.errors import (
     TheFlashError,
     TiKVRefusedError,
 )
-from pyspark_theflash.base.fs import LocalFileSystem
-from pyspark_theflash.base.types import TimeStamp
-from pyspark_theflash.cluster.pd import PDClient
-from pyspark_theflash.cluster.tikv.client import TiKVClient
 from pyspark_theflash.net.channel import grpc
 from pyspark_theflash.read.plan.snapshot import open_snapshot
 from pyspark_theflash.replication.load import load as load_module
-from pyspark_theflash.replication.load.load import FirstLoad
-from pyspark_theflash.replication.load.scan import ClusterAddress, PieceReader, decode_handles
-from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.replication.load.scan import PieceReader, decode_handles
 from pyspark_theflash.storage.store.load import LOAD_KIND, check_loaded, stripes_of
 from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress
 from pyspark_theflash.storage.store.scope import TableScope
-from pyspark_theflash.tidb.codec.field_type import MySQLType
 from pyspark_theflash.tidb.codec.key import RawKey, encode_record_key
 from pyspark_theflash.tidb.protocol._generated.kvproto import errorpb_pb2
-from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
 from pyspark_theflash.tidb.schema.model import parse_table_info
-from tests.support.fake_tikv import FakeTiKV
-from tests.support.row_oracle import encode_row_v2
-from tests.support.stores import column, id_column, table_info
-
-CLOCK, FS = SystemClock(), LocalFileSystem()
-NAMES = ("shop.a", "shop.b", "shop.empty", "other.c")
-TABLES = [
-    table_info(number, name, [id_column(), column("v", MySQLType.VARCHAR)])
-    for number, name in enumerate(NAMES, 10)
-]
-TYPES = {2: TABLES[0].columns[1].type}
-
-
-@pytest.fixture
-def tikv():
-    with FakeTiKV() as fake:
-        yield fake
-
-
-@pytest.fixture
-def client(tikv):
-    with (
-        PDClient([tikv.pd.address], clock=CLOCK, timeout_ms=5000) as pd,
-        TiKVClient(pd, clock=CLOCK) as client,
-    ):
-        yield client
-
-
-@pytest.fixture
-def engine(tmp_path):
-    identity = registry.create(tmp_path / "store", registry.MAGIC, FS)
-    with closing(registry.open_engine(tmp_path / "store", identity, FS, CLOCK)) as engine:
-        yield engine
-
-
-def key(table, handle):
-    return bytes(encode_record_key(table.id, handle))
-
-
-def row(text):
-    return encode_row_v2({2: text}, TYPES)
-
-
-def history(ts, tables=TABLES):
-    events = [TableEvent(TimeStamp(ts), t.db, t.id, t) for t in tables]
-    return SchemaHistory(TimeStamp(ts), TimeStamp(ts), events, ())
-
-
-def filled(tikv):
-    """Rows of three tables, in several regions, with later versions; return the timestamp."""
-    a, b, _, c = TABLES
-    tikv.put({key(a, n): row(f"old {n}") for n in range(-20, 400)})
-    tikv.put({key(b, 7): row("b"), key(c, 1): row("c"), key(a, 5): None})
-    ts = tikv.put({key(a, n): row(f"new {n}") for n in range(100)})
-    tikv.put({key(a, n): row("later") for n in range(50)} | {key(a, 300): None, key(b, 8): row("")})
-    for split in (key(a, -3), key(a, 250), key(b, 0)[:-4], key(c, 0)):
-        tikv.cluster.split(split)
-    return ts
-
-
-def expected():
-    return {n: f"old {n}" for n in range(-20, 400)} | {n: f"new {n}" for n in range(100)}
+from tests.unit.replication.load.conftest import (
+    TABLES,
+    expected,
+    filled,
+    first_load,
+    history,
+    key,
+    row,
+)
 
 
 def rows_of(path, table):
     with open_snapshot(path) as snapshot:
         return {r["id"]: r["v"] for r in pa.table(snapshot.reader(table)).to_pylist()}
-
-
-class Threads:
-    """Readers in threads of this process."""
-
-    def __init__(self, client, count, request):
-        self._reader = PieceReader(client, dict(request.tables), request.ts, request.piece_bytes)
-        self._threads = ThreadPoolExecutor(count)
-
-    def read(self, start, end):
-        return self._threads.submit(self._reader.read, start, end)
-
-    def close(self):
-        self._threads.shutdown(cancel_futures=True)
-
-
-def first_load(engine, client, tikv, **options):
-    cluster = ClusterAddress((tikv.pd.address,))
-    return FirstLoad(engine, client, cluster, clock=CLOCK, pool=partial(Threads, client), **options)
 
 
 def test_all_rows_at_one_timestamp(tikv, client, engine, tmp_path):
