@@ -19,7 +19,7 @@ from pyspark_theflash.replication.opening import open_when_free
 from pyspark_theflash.replication.upkeep.maintenance import Maintenance
 from pyspark_theflash.replication.writer_latch import WriterLatch
 from pyspark_theflash.storage.engine.api import Engine, WriterEngine
-from pyspark_theflash.storage.store.folder import open_manifest
+from pyspark_theflash.storage.store.folder import open_manifest, read_identity
 from pyspark_theflash.storage.store.load import LOAD_KIND, check_loaded
 from pyspark_theflash.storage.store.raft_fed import RAFT_FED_KIND, check_not_learned
 
@@ -41,6 +41,7 @@ class WriterStore:
             point.
         folder: folder for spilled transactions.
         spool: folder for binlog that TiDB sends.
+        name: the store's id, or its address.
     """
 
     engine: WriterEngine
@@ -48,6 +49,7 @@ class WriterStore:
     upkeep: Callable[[StreamState, Callable[[], TimeStamp] | None], Upkeep]
     folder: Path | None
     spool: Path | None
+    name: str
 
 
 def open_place(
@@ -95,7 +97,8 @@ def _in_folder(
             engine, manifest, clock, memory=state, pd_safe_point=safe_point, thread=thread
         )
 
-    return WriterStore(engine, lambda: None, upkeep, path, path / SPOOL_FOLDER)
+    name = read_identity(path, fs).store_id
+    return WriterStore(engine, lambda: None, upkeep, path, path / SPOOL_FOLDER, name)
 
 
 def _served(arguments: argparse.Namespace, clock: Clock, undo: ExitStack) -> WriterStore:
@@ -119,4 +122,5 @@ def _served(arguments: argparse.Namespace, clock: Clock, undo: ExitStack) -> Wri
     def upkeep(state: StreamState, safe_point: Callable[[], TimeStamp] | None) -> Upkeep:
         return RemoteUpkeep(engine, state, clock, safe_point)
 
-    return WriterStore(engine, engine.open, upkeep, arguments.spool, arguments.spool)
+    spool = arguments.spool
+    return WriterStore(engine, engine.open, upkeep, spool, spool, arguments.store)

@@ -5,6 +5,7 @@
            pump-server:unix:PATH     TiDB sends to this process, which keeps the binlog in
            pump-server:HOST:PORT     STORE/spool or the folder of --spool until it is applied;
                                      HOST:PORT requires certificates and --allow, or --insecure
+           tikv:HOST:PORT[,...]      PD's addresses: the change feed of TiKV (`streams.py`)
            gone:SOURCE               one of several former sources, which has ended
 --schema   file:PATH                 a schema file
            tidb:http://HOST:PORT     a TiDB's status address
@@ -40,9 +41,12 @@ from pyspark_theflash.tidb.schema.tidb import TidbSchemaSource
 
 if TYPE_CHECKING:
     from pyspark_theflash.cluster.pd import PDClient
+    from pyspark_theflash.cluster.tikv.client import TiKVClient
+    from pyspark_theflash.replication.cdc.change_feed import ChangeFeed
     from pyspark_theflash.replication.pump.server import PumpServer
 
 GONE: Final = "gone:"
+CHANGE_FEED: Final = "tikv:"
 SCHEMA_WAIT_MS: Final = 60_000
 _RETRY_MS: Final = 200
 
@@ -144,6 +148,37 @@ class AskedSchema(FileSchema):
         return self._source.outcome(primary, start_ts)
 
 
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Clients of a cluster's PD and TiKV."""
+
+    pd: "PDClient"
+    client: "TiKVClient"
+    tls: TlsFiles | None
+    clock: Clock
+
+    @property
+    def schema_source(self) -> TidbSchemaSource:
+        """Reader of the schema history in TiKV."""
+        from pyspark_theflash.cluster.tikv.meta import TiKVMeta
+
+        return TidbSchemaSource(TiKVMeta(self.client), self.clock)
+
+    def schema(self, start_ts: TimeStamp | None) -> LiveSchema:
+        """Return the schema history from `start_ts`, or PD's current timestamp, on."""
+        return LiveSchema(self.schema_source, lambda: start_ts or self.pd.tso(), self.clock)
+
+    def open_feed(self, cluster_id: int, folder: Path | None) -> "ChangeFeed":
+        """Return a new change feed; `folder` is for large transactions."""
+        from pyspark_theflash.replication.cdc.feed import TiKVChangeFeed
+        from pyspark_theflash.replication.cdc.streams import GrpcStreams
+
+        streams = GrpcStreams(self.client.directory, self.tls)
+        return TiKVChangeFeed(
+            self.client.regions, streams, cluster_id, clock=self.clock, folder=folder
+        )
+
+
 class Opener:
     """Opens sources and schemas; `undo` closes their connections."""
 
@@ -205,24 +240,24 @@ class Opener:
             addresses = self._network.pd_addresses
             if not addresses:
                 return FileSchema(Path(rest))
-            return AskedSchema(Path(rest), self._tikv(addresses)[1])
+            cluster = self.cluster(addresses)
+            return AskedSchema(Path(rest), cluster.schema_source)
         if scheme == "tikv":
-            pd, source = self._tikv(tuple(rest.split(",")))
-            return LiveSchema(source, lambda: start_ts or pd.tso(), self._clock)
+            return self.cluster(rest.split(",")).schema(start_ts)
         api = StatusApi(rest, self._clock, self._network.tls)
         self._undo.callback(api.close)
         source = TidbSchemaSource(api, self._clock)
         return LiveSchema(source, lambda: start_ts or self._pd("schema").tso(), self._clock)
 
-    def _tikv(self, addresses: tuple[str, ...]) -> "tuple[PDClient, TidbSchemaSource]":
+    def cluster(self, addresses: Sequence[str]) -> "Cluster":
+        """Connect to PD and TiKV."""
         from pyspark_theflash.cluster.pd import PDClient
         from pyspark_theflash.cluster.tikv.client import TiKVClient
-        from pyspark_theflash.cluster.tikv.meta import TiKVMeta
 
         tls, clock = self._network.tls, self._clock
-        pd = self._undo.enter_context(PDClient(addresses, tls, clock=clock))
+        pd = self._undo.enter_context(PDClient(tuple(addresses), tls, clock=clock))
         client = self._undo.enter_context(TiKVClient(pd, tls, clock=clock))
-        return pd, TidbSchemaSource(TiKVMeta(client), self._clock)
+        return Cluster(pd, client, tls, clock)
 
     def _others_check(self, pumps: Sequence[str]) -> Callable[[], None]:
         """Return a check that raises `OtherPumpError` if PD is known and has other pumps."""

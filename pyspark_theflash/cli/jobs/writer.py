@@ -1,4 +1,4 @@
-"""Apply a binlog to a store: `theflash writer ...`, or by spark-submit.
+"""Apply a change stream to a store: `theflash writer ...`, or by spark-submit.
 
     spark-submit pyspark_theflash/jobs/writer.py STORE --source SOURCE --schema SCHEMA [...]
 
@@ -10,7 +10,7 @@ folder, or the address of a server on another machine (`service/client/remote_en
 import argparse
 import logging
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -20,7 +20,7 @@ from pyspark_theflash.base.clock import Clock, SystemClock
 from pyspark_theflash.base.errors import LatchLostError, TheFlashError, UsageError
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.timestamp import shown
-from pyspark_theflash.base.types import physical_ms
+from pyspark_theflash.base.types import PhysicalTableID, physical_ms
 from pyspark_theflash.cli.jobs.arguments import (
     ArgumentParser,
     add_access,
@@ -33,9 +33,11 @@ from pyspark_theflash.cli.jobs.arguments import (
 )
 from pyspark_theflash.cli.jobs.memory import use_system_memory
 from pyspark_theflash.cli.jobs.outcome import run_command
-from pyspark_theflash.cli.jobs.place import Upkeep, open_place
-from pyspark_theflash.cli.jobs.sources import Input, Network, Opener
+from pyspark_theflash.cli.jobs.place import Upkeep, WriterStore, open_place
+from pyspark_theflash.cli.jobs.sources import CHANGE_FEED, Network, Opener
+from pyspark_theflash.cli.jobs.streams import AnyWriter, BinlogStream, ChangeStream, WriterStream
 from pyspark_theflash.cli.jobs.ticker import ticking
+from pyspark_theflash.replication.apply.applier import Compact
 from pyspark_theflash.replication.follow import follow
 from pyspark_theflash.replication.pairing.spill import Spill
 from pyspark_theflash.replication.upkeep.orphans import ORPHAN_MS
@@ -61,11 +63,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--source",
         required=True,
         action="append",
-        help="file:PATH, pump:HOST:PORT, pump-server:unix:PATH or pump-server:HOST:PORT; once for "
-        "each of several pumps, gone:SOURCE for one that has ended",
+        help="tikv:HOST:PORT[,...] (PD's addresses) for TiKV's change feed, or for a binlog: "
+        "file:PATH, pump:HOST:PORT, pump-server:unix:PATH or pump-server:HOST:PORT; once for each "
+        "of several pumps, gone:SOURCE for one that has ended",
     )
     parser.add_argument(
-        "--schema", required=True, help="file:PATH, tidb:http://HOST:PORT or tikv:HOST:PORT[,...]"
+        "--schema",
+        help="file:PATH, tidb:http://HOST:PORT or tikv:HOST:PORT[,...] (default: the source if it "
+        "is tikv:, required otherwise)",
     )
     parser.add_argument(
         "--base", type=Path, metavar="DIR", help="rows from before the binlog (DIR/base.json)"
@@ -154,37 +159,26 @@ def run(arguments: argparse.Namespace) -> int:
     with ExitStack() as undo:
         place = open_place(arguments, fs, clock, undo)
         opener = Opener(_network(arguments), fs, clock, undo)
-        progress = Progress.of(place.engine.read([PROGRESS_KIND]))
-        position = progress.position if progress else None
-        source, streams = opener.sources(arguments.source, position, place.spool)
-        schema = opener.schema(arguments.schema, arguments.start_ts)
-        spill = Spill(place.folder)
+        upkeep: Upkeep
 
-        def make_writer() -> Writer:
-            return Writer(
-                place.engine,
-                schema,
-                _scope(arguments),
-                spill,
-                may_guess=arguments.guess_partitions,
-                assume_empty=arguments.assume_empty or (),
-                clock=clock,
-                orphan_ms=arguments.ask_after,
-                streams=streams,
-                compact=lambda tables: upkeep.touched(tables),
-            )
+        def compact(tables: Iterable[PhysicalTableID]) -> None:
+            upkeep.touched(tables)
 
-        writer = make_writer()
-        base_rows = writer.load_base(arguments.base) if arguments.base else 0
-        upkeep = place.upkeep(writer.state, opener.safe_point)
+        stream = (
+            _change_stream(arguments, place, opener, clock, compact)
+            if is_change_feed(arguments.source)
+            else _binlog_stream(arguments, place, opener, clock, compact)
+        )
+        undo.callback(stream.close)
+        base_rows = stream.writer.load_base(arguments.base) if arguments.base else 0
+        upkeep = place.upkeep(stream.writer.state, opener.safe_point)
 
-        def make_again() -> Writer:
+        def renew() -> None:
             place.open_again()
-            continued = make_writer()
-            upkeep.memory = continued.state
-            return continued
+            stream.renew()
+            upkeep.memory = stream.writer.state
 
-        job = _Job(arguments, writer, upkeep, source, clock, make_again)
+        job = _Job(arguments, stream, upkeep, clock, renew)
         if arguments.metrics:
             # Imported here because it imports an HTTP server.
             from pyspark_theflash.cli.jobs.metrics import MetricsServer
@@ -194,32 +188,92 @@ def run(arguments: argparse.Namespace) -> int:
             job.run_once()
         else:
             job.follow()
-        print(_summary(base_rows, job.writer))
+        print(_summary(base_rows, stream.writer))
     return 0
 
 
+def _binlog_stream(
+    arguments: argparse.Namespace,
+    place: WriterStore,
+    opener: Opener,
+    clock: Clock,
+    compact: Compact,
+) -> WriterStream:
+    progress = Progress.of(place.engine.read([PROGRESS_KIND]))
+    position = progress.position if progress else None
+    source, streams = opener.sources(arguments.source, position, place.spool)
+    schema = opener.schema(arguments.schema, arguments.start_ts)
+    spill = Spill(place.folder)
+
+    def make_writer() -> Writer:
+        return Writer(
+            place.engine,
+            schema,
+            _scope(arguments),
+            spill,
+            may_guess=arguments.guess_partitions,
+            assume_empty=arguments.assume_empty or (),
+            clock=clock,
+            orphan_ms=arguments.ask_after,
+            streams=streams,
+            compact=compact,
+        )
+
+    return BinlogStream(make_writer, source)
+
+
+def _change_stream(
+    arguments: argparse.Namespace,
+    place: WriterStore,
+    opener: Opener,
+    clock: Clock,
+    compact: Compact,
+) -> WriterStream:
+    # Imported here because it needs grpcio.
+    from pyspark_theflash.cluster.tikv.barrier import GCBarrier, barrier_name
+    from pyspark_theflash.replication.cdc.writer import ChangeWriter
+
+    addresses = arguments.source[0].removeprefix(CHANGE_FEED).split(",")
+    cluster = opener.cluster(addresses)
+    cluster_id = arguments.cluster_id or cluster.pd.cluster_id()
+    schema = cluster.schema(arguments.start_ts)
+
+    def make_writer() -> ChangeWriter:
+        return ChangeWriter(
+            place.engine,
+            cluster.open_feed(cluster_id, place.folder),
+            schema,
+            cluster_id,
+            _scope(arguments),
+            assume_empty=arguments.assume_empty or (),
+            compact=compact,
+        )
+
+    barrier = GCBarrier(cluster.client.directory, barrier_name(place.name), clock=clock)
+    return ChangeStream(make_writer, barrier, cluster.pd.tso, clock)
+
+
 class _Job:
-    """One run of a writer. `make_again` creates a writer that continues from the store's state."""
+    """One run of a stream. `renew` replaces its writer after an error."""
 
     def __init__(
         self,
         arguments: argparse.Namespace,
-        writer: Writer,
+        stream: WriterStream,
         upkeep: Upkeep,
-        source: Input,
         clock: Clock,
-        make_again: Callable[[], Writer],
+        renew: Callable[[], None],
     ) -> None:
-        self._arguments, self.writer, self._upkeep = arguments, writer, upkeep
-        self._make_again, self._is_lost = make_again, False
-        self._input, self._clock = source, clock
+        self._arguments, self._stream, self._upkeep = arguments, stream, upkeep
+        self._renew, self._is_lost = renew, False
+        self._clock = clock
         self._started_ms = clock.boottime_ms()
         self._is_stopped = False
 
     def run_once(self) -> None:
         """Apply the available input."""
         with ticking("applying", self._clock):
-            self.writer.run_once(self._input.source(), until_ts=self._arguments.until_ts)
+            self._stream.run_once(self._arguments.until_ts)
             self._upkeep.drain()
 
     def follow(self) -> None:
@@ -229,8 +283,9 @@ class _Job:
         with self._signals(), ticking("following", self._clock) as ticker:
 
             def between() -> None:
-                if not self._is_lost:
-                    self._trying(self._upkeep.poll)
+                for step in (self._upkeep.poll, self._stream.receive):
+                    if not self._is_lost:
+                        self._trying(step)
                 ticker.note(self._progress())
 
             follow(
@@ -244,13 +299,13 @@ class _Job:
 
     def figures(self) -> "Figures":
         """Return the figures for Prometheus."""
-        report = self.writer.report
+        report = self._stream.writer.report
         return {
             "transactions_total": report.transactions,
             "rows_total": report.rows,
             "row_bytes_total": report.row_bytes,
             "publications_total": report.publications,
-            "resolved_ts": self.writer.resolved_ts,
+            "resolved_ts": self._stream.writer.resolved_ts,
             "lag_seconds": self._lag_s(),
             "compactions_discarded_total": self._upkeep.discarded,
             **{f"{stage}_seconds_total": s for stage, s in report.seconds.items()},
@@ -258,9 +313,9 @@ class _Job:
 
     def _poll(self) -> None:
         if self._is_lost:
-            self.writer, self._is_lost = self._make_again(), False
-        self.writer.poll(self._input.source(), until_ts=self._arguments.until_ts)
-        self._input.applied(self.writer.position)
+            self._renew()
+            self._is_lost = False
+        self._stream.poll(self._arguments.until_ts)
 
     def _trying(self, step: Callable[[], None]) -> None:
         """Run a step; after a transient error, such as a full disk, log it and retry later."""
@@ -278,11 +333,11 @@ class _Job:
 
     def _is_ended(self) -> bool:
         until_ts = self._arguments.until_ts
-        is_reached = until_ts is not None and self.writer.resolved_ts >= until_ts
+        is_reached = until_ts is not None and self._stream.writer.resolved_ts >= until_ts
         return self._is_stopped or self._upkeep.is_stopping or is_reached
 
     def _progress(self) -> str:
-        report = self.writer.report
+        report = self._stream.writer.report
         elapsed_s = max(self._clock.boottime_ms() - self._started_ms, 1) / 1000
         return (
             f"{report.rows:,} rows ({report.rows / elapsed_s:,.0f}/s), "
@@ -291,7 +346,7 @@ class _Job:
 
     def _lag_s(self) -> float:
         """Return the age of the newest readable timestamp by this machine's clock."""
-        resolved_ms = physical_ms(self.writer.resolved_ts)
+        resolved_ms = physical_ms(self._stream.writer.resolved_ts)
         return max(self._clock.wall_ms() - resolved_ms, 0) / 1000 if resolved_ms else 0.0
 
     @contextmanager
@@ -316,6 +371,27 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
     if arguments.once and arguments.interval is not None:
         raise UsageError("--interval cannot be used with --once, which polls once")
 
+    if is_change_feed(arguments.source):
+        _check_change_feed(arguments)
+    elif arguments.schema is None:
+        raise UsageError("--schema is required, except with --source tikv:HOST:PORT")
+
+
+def is_change_feed(sources: Sequence[str]) -> bool:
+    """Return whether one of the sources is TiKV's change feed."""
+    return any(source.startswith(CHANGE_FEED) for source in sources)
+
+
+def _check_change_feed(arguments: argparse.Namespace) -> None:
+    if len(arguments.source) > 1:
+        raise UsageError("--source tikv: delivers all changes, so it must be the only source")
+    if arguments.schema is not None and not arguments.schema.startswith(CHANGE_FEED):
+        raise UsageError("--source tikv: reads the schema from TiKV: leave out --schema")
+    for name in ("guess_partitions", "advertise"):
+        if getattr(arguments, name):
+            option = name.replace("_", "-")
+            raise UsageError(f"--{option} is for a binlog, not for --source tikv:")
+
 
 def _is_pump_server(arguments: argparse.Namespace) -> bool:
     return any(source.startswith("pump-server:") for source in arguments.source)
@@ -329,7 +405,10 @@ def _scope(arguments: argparse.Namespace) -> TableScope | None:
 
 def _network(arguments: argparse.Namespace) -> Network:
     tls = tls_files(arguments)
-    addresses = tuple(arguments.pd.split(",")) if arguments.pd else ()
+    pd: str | None = arguments.pd
+    if pd is None and is_change_feed(arguments.source):
+        pd = arguments.source[0].removeprefix(CHANGE_FEED)
+    addresses = tuple(pd.split(",")) if pd else ()
     return Network(
         addresses,
         tls,
@@ -340,7 +419,7 @@ def _network(arguments: argparse.Namespace) -> Network:
     )
 
 
-def _summary(base_rows: int, writer: Writer) -> str:
+def _summary(base_rows: int, writer: AnyWriter) -> str:
     report = writer.report
     pending = f", {writer.pending} pending for the next run" if writer.pending else ""
     base = f"{base_rows:,} rows of the base, " if base_rows else ""

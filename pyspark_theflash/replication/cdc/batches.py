@@ -17,24 +17,24 @@ _SYSTEM_BYTES: Final = 40
 """Size of a version without its row: table id, handle, timestamps and operation."""
 
 
-class Batch(NamedTuple):
+class ChangeBatch(NamedTuple):
     """All changes above the batch before it, up to `reached`."""
 
     chunks: Sequence[Versions]
     reached: TimeStamp
 
 
-def cut(chunks: Sequence[Versions], up_to: TimeStamp, size_bytes: int) -> Iterator[Batch]:
+def cut(chunks: Sequence[Versions], up_to: TimeStamp, size_bytes: int) -> Iterator[ChangeBatch]:
     """Yield batches of at most `size_bytes` by commit_ts; the last one reaches `up_to`.
 
     A batch is larger if a single commit_ts is.
     """
     ends = _ends(chunks, size_bytes)
     for low, high in zip([TimeStamp(0), *ends], ends, strict=False):
-        yield Batch([c for c in (_between(c, low, high) for c in chunks) if len(c)], high)
+        yield ChangeBatch([c for c in (_between(c, low, high) for c in chunks) if len(c)], high)
     low = ends[-1] if ends else TimeStamp(0)
     rest = [c for c in (_between(c, low, up_to) for c in chunks) if len(c)]
-    yield Batch(rest, up_to)
+    yield ChangeBatch(rest, up_to)
 
 
 def _ends(chunks: Sequence[Versions], size_bytes: int) -> list[TimeStamp]:

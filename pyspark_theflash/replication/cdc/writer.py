@@ -35,7 +35,7 @@ from pyspark_theflash.replication.apply.rows import by_table, decode_versions
 from pyspark_theflash.replication.apply.stream_state import SchemaSource, StreamState
 from pyspark_theflash.replication.apply.tables import PhysicalTables
 from pyspark_theflash.replication.apply.versions import Versions
-from pyspark_theflash.replication.cdc.batches import Batch, cut, row_bytes
+from pyspark_theflash.replication.cdc.batches import ChangeBatch, cut, row_bytes
 from pyspark_theflash.replication.cdc.change_feed import ChangeFeed
 from pyspark_theflash.replication.cdc.position import (
     CONTINUED_KINDS,
@@ -52,7 +52,7 @@ from pyspark_theflash.tidb.schema.history import SYSTEM_DATABASES, TableEvent
 from pyspark_theflash.tidb.schema.meta_key import SCHEMA_VERSION_KEY
 
 WAIT_MS: Final = 20
-"""How long `receive` waits for the first message."""
+"""Time that `receive` waits for the first message."""
 
 
 class ChangeWriter:
@@ -103,13 +103,18 @@ class ChangeWriter:
         self._followed: set[PhysicalTableID] = set()
         self._followed_ts = TimeStamp(0)
         # So that there is a frontier without tables, too.
-        feed.subscribe(RawKeyRange.of_prefix(SCHEMA_VERSION_KEY), self._checkpoint_ts)
+        feed.subscribe(RawKeyRange.of_prefix(SCHEMA_VERSION_KEY), self.checkpoint_ts)
         self.report: Final = ApplyReport()
 
     @property
     def resolved_ts(self) -> TimeStamp:
         """Newest readable timestamp of the store."""
         return self._state.resolved_ts
+
+    @property
+    def checkpoint_ts(self) -> TimeStamp:
+        """The timestamp up to which all changes are in the store."""
+        return max(self._state.resolved_ts, self._state.history.start_ts)
 
     @property
     def state(self) -> StreamState:
@@ -120,8 +125,7 @@ class ChangeWriter:
         """Load a base, the rows at the start of the history; return the number of rows loaded."""
         state = self._state
         rows = load_base(self._engine, folder, state.history, state.replicates)
-        if state.resolved_ts < state.history.start_ts:
-            self._publish(Batch((), state.history.start_ts))
+        self._begin()
         return rows
 
     def receive(self) -> None:
@@ -140,15 +144,16 @@ class ChangeWriter:
             CodecError, SchemaOutdatedError: The changes and the schema do not match.
         """
         check_base(self._engine)
+        self._begin()
         limit = TimeStamp(MAX_TS - 1) if until_ts is None else until_ts
         before = self.report.rows
         self._follow_tables()
         self.receive()
         frontier = min(self._feed.resolved_ts, limit)
-        if frontier > self._checkpoint_ts:
+        if frontier > self.checkpoint_ts:
             self._reach(frontier)
             frontier = min(self._feed.resolved_ts, self._state.history.end_ts, limit)
-        if frontier > self._checkpoint_ts:
+        if frontier > self.checkpoint_ts:
             self._apply(self._feed.take(frontier).versions, frontier)
         return self.report.rows - before
 
@@ -158,10 +163,10 @@ class ChangeWriter:
 
     # --
 
-    @property
-    def _checkpoint_ts(self) -> TimeStamp:
-        """The timestamp up to which all changes are in the store."""
-        return max(self._state.resolved_ts, self._state.history.start_ts)
+    def _begin(self) -> None:
+        """Make a new store readable at the start of the history."""
+        if self._state.resolved_ts < self._state.history.start_ts:
+            self._publish(ChangeBatch((), self._state.history.start_ts))
 
     def _reach(self, ts: TimeStamp) -> None:
         """Extend the schema history, and subscribe the physical tables that it adds."""
@@ -176,7 +181,7 @@ class ChangeWriter:
 
         A dropped table has no changes any more; after RECOVER, it is subscribed again.
         """
-        events, checkpoint_ts = self._state.history.events, self._checkpoint_ts
+        events, checkpoint_ts = self._state.history.events, self.checkpoint_ts
         if self._followed_ts and (not events or events[-1].ts <= self._followed_ts):
             return
         physical_ids = self._state.history.physical_ids_from(checkpoint_ts, self._follows)
@@ -203,7 +208,7 @@ class ChangeWriter:
         with self.report.timed("compact"):
             self._compact(sorted(touched))
 
-    def _publish(self, batch: Batch) -> set[PhysicalTableID]:
+    def _publish(self, batch: ChangeBatch) -> set[PhysicalTableID]:
         """Publish a batch; return the physical tables that it has rows of."""
         with self.report.timed("decode"):
             versions = list(self._decoded(batch.chunks))
@@ -238,7 +243,7 @@ class ChangeWriter:
         TiKV's feed has no import (IMPORT INTO, Lightning, BR), but its scan of a region may return
         some of the imported rows, with a commit_ts from before.
         """
-        is_late = chunk.commit_ts <= self._checkpoint_ts
+        is_late = chunk.commit_ts <= self.checkpoint_ts
         if not is_late.any():
             return chunk
         for physical_id in np.unique(chunk.table_id[is_late]).tolist():
@@ -249,7 +254,7 @@ class ChangeWriter:
             table, _ = next(self._tables.definitions(physical_id, chunk.commit_ts[is_here]))
             reason = (
                 f"TiKV sent rows committed at {ts} after the store was complete up to "
-                f"{self._checkpoint_ts}, as after an import (IMPORT INTO, Lightning, BR); "
+                f"{self.checkpoint_ts}, as after an import (IMPORT INTO, Lightning, BR); "
                 "load the table again"
             )
             self._asides.add(table.full_name, {physical_id}, ts, reason)
