@@ -57,10 +57,10 @@ def run(arguments: argparse.Namespace) -> int:
         for table in tables:
             seen = _Seen(table, hold, snapshot, ticker)
             check = TableCheck(snapshot, client, table, seen.add)
-            found = check.run()
+            differing = check.run()
             # Raises if TiKV may have collected versions meanwhile.
             hold.ensure(snapshot.snapshot_ts)
-            for difference in found:
+            for difference in differing:
                 ticker.print(str(difference))
                 differences += 1
             rows += check.rows

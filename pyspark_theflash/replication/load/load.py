@@ -36,7 +36,7 @@ from pyspark_theflash.replication.load.plan import (
     tables_to_load,
 )
 from pyspark_theflash.replication.load.process import ReaderProcesses
-from pyspark_theflash.replication.load.scan import ClusterAddress, LoadRequest, Piece
+from pyspark_theflash.replication.load.scan import ClusterAddress, LoadPiece, LoadRequest
 from pyspark_theflash.storage.engine.api import Engine, Publication
 from pyspark_theflash.storage.store.catalog import SCHEMA_KIND, feed_history, schema_records
 from pyspark_theflash.storage.store.coverage import BASE_KIND
@@ -64,14 +64,14 @@ _STRIPES: Final = 8
 _PLAN_MS: Final = 60_000
 _RETRY_MS: Final = 1_000
 _STALLED_MS: Final = 600_000
-"""How long a load is retried after errors of TiKV without any progress."""
+"""The longest time without progress after errors of TiKV; the load is retried until then."""
 _LOOK_S: Final = 0.5
 _log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class LoadReport:
-    """What a load has done in this run.
+    """Work of a load in this run.
 
     `share` is the part of all keys that is loaded, at the start of this run and now, from 0 to 1.
     It is an estimate: regions of TiKV have about the same size, and so have equal parts of them.
@@ -87,7 +87,7 @@ class LoadReport:
 class PiecePool(Protocol):
     """Readers of pieces, which may work at the same time."""
 
-    def read(self, start: RawKey, end: RawKey) -> "Future[Piece]": ...
+    def read(self, start: RawKey, end: RawKey) -> "Future[LoadPiece]": ...
 
     def close(self) -> None: ...
 
@@ -167,7 +167,7 @@ class FirstLoad:
         with closing(self._pool(processes, request)) as pool:
             _Reading(self, pool, most, stripes, on_progress).run()
 
-    def publish(self, stripe: Stripe, piece: Piece) -> Stripe:
+    def publish(self, stripe: Stripe, piece: LoadPiece) -> Stripe:
         """Publish a piece of a stripe, and return what is left of the stripe."""
         left = replace(stripe, next=piece.next, rows=stripe.rows + piece.rows)
         change = ManifestChange([left.to_record()])
@@ -221,7 +221,7 @@ class _Reading:
     ) -> None:
         self._load, self._pool, self._most = load, pool, most
         self._waiting, self._on_progress = deque(stripes), on_progress
-        self._running: dict[Future[Piece], Stripe] = {}
+        self._running: dict[Future[LoadPiece], Stripe] = {}
         self._stalled: Deadline | None = None
 
     def run(self) -> None:
@@ -236,7 +236,7 @@ class _Reading:
                 self._finish(self._running.pop(future), future)
             self._on_progress(self._load.report)
 
-    def _finish(self, stripe: Stripe, future: "Future[Piece]") -> None:
+    def _finish(self, stripe: Stripe, future: "Future[LoadPiece]") -> None:
         try:
             piece = future.result()
         except TheFlashError as error:

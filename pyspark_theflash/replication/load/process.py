@@ -2,7 +2,7 @@
 
     this process                                      python -m pyspark_theflash...load.process
     a LoadRequest, then pairs of keys ── stdin ─────► its end is the end of the process
-    a Piece, or an error ◄── stdout ───────────────── the answer to each pair of keys
+    a LoadPiece, or an error ◄── stdout ───────────── the answer to each pair of keys
 
 All are pickled: both ends are this program. A thread here serves each process.
 """
@@ -20,7 +20,12 @@ from typing import IO, Any, Final
 
 from pyspark_theflash.base.errors import InternalError, TheFlashError
 from pyspark_theflash.base.process import start_module
-from pyspark_theflash.replication.load.scan import LoadRequest, Piece, PieceReader, opened_reader
+from pyspark_theflash.replication.load.scan import (
+    LoadPiece,
+    LoadRequest,
+    PieceReader,
+    opened_reader,
+)
 from pyspark_theflash.tidb.codec.key import RawKey
 
 _MODULE: Final = "pyspark_theflash.replication.load.process"
@@ -37,7 +42,7 @@ class ReaderProcesses:
         self._mutex, self._is_closed = threading.Lock(), False
         self._processes: list[subprocess.Popen[bytes]] = []
 
-    def read(self, start: RawKey, end: RawKey) -> "Future[Piece]":
+    def read(self, start: RawKey, end: RawKey) -> "Future[LoadPiece]":
         """Begin to read a piece; see `PieceReader.read`.
 
         The future also raises `InternalError` if the process has ended.
@@ -58,7 +63,7 @@ class ReaderProcesses:
                     with contextlib.suppress(OSError):
                         pipe.close()
 
-    def _read(self, start: RawKey, end: RawKey) -> Piece:
+    def _read(self, start: RawKey, end: RawKey) -> LoadPiece:
         process = self._process()
         try:
             _send(process.stdin, (start, end))
@@ -67,7 +72,7 @@ class ReaderProcesses:
             status = process.wait()
             reason = f"a process of the load ended with status {status}; run the same command again"
             raise InternalError(reason) from None
-        if isinstance(answer, Piece):
+        if isinstance(answer, LoadPiece):
             return answer
         raise answer
 
@@ -113,7 +118,7 @@ def main() -> int:
             _send(sys.stdout.buffer, _answer(reader, *requests.get()))
 
 
-def _answer(reader: PieceReader, start: RawKey, end: RawKey) -> Piece | TheFlashError:
+def _answer(reader: PieceReader, start: RawKey, end: RawKey) -> LoadPiece | TheFlashError:
     try:
         return reader.read(start, end)
     except TheFlashError as error:
@@ -123,7 +128,7 @@ def _answer(reader: PieceReader, start: RawKey, end: RawKey) -> Piece | TheFlash
 
 
 def _take(requests: "queue.SimpleQueue[Any]") -> None:
-    """Pass requests on; at the end of the input, end the process, whatever it is doing."""
+    """Pass requests on; at the end of the input, end the process at once."""
     with contextlib.suppress(EOFError, OSError):
         while True:
             requests.put(_receive(sys.stdin.buffer))

@@ -43,7 +43,7 @@ _ANY_COLUMN: Final = (1 << 63) - 1
 
 @dataclass(frozen=True, slots=True)
 class ClusterAddress:
-    """How to reach a cluster; can be pickled."""
+    """Addresses, certificates and lock policy of a cluster; can be pickled."""
 
     pd: tuple[str, ...]
     tls: TlsFiles | None = None
@@ -52,7 +52,7 @@ class ClusterAddress:
 
 @dataclass(frozen=True, slots=True)
 class LoadRequest:
-    """What a process reads: physical tables, at a timestamp, in pieces of a size."""
+    """Request to a process: physical tables to read at a timestamp, in pieces of a size."""
 
     cluster: ClusterAddress
     tables: tuple[tuple[PhysicalTableID, TableInfo], ...]
@@ -61,7 +61,7 @@ class LoadRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class LoadPiece:
     """Rows of a stripe: version batches as Arrow streams, in the order of their physical tables.
 
     `next` is the key after the rows; `key_bytes` is the size of the keys and values read.
@@ -95,7 +95,7 @@ class PieceReader:
         self._ids = sorted(tables)
         self._limit = _FIRST_KEYS
 
-    def read(self, start: RawKey, end: RawKey) -> Piece:
+    def read(self, start: RawKey, end: RawKey) -> LoadPiece:
         """Read rows from `start` on, until they have the size of a piece or `end` is reached.
 
         Raises:
@@ -106,7 +106,7 @@ class PieceReader:
         rows = size = 0
         for count, (physical_id, keys) in enumerate(self.ranges(start, end)):
             if size >= self._piece_bytes or count == MOST_TABLES:
-                return Piece(tuple(batches), keys.start, rows, size)
+                return LoadPiece(tuple(batches), keys.start, rows, size)
             versions, used, rest = self._read_table(physical_id, keys, self._piece_bytes - size)
             size += used
             if versions is not None:
@@ -114,8 +114,8 @@ class PieceReader:
                 batch = decode_versions(physical_id, versions, self._tables[physical_id])
                 batches.append((physical_id, _stream(batch)))
             if rest is not None:
-                return Piece(tuple(batches), rest.start, rows, size)
-        return Piece(tuple(batches), end, rows, size)
+                return LoadPiece(tuple(batches), rest.start, rows, size)
+        return LoadPiece(tuple(batches), end, rows, size)
 
     def ranges(self, start: RawKey, end: RawKey) -> Iterator[tuple[PhysicalTableID, RawKeyRange]]:
         """Yield the tables that have keys between two keys, each with the range of these keys."""

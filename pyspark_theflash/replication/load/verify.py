@@ -109,8 +109,8 @@ class TableCheck:
     def _bounds(self, physical_id: PhysicalTableID) -> list[Handle]:
         starts = region_starts(self._client, [physical_id], Deadline(self._client.clock, _PLAN_MS))
         handles = (first_handle(physical_id, start, self._table) for start in starts)
-        known = {handle for handle in handles if handle is not None}
-        return sorted(known)
+        bounds = {handle for handle in handles if handle is not None}
+        return sorted(bounds)
 
     def _rows_here(self) -> Rows:
         for physical_id, handles, texts in self._snapshot.handles_and_texts(self._table):
@@ -206,12 +206,12 @@ class _Sums:
 
     def rows_in(self, rows: Rows, physical_id: PhysicalTableID, number: int) -> dict[Handle, bytes]:
         """Return the digests of the rows in a range, by handle."""
-        found: dict[Handle, bytes] = {}
+        by_handle: dict[Handle, bytes] = {}
         for id, handles, digests in rows:
             if id == physical_id:
                 for place in np.flatnonzero(self._numbers(id, handles) == number):
-                    found[handles[int(place)].as_py()] = digests[place]
-        return found
+                    by_handle[handles[int(place)].as_py()] = digests[place]
+        return by_handle
 
     def _numbers(self, physical_id: PhysicalTableID, handles: pa.Array) -> npt.NDArray[np.int64]:
         bounds, keys = self.bounds[physical_id], handles.to_numpy(zero_copy_only=False)

@@ -16,8 +16,8 @@ from pyspark_theflash.cluster.tikv.client import TiKVClient
 from pyspark_theflash.replication.load.load import FirstLoad
 from pyspark_theflash.replication.load.scan import (
     ClusterAddress,
+    LoadPiece,
     LoadRequest,
-    Piece,
     PieceReader,
 )
 from pyspark_theflash.storage.engine import registry
@@ -46,7 +46,7 @@ class Threads:
         self._reader = PieceReader(client, dict(request.tables), request.ts, request.piece_bytes)
         self._threads = ThreadPoolExecutor(count)
 
-    def read(self, start: RawKey, end: RawKey) -> "Future[Piece]":
+    def read(self, start: RawKey, end: RawKey) -> "Future[LoadPiece]":
         return self._threads.submit(self._reader.read, start, end)
 
     def close(self) -> None:
