@@ -14,7 +14,7 @@ from typing import Final, Protocol
 from pyspark_theflash.base.clock import Deadline
 from pyspark_theflash.base.tls import TlsFiles
 from pyspark_theflash.cluster.tikv.stores import MAX_MESSAGE_BYTES
-from pyspark_theflash.cluster.tikv.wire.directory import Directory
+from pyspark_theflash.cluster.tikv.wire.directory import Store
 from pyspark_theflash.net.channel import describe, grpc, open_channel
 from pyspark_theflash.replication.cdc.wire import EVENT_FEED, EVENT_FEED_V2, MULTIPLEXING
 
@@ -64,11 +64,18 @@ class Streams(Protocol):
 _REFUSED: Final = frozenset({grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED})
 
 
+class StoreAddresses(Protocol):
+    """Addresses of stores; implemented by `cluster.tikv.wire.directory.Directory`."""
+
+    def store(self, store_id: int, deadline: Deadline) -> Store:
+        """Return a store. Raises `PDUnavailableError`, `PDRefusedError`."""
+
+
 class GrpcStreams:
     """`Streams` over gRPC."""
 
     def __init__(
-        self, directory: Directory, tls: TlsFiles | None, *, inbox_bytes: int = INBOX_BYTES
+        self, directory: StoreAddresses, tls: TlsFiles | None, *, inbox_bytes: int = INBOX_BYTES
     ) -> None:
         self._directory, self._tls = directory, tls
         self._inbox = _Inbox(inbox_bytes)
