@@ -217,6 +217,11 @@ class FakeTiKV:
                 kvrpcpb_pb2.ResolveLockRequest,
                 kvrpcpb_pb2.ResolveLockResponse,
             ),
+            "KvScanLock": (
+                self._scan_locks,
+                kvrpcpb_pb2.ScanLockRequest,
+                kvrpcpb_pb2.ScanLockResponse,
+            ),
             "ReadIndex": (
                 self._read_index,
                 kvrpcpb_pb2.ReadIndexRequest,
@@ -323,6 +328,15 @@ class FakeTiKV:
                 if value is not None:
                     pairs.append(kvrpcpb_pb2.KvPair(key=key, value=value))
         return pairs
+
+    def _scan_locks(self, region: SimRegion, request: kvrpcpb_pb2.ScanLockRequest) -> Message:
+        locks = [
+            lock_message(lock)
+            for key, lock in sorted(self.cluster.tikv.locks.items())
+            if key in region and lock.start_ts <= request.max_version
+            if request.start_key <= key and (not request.end_key or key < request.end_key)
+        ]
+        return kvrpcpb_pb2.ScanLockResponse(locks=locks[: request.limit])
 
     def _scan(self, region: SimRegion, request: kvrpcpb_pb2.ScanRequest) -> Message:
         tikv = self.cluster.tikv

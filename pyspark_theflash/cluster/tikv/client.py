@@ -42,6 +42,7 @@ from pyspark_theflash.tidb.schema.meta_key import MetaKey
 R = TypeVar("R", bound=wire.ReadResult)
 
 SCAN_KEYS: Final = 512
+SCAN_LOCKS: Final = 1024
 
 
 class TiKVClient:
@@ -217,6 +218,23 @@ class TiKVClient:
         request = partial(wire.resolve_request, start_ts=start_ts, commit_ts=commit_ts)
         self._router.call_groups(keys, wire.KV_RESOLVE_LOCK, request, wire.decode_resolve, deadline)
 
+    def scan_locks(self, keys: RawKeyRange, max_ts: TimeStamp, deadline: Deadline) -> list[Lock]:
+        """Return the first locks of a range whose start_ts is at or below a timestamp.
+
+        At most `SCAN_LOCKS` of each region, and none of the next regions if there are as many.
+        """
+        locks: list[Lock] = []
+        left = keys.rest(keys.start)
+        while left is not None and len(locks) < SCAN_LOCKS:
+            request = partial(_scan_locks_request, left, max_ts)
+            region, part = self._router.call(
+                left.start, wire.KV_SCAN_LOCK, request, wire.decode_scan_locks, deadline
+            )
+            locks += part
+            end = region.range.end
+            left = left.rest(end) if end else None
+        return locks
+
     def _resolve(
         self, before: ResolvedLocks, locks: Sequence[Lock], ts: TimeStamp, deadline: Deadline
     ) -> ResolvedLocks:
@@ -228,6 +246,10 @@ class TiKVClient:
                 "a snapshot read", "was blocked by locks that do not conflict with it"
             )
         return resolved
+
+
+def _scan_locks_request(keys: RawKeyRange, max_ts: TimeStamp, region: LocatedRegion) -> Message:
+    return wire.scan_locks_request(region.parts_of([keys])[0], max_ts, SCAN_LOCKS)
 
 
 def _scan_request(keys: RawKeyRange, ts: TimeStamp, limit: int, region: LocatedRegion) -> Message:

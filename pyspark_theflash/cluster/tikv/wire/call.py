@@ -35,6 +35,7 @@ KV_SCAN: Final = "KvScan"
 KV_CHECK_TXN_STATUS: Final = "KvCheckTxnStatus"
 KV_CHECK_SECONDARY_LOCKS: Final = "KvCheckSecondaryLocks"
 KV_RESOLVE_LOCK: Final = "KvResolveLock"
+KV_SCAN_LOCK: Final = "KvScanLock"
 READ_INDEX: Final = "ReadIndex"
 MVCC_GET_BY_KEY: Final = "MvccGetByKey"
 
@@ -184,6 +185,20 @@ def decode_resolve(_: int, data: bytes) -> Answer[bool]:
     message = parse_message(kvrpcpb_pb2.ResolveLockResponse, data)
     _raise_failure(message.error)
     return _answer(message, True)
+
+
+def scan_locks_request(keys: RawKeyRange, max_ts: TimeStamp, limit: int) -> Message:
+    """Return a request for the first locks of a range within one region."""
+    return kvrpcpb_pb2.ScanLockRequest(
+        start_key=keys.start, end_key=keys.end, max_version=max_ts, limit=limit
+    )
+
+
+def decode_scan_locks(data: bytes) -> Answer[tuple[Lock, ...]]:
+    """Decode locks. Raises `CodecError` for an error."""
+    message = parse_message(kvrpcpb_pb2.ScanLockResponse, data)
+    _raise_failure(message.error)
+    return _answer(message, tuple(map(lock_from, message.locks)))
 
 
 def read_index_request(ranges: Iterable[RawKeyRange], start_ts: TimeStamp) -> Message:

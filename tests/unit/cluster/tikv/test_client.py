@@ -342,3 +342,17 @@ def test_no_answer_is_ever_partial(tikv, client):
             got.extend(pair for page in pages for pair in page)
         assert got == values()[: len(got)]
         tikv.before, tikv.faults = lambda _: None, []
+
+
+def test_locks_of_a_range(tikv, client, soon):
+    fill(tikv)
+    start = lock_some(tikv, 100)
+    tikv.cluster.split(KEYS[9])
+    keys = RawKeyRange(KEYS[1], KEYS[16])
+    locks = client.scan_locks(keys, start, soon)
+    assert [(lock.key, lock.primary, lock.start_ts) for lock in locks] == [
+        (KEYS[7], KEYS[0], start)
+    ]
+    every = client.scan_locks(EVERYTHING, start, soon)
+    assert [lock.key for lock in every] == [KEYS[0], KEYS[7], KEYS[16]]
+    assert client.scan_locks(EVERYTHING, TimeStamp(start - 1), soon) == []
