@@ -467,19 +467,24 @@ class TiKVChangeFeed:
             self._spans.unlock(request.lock, due_ms)
 
     def _check_locks(self, now: int) -> None:
-        """Check the locks of the region that holds the frontier, if it has held it for long."""
+        """Check the locks of regions whose progress has stopped, the slowest first, for some time.
+
+        TiKV reports the progress of the slowest regions of a store as their minimum, so all of them
+        stop with the one that has the lock.
+        """
         if self._unlock is None:
             return
-        requests = [
+        stopped = [
             each
             for link in self._links.values()
             for each in link.live()
             if each.matcher.is_initialized and now - each.advanced_ms >= self._limits.locked_ms
         ]
-        if requests:
-            held = min(requests, key=lambda each: each.lock.resolved_ts)
-            held.advanced_ms = now  # before the next check
-            self._unlock(held.lock.hull)
+        for request in sorted(stopped, key=lambda each: each.lock.resolved_ts):
+            request.advanced_ms = now  # before the next check
+            self._unlock(request.lock.hull)
+            if self._clock.boottime_ms() - now >= _CHECK_MS:
+                return
 
 
 def _region_error(fault: RegionFault, error: FeedError) -> RegionError:
