@@ -1,7 +1,7 @@
 """Locks that hold the frontier of a change feed.
 
 A region's resolved_ts stays below the start_ts of its oldest lock. A lock whose client died stays
-until somebody resolves it. The client's `LockPolicy` applies:
+until a client resolves it. The client's `LockPolicy` applies:
 
     RESOLVE     the locks are resolved as TiDB would; see `cluster.resolve`
     WAIT, FAIL  the transactions' states are checked, which changes nothing in TiKV, and logged;
