@@ -1,6 +1,9 @@
 """SQL that tries to leave its confinement, by the command `theflash sql`."""
 
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 from tests.attack.harness import BreachError, Target, attack, breach_if, run_command
@@ -45,6 +48,24 @@ _STATEMENTS = (
     *("EXPLAIN ANALYZE SELECT * FROM read_text('{0}')", "SELECT (SELECT content FROM '{0}')"),
     *("FROM duckdb_settings() WHERE set_config('x', 'y')", "SELECT write_log('x')"),
 )
+_ANSWERED = ("duckdb_secrets()", "which_secret(", "write_log(")
+"""What is answered, with nothing: no secrets can be made, and the log is in memory."""
+_NOTHING = ("", "[null]")
+_SESSION = """
+import json, sys
+from pathlib import Path
+from pyspark_theflash.base.errors import TheFlashError
+from pyspark_theflash.read.plan.snapshot import open_snapshot
+with open_snapshot(Path(sys.argv[1])) as snapshot:
+    for text in json.load(sys.stdin):
+        try:
+            with snapshot.sql(text) as rows:
+                lists = [list(row.values()) for batch in rows for row in batch.to_pylist()]
+            ended = text, 0, chr(10).join(json.dumps(each, default=str) for each in lists)
+        except TheFlashError as error:
+            ended = text, 1, str(error)
+        print(json.dumps(ended))
+"""
 ENDLESS = "SELECT count(*) FROM range(10000000000) a, range(10000000000) b WHERE a.range < b.range"
 FOLDED = "SELECT length(repeat('x', 2000000000)) + length(repeat('y', 2000000000))"
 GROWING = "SELECT list(range) FROM range(1000000000)"
@@ -70,17 +91,50 @@ def _prepared(target: Target) -> tuple[Path, Path, Path]:
 def statements_that_leave(target: Target) -> str:
     """Read and write files, attach, install, and change settings."""
     store, secret, empty = _prepared(target)
-    chosen = statements(secret, empty)[:: 100 if target.is_short else 1]
-    for text in chosen:
-        limits = ("--memory", MEMORY_MIB, "--timeout", TIMEOUT_S)
-        ran = run_command(
-            command("sql", store, text, *limits), 60, cwd=empty, env={**os.environ, "HOME": MARKER}
-        )
-        breach_if(MARKER in ran.output.replace(text, ""), f"{text} shows a secret")
-        breach_if(list(empty.iterdir()), f"{text} writes a file")
-        breach_if(ran.status in (0, None), f"{text} ends with {ran.status}")
-        breach_if("Traceback" in ran.output, f"{text} has a traceback")
-    return f"{len(chosen)} statements"
+    texts = statements(secret, empty)
+    # A process for each takes minutes: the short form starts one, and runs all in another.
+    ended = [_ended(store, empty, text) for text in (texts[:1] if target.is_short else texts)]
+    if target.is_short:
+        ended += _ended_in_one(store, empty, texts)
+    answered = 0
+    breaches: list[str] = []
+    for text, status, output in ended:
+        if MARKER in output.replace(text, ""):
+            breaches.append(f"{text} shows a secret")
+        is_harmless = any(name in text for name in _ANSWERED) and output.strip() in _NOTHING
+        answered += status == 0
+        if status is None or (status == 0 and not is_harmless):
+            breaches.append(f"{text} ends with {status}: {output[:100]}")
+        if "Traceback" in output:
+            breaches.append(f"{text} has a traceback")
+    breaches += [f"{path.name} is written" for path in empty.iterdir()]
+    breach_if(breaches, "; ".join(breaches))
+    return f"{len(ended)} statements, {answered} answered with nothing"
+
+
+def _ended(store: Path, folder: Path, text: str) -> tuple[str, int | None, str]:
+    """Run a statement by the command; return it with the status and the output."""
+    words = ("--memory", MEMORY_MIB, "--timeout", TIMEOUT_S, "--format", "jsonl")
+    environment = {**os.environ, "HOME": MARKER}
+    ran = run_command(command("sql", store, text, *words), 60, cwd=folder, env=environment)
+    return text, ran.status, ran.output
+
+
+def _ended_in_one(store: Path, folder: Path, texts: list[str]) -> list[tuple[str, int, str]]:
+    """Run statements one after the other in one process."""
+    done = subprocess.run(
+        [sys.executable, "-c", _SESSION, str(store)],
+        input=json.dumps(texts),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        cwd=folder,
+        env={**os.environ, "HOME": MARKER},
+    )
+    ended = [tuple(json.loads(line)) for line in done.stdout.splitlines()]
+    breach_if(len(ended) < len(texts), f"the process ended: {done.stderr[-300:]}")
+    return ended
 
 
 @attack("commands", over=["sql"])

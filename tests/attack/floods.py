@@ -14,7 +14,7 @@ from pyspark_theflash.net.address import split_host_port
 from pyspark_theflash.service.wire.frame import PREFACE, FrameType, Header
 from pyspark_theflash.service.wire.message import Moment, ScanRequest
 from pyspark_theflash.service.wire.method import REQUEST_BYTES_MAX, SCAN, Role
-from tests.attack.harness import BreachError, Target, attack
+from tests.attack.harness import BreachError, Target, attack, breach_if
 from tests.attack.servers import ATTACKER
 from tests.support.processes import CLOCK
 from tests.support.raw_peer import HTTP2_PREFACE, authenticate, dial, http2_call, http2_data
@@ -240,6 +240,7 @@ def _snapshots(target: Target) -> str:
         while target.goes_on():
             if not (refused := _snapshot(api)):
                 taken += 1
+    breach_if(not taken, f"no snapshot could be taken: {refused}")
     if target.server.name == "tcp":
         with target.server.client(Role.WRITE) as api:
             start_ms = CLOCK.boottime_ms()

@@ -290,7 +290,9 @@ def _measured(target: Target, declared: Attack, result: Result) -> None:
     if any(value is not None and value > limit for value, limit in limits):
         result.breaches.append("others are served too late")
     if result.recovery_ms > RECOVERY_MS:
-        result.breaches.append("no recovery")
+        who, start, took_ms, error = max((*bad, *late), key=lambda each: each[1] + each[2])
+        when_ms = start - end_ms
+        result.breaches.append(f"no recovery: {who} at {when_ms} ms took {took_ms} ms {error}")
 
 
 def _p99(calls: Sequence[Call], who: str) -> int | None:

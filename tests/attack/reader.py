@@ -4,7 +4,7 @@
 
 Prints a line after the first call. At the end of its standard input, it prints its calls as JSON,
 each as [who, start, took, error] in milliseconds of the boot time. A reader pools its connections,
-a newcomer and an administrator connect for each call.
+and reads a table; a newcomer and an administrator connect for each call.
 """
 
 import json
@@ -16,8 +16,9 @@ from contextlib import ExitStack, closing
 from typing import Any
 from urllib.request import urlopen
 
-from pyspark_theflash.service.wire.message import LatchesRequest, StatusRequest
-from pyspark_theflash.service.wire.method import METHODS, Role
+from pyspark_theflash.service.client.theflash import TheFlash
+from pyspark_theflash.service.wire.message import LatchesRequest, ScanRequest, StatusRequest
+from pyspark_theflash.service.wire.method import METHODS, SCAN, Role
 from tests.attack.servers import Server
 from tests.support.pump_client import PumpWriter
 from tests.support.serving import CLOCK
@@ -81,16 +82,29 @@ def observe(server: Server, protocol: str, observer: Observer) -> None:
             transport.call(METHODS[name], request, TIMEOUT_MS)
 
     pooled = observer.undo.enter_context(closing(server.transport(served, Role.READ)))
-    status = METHODS["GetStatus"]
-    observer.call_often(
-        "reader", _PAUSE_MS, lambda: pooled.call(status, StatusRequest(), TIMEOUT_MS)
-    )
+    observer.call_often("reader", _PAUSE_MS, lambda: _read(pooled, server.table, served))
     observer.call_often(
         "newcomer", 5 * _PAUSE_MS, lambda: once(Role.READ, "GetStatus", StatusRequest())
     )
     observer.call_often(
         "admin", 5 * _PAUSE_MS, lambda: once(Role.ADMIN, "ListLatches", LatchesRequest())
     )
+
+
+def _read(transport: Any, table: str, protocol: str) -> None:
+    """Read a table, or the status over gRPC, which has no rows."""
+    if protocol == "grpc":
+        transport.call(METHODS["GetStatus"], StatusRequest(), TIMEOUT_MS)
+        return
+    api = TheFlash(transport)
+    plan = api.plan(table, timeout_ms=TIMEOUT_MS)
+    rows = 0
+    for split in plan.splits:
+        with transport.scan(SCAN, ScanRequest(split.ticket), TIMEOUT_MS) as batches:
+            rows += sum(batch.num_rows for batch in batches)
+    api.release(plan.snapshot)
+    if not rows:
+        raise AssertionError("the table has no rows")
 
 
 def serve_once(server: Server, protocol: str) -> list[str]:

@@ -9,12 +9,14 @@ from pathlib import Path
 import grpc
 
 from pyspark_theflash.base.fs import LocalFileSystem
-from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.base.types import TimeStamp, from_physical_ms
 from pyspark_theflash.replication.pump.wire import WriteBinlogRequest, decode_write_response
+from pyspark_theflash.replication.source.prewrite import INSERT
 from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.tidb.codec.datum import DatumFlag
 from pyspark_theflash.tidb.schema.history import SchemaHistory
 from tests.attack.harness import BreachError, Target, attack, breach_if, run_command
-from tests.support.binlog_writer import commit, prewrite
+from tests.support.binlog_writer import commit, prewrite, prewrite_value
 from tests.support.engine_client import EngineClient
 from tests.support.learn_command import write_schema
 from tests.support.processes import CLOCK
@@ -26,6 +28,7 @@ from tests.support.stores import OLDEST_TS
 from tests.support.tls import FOLDER
 
 BIG_MIB = 500
+TRANSACTION_S = 60
 START_S = 15
 """The time after which a command that should be rejected is taken to run."""
 
@@ -73,6 +76,28 @@ def large_binlogs(target: Target) -> str:
     outcomes = _outcomes(address, send, 6)
     breach_if("" in outcomes, "a message of 500 MiB is acknowledged")
     return ", ".join(sorted(set(outcomes)))
+
+
+@attack("pump", over=["pump"], is_load=True, is_short=False)
+def large_transactions(target: Target) -> str:
+    """Send valid prewrites of 120 MiB, six at a time, and each again until it is acknowledged."""
+    row = bytes([DatumFlag.VARINT]) + bytes(1 << 20)
+    value = prewrite_value(1, {7: [(INSERT, row)] * 120})
+    now_ts = from_physical_ms(CLOCK.wall_ms())
+    address, refused = target.server.addresses["pump"], 0
+
+    def send(number: int) -> None:
+        nonlocal refused
+        message = prewrite(now_ts + number, value)
+        with PumpWriter(address) as writer:
+            while answer := writer.write(message, TRANSACTION_S):
+                breach_if("try again" not in answer, answer)
+                refused += 1
+                CLOCK.sleep_ms(200)
+
+    with ThreadPoolExecutor(6) as threads:
+        list(threads.map(send, range(6)))
+    return f"6 acknowledged, {refused} told to try again"
 
 
 @attack("learn", over=["engine"], is_load=True, is_short=False)

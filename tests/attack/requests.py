@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from pyspark_theflash.base.errors import (
@@ -97,6 +98,18 @@ def repeated_text(target: Target) -> str:
 def wide_cast(target: Target) -> str:
     """Pad every value to the largest width: 44,100 rows become 2.9 GB."""
     return _ask(target, columns=["id"], where="cast(name as binary(65536)) > 'a'")
+
+
+@attack("tcp", over=["frames"], is_load=True, is_short=False)
+def many_at_a_time(target: Target) -> str:
+    """Nest replacements in a condition, in 32 scans at the same time."""
+    where = "name"
+    for _ in range(4):
+        where = f"replace({where}, 'e', 'eeeeeeeeee')"
+    asked = {"columns": ["id"], "where": f"length({where}) > 5"}
+    with ThreadPoolExecutor(32) as threads:
+        outcomes = set(threads.map(lambda _: _ask(target, **asked), range(32)))
+    return f"{len(outcomes)} outcomes, {min(outcomes)}"
 
 
 @attack("tcp", over=["frames"], is_load=True, is_short=False)

@@ -4,7 +4,7 @@ import os
 import re
 import socket
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +13,9 @@ from typing import Any
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.tls import TlsFiles
 from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.replication.pump.intake import BESIDE_BYTES, SMALL_MESSAGES_BYTES
+from pyspark_theflash.replication.pump.server import MAX_PAYLOAD_BYTES
+from pyspark_theflash.service.api.limits import Limits
 from pyspark_theflash.service.api.token import AccessToken
 from pyspark_theflash.service.client.remote import RemoteTransport
 from pyspark_theflash.service.client.theflash import TheFlash
@@ -20,11 +23,12 @@ from pyspark_theflash.service.wire.method import Role
 from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from pyspark_theflash.tidb.schema.history import SchemaHistory
+from tests.support import kv_table
 from tests.support.flight_client import FlightTransport
 from tests.support.grpc_client import GrpcTransport
 from tests.support.learn_command import write_schema
 from tests.support.processes import CLOCK, descendants, is_alive, wait_until
-from tests.support.raft_cluster import Ends, cluster_of
+from tests.support.raft_cluster import Ends, Sender, cluster_of
 from tests.support.raft_tikv import FakeRaftCluster
 from tests.support.raw_peer import dial
 from tests.support.serving import TOKENS, command, write_tokens
@@ -56,6 +60,12 @@ LISTENERS: Mapping[str, tuple[str, ...]] = {
 }
 """Classes of the package that listen, and their protocols in this campaign."""
 START_MS = 60_000
+OWN_MIB = 160
+"""The memory of a process beside what docs/limits.md lists."""
+SERVE_MIB = OWN_MIB + (3 * Limits().memory + Limits().request_memory >> 20)
+LEARN_MIB = 64
+"""`learn --memory`."""
+PUMP_MIB = OWN_MIB + (5 * MAX_PAYLOAD_BYTES + 3 * (BESIDE_BYTES + SMALL_MESSAGES_BYTES) >> 20)
 
 
 @dataclass
@@ -66,7 +76,8 @@ class Server:
         name: The configuration that it was started with.
         folder: The folder of its store, its tokens and its log.
         process: The command's first process.
-        memory_mib: The resident memory that each of its processes may use.
+        memory_mib: The resident memory that each of its processes may use; see docs/limits.md.
+        table: The table that readers read; empty: none.
         addresses: Addresses by protocol.
         tls: A client's certificates that it accepts; None: it has no TLS.
         has_tokens: Whether callers need tokens.
@@ -75,7 +86,8 @@ class Server:
     name: str
     folder: Path
     process: "subprocess.Popen[str]"
-    memory_mib: int = 1024
+    memory_mib: int = SERVE_MIB
+    table: str = SMALL.full_name
     addresses: dict[str, str] = field(default_factory=dict)
     tls: TlsFiles | None = None
     has_tokens: bool = True
@@ -146,6 +158,8 @@ class Starter:
         self.folder, self._undo = folder, undo
         self.fields: dict[str, Any] = {}
         """Attributes of the `Server` that differ from the default."""
+        self.begin: Callable[[Server], None] = lambda _: None
+        """Called when the command has started."""
 
     def unix(self) -> Arguments:
         """`theflash serve` on a unix socket, without tokens."""
@@ -181,10 +195,22 @@ class Starter:
 
     def learn(self) -> Arguments:
         """`theflash learn`, which TiKV reaches through a unix socket."""
-        arguments = ["learn", self._empty_store(), "--schema", self._schema(), "--memory", 64]
-        cluster = self._undo.enter_context(cluster_of(FakeRaftCluster(), Ends({}, 0)))
+        schema = f"file:{write_schema(self.folder / 'schema.json', kv_table.HISTORY, 1 << 62)}"
+        arguments = ["learn", self._empty_store(), "--schema", schema, "--memory", LEARN_MIB]
+        raft = FakeRaftCluster()
+        for handle in range(100):
+            kv_table.commit(raft, handle, 10 + handle, f"row {handle}")
+        cluster = self._undo.enter_context(cluster_of(raft, Ends({}, 1)))
+        sender = Sender(raft, cluster.cluster.mutex)
+        self._undo.callback(sender.close)
+
+        def begin(server: Server) -> None:
+            sender.connect(server.addresses["engine"])
+            sender.install(raft.regions[1])
+
+        self.begin = begin
         arguments += ["--pd", cluster.pd.address, "--listen", f"unix:{self.folder}/tikv.sock"]
-        self.fields = {"memory_mib": 768}
+        self.fields = {"memory_mib": SERVE_MIB + LEARN_MIB, "table": kv_table.TABLE.full_name}
         return [*arguments, "--serve", "127.0.0.1:0", "--tokens", tokens_file(self.folder)]
 
     def pump(self) -> Arguments:
@@ -193,7 +219,7 @@ class Starter:
         arguments = ["writer", self._empty_store(), "--source", f"pump-server:{socket}"]
         arguments += ["--schema", self._schema(), "--interval", 0.2, "--metrics", metrics]
         addresses = {"pump": socket, "metrics": metrics}
-        self.fields = {"addresses": addresses, "has_tokens": False, "memory_mib": 768}
+        self.fields = {"addresses": addresses, "has_tokens": False, "memory_mib": PUMP_MIB}
         return arguments
 
     def _empty_store(self) -> Path:
@@ -227,6 +253,7 @@ def started(name: str, folder: Path, cpu: int | None = None) -> Iterator[Server]
             wait_until(lambda: not server.is_alive or _answers(server), START_MS)
         else:
             _read_addresses(server)
+        starter.begin(server)
         yield server
 
 
