@@ -4,13 +4,16 @@ import logging
 import ssl
 import tempfile
 import threading
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from pyspark_theflash.base.errors import OptionError
 from pyspark_theflash.base.fs import file_stamp
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +29,8 @@ class TlsMaterial:
 class TlsFiles:
     """CA certificates (`ca`) and own certificate (`cert`, `key`), which is required for a server.
 
-    The files are read when a server or a connection is opened, so certificates can be renewed.
+    They are read again when they change, for the next connection of a server or a client, and when
+    a gRPC channel is opened.
     """
 
     ca: Path
@@ -84,48 +88,68 @@ class ServerTls:
         return _read(self.cert), _read(self.key), None if self.ca is None else _read(self.ca)
 
 
-class Certificates:
-    """A server's certificates, which are read again when a file changes. Thread-safe.
+class Renewed(Generic[_T]):
+    """A value made from files, and made again when one of them changes. Thread-safe.
 
-    Files that cannot be used, as in the middle of a renewal, are logged, and the earlier content
+    Files that cannot be used, as in the middle of a renewal, are logged, and the earlier value
     remains in use.
     """
 
+    def __init__(self, paths: Iterable[Path | None], make: Callable[[], _T]) -> None:
+        """Make the value. Raises the `OptionError` of `make`."""
+        self._paths = [path for path in paths if path is not None]
+        self._make, self._mutex = make, threading.Lock()
+        self._stamps = self._current_stamps()
+        self._value = make()
+
+    def get(self) -> _T:
+        """Return the current value."""
+        with self._mutex:
+            stamps = self._current_stamps()
+            if stamps != self._stamps:
+                self._stamps = stamps
+                try:
+                    self._value = self._make()
+                except OptionError as error:
+                    _log.error("the earlier certificates remain in use: %s", error)
+                else:
+                    _log.info("certificates were read again: %s", self._paths[0])
+            return self._value
+
+    def _current_stamps(self) -> list[object]:
+        try:
+            return [file_stamp(path) for path in self._paths]
+        except OSError:
+            return []  # reading the files reports the error
+
+
+def client_contexts(tls: TlsFiles | TlsMaterial) -> Callable[[], ssl.SSLContext]:
+    """Return a function that returns the SSL context for a client's next connection.
+
+    Raises:
+        OptionError: See `client_context`.
+    """
+    if isinstance(tls, TlsFiles):
+        return Renewed((tls.ca, tls.cert, tls.key), lambda: client_context(tls)).get
+    context = client_context(tls)
+    return lambda: context
+
+
+class Certificates:
+    """A server's certificates, which are read again when a file changes. Thread-safe."""
+
     def __init__(self, tls: ServerTls) -> None:
         """Raises `OptionError`: see `ServerTls.context`."""
-        self._tls, self._mutex = tls, threading.Lock()
-        self._stamps = self._current_stamps()
-        self._context, self._content = tls.context(), tls.read()
+        paths = (tls.cert, tls.key, tls.ca)
+        self._files = Renewed(paths, lambda: (tls.context(), tls.read()))
 
     def context(self) -> ssl.SSLContext:
         """Return the SSL context for the next connection."""
-        self._read_again()
-        return self._context
+        return self._files.get()[0]
 
     def content(self) -> tuple[bytes, bytes, bytes | None]:
         """Return the PEM content of certificate, key and CA."""
-        self._read_again()
-        return self._content
-
-    def _read_again(self) -> None:
-        with self._mutex:
-            stamps = self._current_stamps()
-            if stamps == self._stamps:
-                return
-            self._stamps = stamps
-            try:
-                self._context, self._content = self._tls.context(), self._tls.read()
-            except OptionError as error:
-                _log.error("the earlier certificates remain in use: %s", error)
-            else:
-                _log.info("certificates were read again: %s", self._tls.cert)
-
-    def _current_stamps(self) -> list[object]:
-        paths = (self._tls.cert, self._tls.key, self._tls.ca)
-        try:
-            return [file_stamp(path) for path in paths if path is not None]
-        except OSError:
-            return []  # reading the files reports the error
+        return self._files.get()[1]
 
 
 def _load(context: ssl.SSLContext, cert: Path | None, key: Path | None, ca: Path | None) -> None:

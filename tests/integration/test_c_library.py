@@ -269,7 +269,7 @@ def test_write(library, empty, way, tmp_path):
         assert status == 0, library.error
         assert written.items() >= {"rows": "3", "transactions": "2", "resolvedTs": "200"}.items()
         status, written = library.write(store, asked, versions(ITEMS, ROWS))
-        assert (status, written["known"]) == (0, "2")
+        assert (status, written["repeated"]) == (0, "2")
         with open_snapshot(empty) as snapshot:
             assert pairs(snapshot) == [(0, "tea")]
         later = {"latches": [latch], "tables": [{"tableId": "7"}], "resolvedTs": "300"}

@@ -94,6 +94,9 @@ def test_token_in_a_file(load, secured, tmp_path):
     file.chmod(0o600)
     del secured["token"]
     assert load(**secured, token_file=file).count() == len(ROWS)
+    file.chmod(0o640)
+    with pytest.raises(AnalysisException, match=r"'token_file': .* can be read by other users"):
+        load(**secured, token_file=file)
 
 
 def test_secrets_are_not_shown(load, secured, capfd):

@@ -4,6 +4,7 @@ A pump of this version does not acknowledge one; a spool of an earlier version m
 """
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,20 @@ from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.cli.main import main
 from pyspark_theflash.replication.source.event import EntityKind
 from pyspark_theflash.replication.source.wire import decode_entities
-from tests.integration.test_orphans import ANSWERS, SHORT, apply, orphans, store, until
+from tests.integration.test_orphans import (
+    ANSWERS,
+    BANK,
+    SHORT,
+    SHORT_TS,
+    apply,
+    orphans,
+    store,
+    until,
+)
 from tests.support import binlog_writer
+from tests.support.lost_frames import binlog_file
+from tests.support.processes import wait_until
+from tests.support.serving import command
 from tests.support.workloads import check_answers
 
 __all__ = ["store"]
@@ -58,7 +71,7 @@ def test_a_malformed_prewrite(store: Path, capsys: pytest.CaptureFixture[str]) -
     assert skip(store, START_TS) == 0
     assert apply(store, messages, *until()) == 0
     assert check_answers(store, ANSWERS) == len(ANSWERS)
-    assert [(o["start_ts"], o["known"]) for o in orphans(store, capsys)] == [
+    assert [(o["start_ts"], o["state"]) for o in orphans(store, capsys)] == [
         (START_TS, "skipped by hand")
     ]
     assert skip(store, START_TS) == 2
@@ -91,3 +104,34 @@ def test_a_late_commit(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     applied = decode_entities(SHORT[AT], "", 0)[-1].start_ts
     assert skip(store, applied) == 2
     assert "is applied" in capsys.readouterr().err
+
+
+def test_beside_a_running_writer(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The writer executes the command, before the commit shows that the prewrite is malformed."""
+    prewrite, commit = binlog_writer.transaction(START_TS, COMMIT_TS, b"value")
+    source = store.parent / "source.bin"
+    source.write_bytes(binlog_file([*SHORT[: AT + 1], prewrite]))
+    options = ["--source", f"file:{source}", "--schema", f"file:{BANK.schema}"]
+    options += ["--base", BANK.base, "--interval", 0.05]
+    with subprocess.Popen(command("writer", store, *options), stderr=subprocess.PIPE) as writer:
+        try:
+            wait_until(lambda: status(store, capsys)["pending_transactions"], 60_000)
+            assert listed(store, capsys, START_TS)[-1][1:] == (START_TS, True)
+            assert skip(store, START_TS) == 0
+            with source.open("ab") as file:
+                file.write(binlog_file([commit, *SHORT[AT + 1 :]]))
+            wait_until(lambda: (status(store, capsys)["resolved_ts"] or 0) >= SHORT_TS, 60_000)
+            assert writer.poll() is None
+        finally:
+            writer.terminate()
+    assert check_answers(store, ANSWERS) == len(ANSWERS)
+    assert [(o["start_ts"], o["state"]) for o in orphans(store, capsys)] == [
+        (START_TS, "skipped by hand")
+    ]
+
+
+def status(store: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    capsys.readouterr()
+    assert main(["status", str(store), "--json"]) == 0
+    shown: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return shown

@@ -23,7 +23,8 @@ from pyspark_theflash.base.clock import Clock, SystemClock
 from pyspark_theflash.base.errors import OptionError, ServiceUnavailableError
 from pyspark_theflash.base.process import start_module
 from pyspark_theflash.net.address import PATH_BYTES_MAX, UNIX, check_folder
-from pyspark_theflash.service.client.remote import Connection, RemoteTransport
+from pyspark_theflash.service.client.connection import Connection
+from pyspark_theflash.service.client.remote import RemoteTransport
 
 if TYPE_CHECKING:
     from pyspark_theflash.service.client.theflash import TheFlash

@@ -154,8 +154,10 @@ private[spark] final class Connection(link: Link, val address: String, token: Op
       unlessRefused(send(Frame.Auth, 0, proof, until))
       val _ = greeting(Frame.Ready)
     } catch {
-      case error: SSLException => throw authentication(address, error)
-      case error: IOException  => throw Errors.unavailable(address, said(error), error)
+      case error: SSLException           => throw authentication(address, error)
+      case error: SocketTimeoutException => throw Errors.unavailable(address, said(error), error)
+      case error: IOException =>
+        throw new DeadConnection(Errors.unavailable(address, said(error), error))
     }
 
   /** Sends; ignores a closed connection, since the server may have sent an error before. */
@@ -264,7 +266,28 @@ private[spark] object Connection {
   /** Longest pause in a stream of rows. */
   val StallMs = 600000L
 
+  /** Pauses before further attempts to connect. */
+  private val AgainMs = List(20L, 100L, 500L)
+
+  /** Connects, and again if the server hangs up during the greeting, before any request: it does
+    * that to its oldest callers if too many that have no token connect.
+    */
   def open(server: Server): Connection = {
+    def attempt(pauses: List[Long]): Connection =
+      try greeted(server)
+      catch {
+        case dead: DeadConnection =>
+          pauses match {
+            case pause :: rest =>
+              Thread.sleep(pause)
+              attempt(rest)
+            case Nil => throw dead.seen
+          }
+      }
+    attempt(AgainMs)
+  }
+
+  private def greeted(server: Server): Connection = {
     val address = server.address
     val link =
       try connected(server)

@@ -4,6 +4,9 @@ import java.nio.charset.StandardCharsets.{US_ASCII, UTF_8}
 import java.nio.file.{Files, Path, Paths}
 import java.security.MessageDigest
 
+import scala.jdk.CollectionConverters._
+import scala.util.Try
+
 import javax.crypto.Mac
 import javax.crypto.spec.SecretKeySpec
 
@@ -77,7 +80,7 @@ private[spark] object Place {
       throw Errors.option("token_file", "cannot be given together with token")
     val said = options
       .get("token")
-      .orElse(options.get("token_file").map(file => read("token_file", Paths.get(file))))
+      .orElse(options.get("token_file").map(file => readPrivate("token_file", Paths.get(file))))
       .map(_.linesIterator.nextOption().getOrElse("").trim)
     said.foreach { text =>
       if (text.length < TokenChars || !text.forall(c => c > ' ' && c < 127 && c != '#'))
@@ -96,6 +99,18 @@ private[spark] object Place {
       throw Errors.option("tls", "a certificate and its key are given together")
     if (ca.isEmpty && cert.isDefined) throw Errors.option("tls_ca", "is missing; tls_cert needs it")
     ca.map(TlsMaterial(_, cert, key))
+  }
+
+  /** Reads a file that belongs to this user or root, and that no other user can use. */
+  private def readPrivate(name: String, file: Path): String = {
+    def uid(path: Path) = Try(Files.getAttribute(path, "unix:uid")).toOption
+    val own = uid(Paths.get("/proc/self")) ++ Some(0)
+    if (uid(file).exists(owner => own.size == 2 && !own.exists(_ == owner)))
+      throw Errors.option(name, s"$file belongs to another user")
+    val modes = Try(Files.getPosixFilePermissions(file)).toOption
+    if (modes.exists(_.asScala.exists(mode => !mode.name.startsWith("OWNER_"))))
+      throw Errors.option(name, s"$file can be read by other users: chmod 600 it")
+    read(name, file)
   }
 
   private def read(name: String, file: Path): String =
