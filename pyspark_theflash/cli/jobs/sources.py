@@ -172,10 +172,15 @@ class Cluster:
         """Return a new change feed; `folder` is for large transactions."""
         from pyspark_theflash.replication.cdc.feed import TiKVChangeFeed
         from pyspark_theflash.replication.cdc.streams import GrpcStreams
+        from pyspark_theflash.replication.cdc.unlock import unlocker
 
-        streams = GrpcStreams(self.client.directory, self.tls)
         return TiKVChangeFeed(
-            self.client.regions, streams, cluster_id, clock=self.clock, folder=folder
+            self.client.regions,
+            GrpcStreams(self.client.directory, self.tls),
+            cluster_id,
+            clock=self.clock,
+            unlock=unlocker(self.client, self.clock),
+            folder=folder,
         )
 
 

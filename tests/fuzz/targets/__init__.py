@@ -67,6 +67,7 @@ _CHEAPEST_FIRST: Final[tuple[Callable[[Path], Target], ...]] = (
     raft.snapshot,
     raft.command_batch,
     tikv.pd_regions,
+    tikv.change_events,
     tikv.tikv_answer,
     stores.data_file,
     texts.expression,
