@@ -23,8 +23,10 @@ class MetaChange:
 class Taken:
     """Committed changes: rows in unordered chunks, and changes of meta keys by commit_ts.
 
-    `versions` can be iterated once: the chunks of large transactions are read from a temporary file
-    while iterating, which raises `CorruptionError` or `EngineError` if the file is damaged.
+    A change with a commit_ts at or below an earlier frontier shows that changes are missing, for
+    instance after an import. `versions` can be iterated once: the chunks of large transactions are
+    read from a temporary file while iterating, which raises `CorruptionError` or `EngineError` if
+    the file is damaged.
     """
 
     versions: Iterable[Versions]

@@ -20,6 +20,9 @@ none then is dropped, because the scan has sent its version. After INITIALIZED i
 prewrite without a value never replaces one, and otherwise the highest generation is used. The
 commit's `op` decides whether the row was deleted: a prewrite without a value may be a heartbeat.
 
+A change at or below the resolved_ts is delivered as others are: a scan may send a part of the rows
+of an import, which the feed does not announce, and the writer sets the table aside.
+
 When the region's resolved_ts has passed a transaction's start_ts, the transaction has no lock in
 the region any more, so prewrites of it that are left were rolled back, and are dropped.
 
@@ -29,6 +32,7 @@ when the resolved_ts has reached the commit_ts; meta keys stay here. See TiKV's
 """
 
 import bisect
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -52,6 +56,8 @@ from pyspark_theflash.tidb.codec.key import RawKey, table_of
 
 ROW_BYTES: Final = 200
 """The approximate memory of a pending prewrite besides its value."""
+_log = logging.getLogger(__name__)
+
 _OUTSIDE: Final = -1
 _META: Final = b"m"
 _Commit = tuple[int, bytes, int, int]
@@ -88,6 +94,7 @@ class Matcher:
         self.is_initialized = False
         self.resolved_ts = self._checkpoint_ts = checkpoint_ts
         self.pending_bytes = 0
+        self._has_late = False
         self._pending: dict[int, dict[bytes, bytes]] = {}  # start_ts -> key -> value
         self._generations: dict[int, dict[bytes, int]] = {}  # of pipelined transactions
         self._logs: dict[int, TxnLog] = {}
@@ -142,8 +149,7 @@ class Matcher:
                 self._emit(key, value, start_ts, commit_ts, row.op_type, committed, floor)
             elif kind == COMMITTED:
                 commit_ts = row.commit_ts
-                if commit_ts <= self.resolved_ts:
-                    raise _too_late(key, commit_ts, self.resolved_ts)
+                floor = self._unless_late(key, commit_ts, floor)
                 self._emit(key, row.value, start_ts, commit_ts, row.op_type, committed, floor)
             elif kind == ROLLBACK:
                 if self.is_initialized:
@@ -227,8 +233,6 @@ class Matcher:
         committed: CommittedRows,
         floor: int,
     ) -> None:
-        if commit_ts <= self.resolved_ts and commit_ts > self._checkpoint_ts:
-            raise _too_late(key, commit_ts, self.resolved_ts)
         log = self._logs.get(start_ts)
         if log is not None and key[:1] != _META:
             if commit_ts > floor:
@@ -246,7 +250,18 @@ class Matcher:
             raise _unmatched(key, start_ts)
         self._remove(start_ts, key)
         if commit_ts > self._checkpoint_ts:
+            floor = self._unless_late(key, commit_ts, floor)
             self._emit(key, value or b"", start_ts, commit_ts, op, committed, floor)
+
+    def _unless_late(self, key: bytes, commit_ts: int, floor: int) -> int:
+        """Return the floor, or none for a change that contradicts the resolved_ts."""
+        if commit_ts > self.resolved_ts:
+            return floor
+        if not self._has_late:
+            self._has_late = True
+            where, ts = table_of(RawKey(key)), self.resolved_ts
+            _log.warning("%s: a change at %s came after resolved_ts %s", where, commit_ts, ts)
+        return 0
 
     def _emit(
         self,
@@ -305,9 +320,4 @@ class Matcher:
 
 def _unmatched(key: bytes, start_ts: int) -> ChangeFeedError:
     reason = f"the transaction of start_ts={start_ts} was committed but not prewritten"
-    return ChangeFeedError(table_of(RawKey(key)), reason)
-
-
-def _too_late(key: bytes, commit_ts: int, resolved_ts: int) -> ChangeFeedError:
-    reason = f"a change at {commit_ts} arrived after the resolved_ts {resolved_ts}"
     return ChangeFeedError(table_of(RawKey(key)), reason)
