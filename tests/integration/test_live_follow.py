@@ -7,6 +7,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -84,14 +85,13 @@ class Changes:
         rng = random.Random(5)
         with self._peer.connect() as session:
             while not self._ended.wait(0.02):
-                try:
+                # DDL ends transactions that began before it.
+                with suppress(MySqlError):
                     self._change(session, rng)
-                except MySqlError:
-                    # DDL ends transactions that began before it.
-                    session.query("ROLLBACK")
 
     def _change(self, session: MySqlConnection, rng: random.Random) -> None:
         n = rng.randrange(6000)
+        session.query("ROLLBACK")
         session.query("BEGIN")
         session.query(f"UPDATE shop.a SET v = v + 1 WHERE id % 50 = {n % 50}")
         session.query(f"REPLACE INTO shop.a (id, v) VALUES ({n}, {n % 100})")
@@ -154,20 +154,7 @@ def test_a_cluster_is_followed(peer: Peer, tmp_path: Path) -> None:
     assert compare(peer, store, ts) > 10_000
     process.terminate()
     assert process.wait(60) == 0
-    verify = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pyspark_theflash.cli.main",
-            "verify",
-            str(store),
-            "--pd",
-            peer.pd_address,
-            "--at",
-            str(ts),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    command = [sys.executable, "-m", "pyspark_theflash.cli.main", "verify", str(store)]
+    command += ["--pd", peer.pd_address, "--at", str(ts)]
+    verify = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert verify.returncode == 0, verify.stdout

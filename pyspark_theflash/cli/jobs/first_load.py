@@ -4,6 +4,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 from pyspark_theflash.base.clock import Clock
+from pyspark_theflash.base.errors import ClusterMismatchError
 from pyspark_theflash.base.fs import FileSystem
 from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.cli.jobs.place import open_folder
@@ -12,11 +13,12 @@ from pyspark_theflash.cluster.pd import PDClient
 from pyspark_theflash.cluster.tikv.barrier import GCBarrier, barrier_name
 from pyspark_theflash.cluster.tikv.client import TiKVClient
 from pyspark_theflash.cluster.tikv.meta import TiKVMeta
+from pyspark_theflash.replication.cdc.position import CONTINUED_KINDS, check_has_change_feed
 from pyspark_theflash.replication.load.load import FirstLoad, LoadReport
 from pyspark_theflash.replication.load.scan import ClusterAddress
 from pyspark_theflash.storage.store.folder import read_identity
-from pyspark_theflash.storage.store.load import LOAD_KIND, load_ts
-from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress
+from pyspark_theflash.storage.store.load import LOAD_KIND, LoadPlan
+from pyspark_theflash.storage.store.progress import Progress
 from pyspark_theflash.storage.store.scope import SCOPE_KIND, TableScope, continued
 from pyspark_theflash.tidb.schema.tidb import TidbSchemaSource
 
@@ -30,6 +32,8 @@ def ensure_loaded(
 
     Raises:
         OptionError: The store was begun with other tables.
+        ClusterMismatchError: The store is of another cluster.
+        FeedConflictError: The store is written from a binlog, or through the API.
         GCBarrierLostError: TiKV may have collected versions that the store needs.
         The errors of `open_place` and `FirstLoad`.
     """
@@ -39,15 +43,20 @@ def ensure_loaded(
         client = undo.enter_context(TiKVClient(pd, cluster.tls, clock=clock, policy=cluster.policy))
         name = barrier_name(read_identity(path, fs).store_id)
         barrier = GCBarrier(client.directory, name, clock=clock)
-        view = engine.read([PROGRESS_KIND, SCOPE_KIND, LOAD_KIND])
+        view = engine.read([*CONTINUED_KINDS, SCOPE_KIND, LOAD_KIND])
         continued(TableScope.of(view), scope)
+        cluster_id = pd.cluster_id()
+        check_has_change_feed(view, cluster_id)
         if (progress := Progress.of(view)) is not None:
             barrier.hold(progress.resolved_ts)
             return progress.resolved_ts
-        load = FirstLoad(engine, client, cluster, clock=clock, check=barrier.check)
-        ts = load_ts(view)
-        if ts is None:
+        load = FirstLoad(engine, client, cluster, cluster_id, clock=clock, check=barrier.check)
+        if (plan := LoadPlan.of(view)) is None:
             ts = _begin(load, pd, client, barrier, scope, clock)
+        elif plan.cluster_id != cluster_id:
+            raise ClusterMismatchError("--pd", cluster_id, plan.cluster_id)
+        else:
+            ts = plan.ts
         barrier.hold(ts)
         undo.enter_context(closing(barrier))
         barrier.start(lambda: ts)

@@ -300,7 +300,7 @@ class ReadSnapshot:
         for physical_id in table.physical_ids:
             past = self._owners.past(table, physical_id, self.snapshot_ts)
             if past.moved_from or any(owner.id != table.id for owner in past.tables):
-                past = replace(past, has_base=self._coverage.is_loaded(past.tables[0]))
+                past = replace(past, has_base=self._coverage.is_from_folder(past.tables[0]))
                 exchanged[physical_id] = tuple(scan_column(table, c, past) for c in infos)
         return tuple(scan_column(table, c, usual) for c in infos), exchanged
 

@@ -10,7 +10,6 @@ store, which makes the rows readable; they are versions committed at the timesta
 The timestamp is the start of the schema history. The caller holds a GC barrier there.
 """
 
-import json
 import logging
 import os
 from collections import deque
@@ -29,6 +28,7 @@ from pyspark_theflash.base.errors import (
 from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
 from pyspark_theflash.cluster.tikv.client import TiKVClient
 from pyspark_theflash.replication.apply.columns import StoredColumns
+from pyspark_theflash.replication.cdc.position import feed_position
 from pyspark_theflash.replication.load.plan import (
     inner_bounds,
     physical_tables,
@@ -39,17 +39,16 @@ from pyspark_theflash.replication.load.process import ReaderProcesses
 from pyspark_theflash.replication.load.scan import ClusterAddress, LoadPiece, LoadRequest
 from pyspark_theflash.storage.engine.api import Engine, Publication
 from pyspark_theflash.storage.store.catalog import SCHEMA_KIND, feed_history, schema_records
-from pyspark_theflash.storage.store.coverage import BASE_KIND
+from pyspark_theflash.storage.store.coverage import loaded_record
 from pyspark_theflash.storage.store.feed import FEED_KIND, Feed, claim
 from pyspark_theflash.storage.store.load import (
     LOAD_KIND,
+    LoadPlan,
     Stripe,
     ended_keys,
-    load_ts,
-    plan_record,
     stripes_of,
 )
-from pyspark_theflash.storage.store.manifest import ManifestChange, Record, View
+from pyspark_theflash.storage.store.manifest import ManifestChange, View
 from pyspark_theflash.storage.store.progress import Progress
 from pyspark_theflash.storage.store.scope import SCOPE_KIND, TableScope
 from pyspark_theflash.tidb.codec.key import RawKey
@@ -100,6 +99,7 @@ class FirstLoad:
         engine: Engine,
         client: TiKVClient,
         cluster: ClusterAddress,
+        cluster_id: int,
         *,
         clock: Clock,
         processes: int | None = None,
@@ -109,7 +109,7 @@ class FirstLoad:
         """`check` is called often, and ends the load by raising, as when the GC barrier is lost."""
         self._pool = pool
         self._engine, self._client, self._cluster = engine, client, cluster
-        self._clock, self._check = clock, check
+        self._cluster_id, self._clock, self._check = cluster_id, clock, check
         self._processes = processes or len(os.sched_getaffinity(0))
         self.report: Final = LoadReport()
         self._stripes = 1
@@ -128,7 +128,7 @@ class FirstLoad:
             *claim(self._engine.read([FEED_KIND]), Feed.STREAM),
             scope.to_record(),
             *schema_records(history),
-            plan_record(history.start_ts),
+            LoadPlan(history.start_ts, self._cluster_id).to_record(),
             *(stripe.to_record() for stripe in stripes),
         ]
         self._engine.publish(Publication((), ManifestChange(records)))
@@ -195,17 +195,18 @@ class FirstLoad:
     def end(self) -> None:
         """Make the rows readable, at the timestamp of the load."""
         view = self._engine.read([LOAD_KIND, SCHEMA_KIND, SCOPE_KIND])
-        ts, tables = self._plan(view)[:2]
-        loaded = [_base_record(table, ts) for table in tables]
-        change = ManifestChange([*loaded, Progress(ts, ts).to_record()], ended_keys(view))
+        ts, tables, _ = self._plan(view)
+        progress = Progress(ts, ts, feed_position(self._cluster_id))
+        loaded = [loaded_record(table.full_name, ts) for table in tables]
+        change = ManifestChange([*loaded, progress.to_record()], ended_keys(view))
         self._engine.publish(Publication((), change))
 
     def _plan(self, view: View) -> tuple[TimeStamp, list[TableInfo], SchemaHistory]:
         """Return the timestamp, tables and schema history of the load in progress."""
-        ts, history = load_ts(view), feed_history(view)
-        if ts is None or history is None:
+        plan, history = LoadPlan.of(view), feed_history(view)
+        if plan is None or history is None:
             raise InternalError("no load has begun")
-        return ts, tables_to_load(history, TableScope.of(view) or TableScope()), history
+        return plan.ts, tables_to_load(history, TableScope.of(view) or TableScope()), history
 
 
 class _Reading:
@@ -257,7 +258,3 @@ class _Reading:
         if not self._stalled.sleep_ms(_RETRY_MS):
             raise error
         _log.warning("the load retries after an error: %s", error)
-
-
-def _base_record(table: TableInfo, ts: TimeStamp) -> Record:
-    return Record(BASE_KIND, table.full_name, json.dumps({"ts": ts}).encode())

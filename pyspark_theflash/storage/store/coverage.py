@@ -17,6 +17,7 @@ such earlier rows
 scope, a pattern is matched against the first name of the table in the history.
 """
 
+import json
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import cached_property
@@ -29,6 +30,7 @@ from pyspark_theflash.storage.store.feed import SIDE, Feed, main_feed, records_o
 from pyspark_theflash.storage.store.manifest import Record, View
 from pyspark_theflash.storage.store.raft_fed import RAFT_FED_KIND
 from pyspark_theflash.storage.store.scope import ScopedTables, TableScope, fits
+from pyspark_theflash.tidb.codec.document import load, shaped
 from pyspark_theflash.tidb.schema.history import SYSTEM_DATABASES, SchemaHistory, TableEvent
 from pyspark_theflash.tidb.schema.lineage import moves
 from pyspark_theflash.tidb.schema.model import TableInfo
@@ -50,6 +52,14 @@ def recovered_record(table_id: TableID) -> Record:
     return Record(RECOVERED_KIND, f"{table_id:020d}", b"")
 
 
+def loaded_record(name: str, ts: TimeStamp) -> Record:
+    """Return the record of a table whose rows at `ts` were loaded from TiKV.
+
+    Unlike the rows of a base folder, they have no value where TiDB's rows have none.
+    """
+    return Record(BASE_KIND, name, json.dumps({"ts": ts}).encode())
+
+
 class Coverage:
     """Coverage of the tables in a view, which has the feed, scope and `COVERAGE_KINDS` records."""
 
@@ -58,7 +68,10 @@ class Coverage:
         scope = TableScope.of(view) or TableScope()
         self._scope, self._has_all = ScopedTables(scope, history), scope == TableScope()
         self._is_complete = main_feed(view) is Feed.API or bool(view.of_kind(RAFT_FED_KIND))
-        self._loaded = {name.lower() for name in view.of_kind(BASE_KIND)}
+        bases = view.of_kind(BASE_KIND)
+        self._loaded = {name.lower() for name in bases}
+        with shaped(f"{BASE_KIND} record"):
+            self._from_folder = {name.lower() for name in bases if "ts" not in load(bases[name])}
         self._assumed = tuple(view.of_kind(ASSUMED_KIND))
         self._recovered = {TableID(int(key)) for key in view.of_kind(RECOVERED_KIND)}
         self._asides = asides_of(view)
@@ -92,9 +105,9 @@ class Coverage:
         reason = next((each for each in reasons if each is not None), None)
         return None if reason is None else TableNotLoadedError(table.full_name, *reason)
 
-    def is_loaded(self, table: TableInfo) -> bool:
-        """Return whether a base has the rows that a table had when the stream began."""
-        return self._history.first_name(table.id).lower() in self._loaded
+    def is_from_folder(self, table: TableInfo) -> bool:
+        """Return whether a base folder has the rows that a table had when the stream began."""
+        return self._history.first_name(table.id).lower() in self._from_folder
 
     # --
 

@@ -1,6 +1,6 @@
 """Records of a first load, which reads all tables from TiKV at one timestamp.
 
-    plan         {"ts": 7, "rows": 0}            the load has begun: the store has no progress yet
+    plan         {"ts": 7, "cluster_id": 5}    the load has begun: the store has no progress yet
     stripe-N     ["7480..", "7480..", "7480..", 12]
 
 A stripe is a range of raw keys, from its start to its end; one process reads it in order. The rows
@@ -11,7 +11,7 @@ snapshot sees a part of it.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Final
 
 from pyspark_theflash.base.errors import LoadUnfinishedError
@@ -74,18 +74,25 @@ def _key(value: object) -> RawKey:
     return RawKey(bytes.fromhex(text(value)))
 
 
-def plan_record(ts: TimeStamp) -> Record:
-    """Return the record of a load that has begun."""
-    return Record(LOAD_KIND, _PLAN, json.dumps({"ts": ts}).encode())
+@dataclass(frozen=True, slots=True)
+class LoadPlan:
+    """The timestamp of a load, and the cluster that it reads."""
 
+    ts: TimeStamp
+    cluster_id: int
 
-def load_ts(view: View) -> TimeStamp | None:
-    """Return the timestamp of the load in progress; None if there is none. Raises `CodecError`."""
-    body = view.of_kind(LOAD_KIND).get(_PLAN)
-    if body is None:
-        return None
-    with shaped(f"{LOAD_KIND} record"):
-        return TimeStamp(uint64(load(body)["ts"]))
+    def to_record(self) -> Record:
+        return Record(LOAD_KIND, _PLAN, json.dumps(asdict(self)).encode())
+
+    @classmethod
+    def of(cls, view: View) -> "LoadPlan | None":
+        """Decode the plan of the load in progress; None if there is none. Raises `CodecError`."""
+        body = view.of_kind(LOAD_KIND).get(_PLAN)
+        if body is None:
+            return None
+        with shaped(f"{LOAD_KIND} record"):
+            fields = load(body)
+            return cls(TimeStamp(uint64(fields["ts"])), uint64(fields["cluster_id"]))
 
 
 def stripes_of(view: View) -> Sequence[Stripe]:
@@ -101,5 +108,5 @@ def ended_keys(view: View) -> list[tuple[str, str]]:
 
 def check_loaded(view: View) -> None:
     """Raise `LoadUnfinishedError` if a first load is in progress; `view` has `LOAD_KIND`."""
-    if (ts := load_ts(view)) is not None:
-        raise LoadUnfinishedError(ts)
+    if (plan := LoadPlan.of(view)) is not None:
+        raise LoadUnfinishedError(plan.ts)

@@ -26,7 +26,7 @@ from pyspark_theflash.tidb.codec.field_type import MySQLType
 from pyspark_theflash.tidb.codec.key import RawKey, encode_record_key
 from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
 from pyspark_theflash.tidb.schema.model import TableInfo
-from tests.support.fake_tikv import FakeTiKV
+from tests.support.fake_tikv import CLUSTER, FakeTiKV
 from tests.support.row_oracle import encode_row_v2
 from tests.support.stores import column, id_column, table_info
 
@@ -109,4 +109,4 @@ def expected() -> dict[int, str]:
 def first_load(engine: Engine, client: TiKVClient, tikv: FakeTiKV, processes: int = 2) -> FirstLoad:
     cluster = ClusterAddress((tikv.pd.address,))
     pool = partial(Threads, client)
-    return FirstLoad(engine, client, cluster, clock=CLOCK, pool=pool, processes=processes)
+    return FirstLoad(engine, client, cluster, CLUSTER, clock=CLOCK, pool=pool, processes=processes)

@@ -23,6 +23,7 @@ from pyspark_theflash.storage.store.scope import TableScope
 from pyspark_theflash.tidb.codec.key import RawKey, encode_record_key
 from pyspark_theflash.tidb.protocol._generated.kvproto import errorpb_pb2
 from pyspark_theflash.tidb.schema.model import parse_table_info
+from tests.support.fake_tikv import CLUSTER
 from tests.unit.replication.load.conftest import (
     TABLES,
     expected,
@@ -49,7 +50,7 @@ def test_all_rows_at_one_timestamp(tikv, client, engine, tmp_path):
     assert seen == sorted(seen)
     load.end()
     view = engine.read([PROGRESS_KIND, LOAD_KIND])
-    assert Progress.of(view) == Progress(ts, ts)
+    assert Progress.of(view) == Progress(ts, ts, f"tikv:{CLUSTER}")
     assert not view.of_kind(LOAD_KIND)
     assert load.report.rows == len(expected()) + 1
     assert rows_of(tmp_path / "store", "shop.a") == expected()
