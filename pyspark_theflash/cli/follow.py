@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _writer_arguments(arguments: argparse.Namespace) -> list[str]:
     """Return the arguments of the writer that follows the cluster."""
     words = [str(arguments.store), "--source", f"tikv:{arguments.pd}"]
-    words += ["--schema", f"tikv:{arguments.pd}", "--pd", arguments.pd]
+    words += ["--lock-policy", arguments.lock_policy]
     for pattern in arguments.tables:
         words += ["--include", pattern]
     for name in ("until_ts", "metrics", "ca", "cert", "key"):

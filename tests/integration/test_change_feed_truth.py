@@ -21,7 +21,7 @@ def test_truth_of_a_capture_with_kills(
 ) -> None:
     monkeypatch.setattr(writer_module, "BATCH_BYTES", 200_000)
     rng, log = random.Random(seed), captured()
-    store = ChangeStore(tmp_path / "store", log, GrowingSchema(HISTORY), assume_empty=["*"])
+    store = ChangeStore(tmp_path / "store", log, GrowingSchema(HISTORY, log), assume_empty=["*"])
     commits = sorted({change.commit_ts for change in log.changes})
     kills = 0
     for ts in commits[:: len(commits) // 60]:

@@ -7,19 +7,22 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from random import Random
 from typing import Final
 
 import pytest
 
-from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.clock import Deadline, SystemClock
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.cli.jobs.sources import Network, Opener
 from pyspark_theflash.cli.main import main
 from pyspark_theflash.read.plan.wait import wait_until
+from pyspark_theflash.replication.cdc.meta_schema import MetaSchema
 from tests.integration.test_live_writer import DDL, TABLES, compare, under_load, wait_or_write, work
+from tests.support.live_schema import STEPS, run
 from tests.support.peer import Peer
 
 pytestmark = [pytest.mark.peer, pytest.mark.slow]
@@ -128,6 +131,31 @@ def test_partitions_and_recovered_tables(cdc: str, tmp_path: Path) -> None:
         timestamps = under_load(peer, PARTITIONS, wait_or_write)
         assert sum(compare(peer, store, ts) for ts in timestamps) > len(timestamps)
     assert follower.kills
+
+
+@pytest.mark.parametrize("cdc", ["v6.5", "v8.5"])
+def test_the_schema_of_the_feed_equals_the_one_read_from_tikv(cdc: str, tmp_path: Path) -> None:
+    with Peer(tmp_path / "peer", cdc=cdc) as peer, ExitStack() as undo:
+        opener = Opener(Network(), LocalFileSystem(), CLOCK, undo)
+        cluster = opener.cluster([peer.pd_address])
+        begin = cluster.schema(None)
+        feed = cluster.open_feed(cluster.pd.cluster_id(), None)
+        schema = MetaSchema(begin, cluster.meta, feed, CLOCK)
+        undo.callback(schema.close)
+        start = history = schema.read(None, None)
+        with peer.connect() as session:
+            for step in STEPS:
+                run(session, step)
+        ts, deadline = TimeStamp(peer.tso()), Deadline(CLOCK, 60_000)
+        while history.end_ts < ts and deadline.left_ms():
+            schema.receive(100)
+            history = schema.read(history, ts)
+        polled = begin.read(start, history.end_ts)
+    assert history.end_ts == polled.end_ts >= ts
+    assert history.events == polled.events
+    assert history.versions == polled.versions
+    assert len(schema.take_restored()) == 2
+    assert len(history.events) - len(start.events) > 60
 
 
 def test_once_ends_at_the_current_timestamp(tmp_path: Path) -> None:

@@ -136,16 +136,28 @@ def _versions(rows: Iterable[Change]) -> Iterator[Versions]:
 
 
 class GrowingSchema:
-    """A schema source that shows each change of a history only when it is asked for its time."""
+    """A `ChangeSchema` that shows each change of a history when a log has reached its time."""
 
-    def __init__(self, history: SchemaHistory) -> None:
-        self._history = history
+    def __init__(self, history: SchemaHistory, log: "ChangeLog | None" = None) -> None:
+        self._history, self._log = history, log
+        self.restored: list[TimeStamp] = []
+
+    def receive(self, timeout_ms: int) -> None:
+        """Do nothing: the log has everything."""
+
+    def take_restored(self) -> list[TimeStamp]:
+        restored, self.restored = self.restored, []
+        return restored
+
+    def close(self) -> None:
+        """Do nothing: there is no feed."""
 
     def read(self, after: SchemaHistory | None, at_least: TimeStamp | None) -> SchemaHistory:
         whole = self._history
         if after is not None and at_least is None:
             return after
-        end_ts = max(at_least or whole.start_ts, after.end_ts if after else whole.start_ts)
+        reached = min(at_least or whole.start_ts, self._log.resolved_ts if self._log else 10**20)
+        end_ts = TimeStamp(max(reached, after.end_ts if after else whole.start_ts))
         versions = [v for v in whole.versions if v.ts <= end_ts]
         return SchemaHistory(whole.start_ts, end_ts, whole.until(end_ts), versions)
 

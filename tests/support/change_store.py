@@ -8,11 +8,10 @@ from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.read.plan.snapshot import open_snapshot
-from pyspark_theflash.replication.apply.stream_state import SchemaSource
 from pyspark_theflash.replication.cdc.writer import ChangeWriter
 from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.store.folder import read_identity
-from tests.support.change_log import ChangeLog, FakeChangeFeed
+from tests.support.change_log import ChangeLog, FakeChangeFeed, GrowingSchema
 
 FS = LocalFileSystem()
 CLUSTER = 7
@@ -21,8 +20,8 @@ CLUSTER = 7
 class ChangeStore:
     """One store and its writer, which can be killed and started again."""
 
-    def __init__(self, path: Path, log: ChangeLog, schema: SchemaSource, **options: Any) -> None:
-        self.path, self.log, self._schema, self._options = path, log, schema, options
+    def __init__(self, path: Path, log: ChangeLog, schema: GrowingSchema, **options: Any) -> None:
+        self.path, self.log, self.schema, self._options = path, log, schema, options
         self._rng = random.Random(str(path.name))
         registry.create(path, registry.MAGIC, FS)
         self.start()
@@ -33,7 +32,7 @@ class ChangeStore:
             self.path, read_identity(self.path, FS), FS, SystemClock()
         )
         self.feed = FakeChangeFeed(self.log, self._rng)
-        self.writer = ChangeWriter(self.engine, self.feed, self._schema, CLUSTER, **self._options)
+        self.writer = ChangeWriter(self.engine, self.feed, self.schema, CLUSTER, **self._options)
 
     def kill(self) -> None:
         """Lose what is in memory."""

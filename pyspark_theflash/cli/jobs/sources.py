@@ -25,6 +25,7 @@ from pyspark_theflash.base.fs import FileSystem
 from pyspark_theflash.base.tls import TlsFiles
 from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.cli.jobs.arguments import split_scheme
+from pyspark_theflash.cluster.resolve import LockPolicy
 from pyspark_theflash.net.access import Access
 from pyspark_theflash.net.address import UNIX
 from pyspark_theflash.replication.apply.stream_state import SchemaSource
@@ -42,6 +43,7 @@ from pyspark_theflash.tidb.schema.tidb import TidbSchemaSource
 if TYPE_CHECKING:
     from pyspark_theflash.cluster.pd import PDClient
     from pyspark_theflash.cluster.tikv.client import TiKVClient
+    from pyspark_theflash.cluster.tikv.meta import TiKVMeta
     from pyspark_theflash.replication.cdc.change_feed import ChangeFeed
     from pyspark_theflash.replication.pump.server import PumpServer
 
@@ -158,11 +160,16 @@ class Cluster:
     clock: Clock
 
     @property
-    def schema_source(self) -> TidbSchemaSource:
-        """Reader of the schema history in TiKV."""
+    def meta(self) -> "TiKVMeta":
+        """Reader of the cluster's meta keys."""
         from pyspark_theflash.cluster.tikv.meta import TiKVMeta
 
-        return TidbSchemaSource(TiKVMeta(self.client), self.clock)
+        return TiKVMeta(self.client)
+
+    @property
+    def schema_source(self) -> TidbSchemaSource:
+        """Reader of the schema history in TiKV."""
+        return TidbSchemaSource(self.meta, self.clock)
 
     def schema(self, start_ts: TimeStamp | None) -> LiveSchema:
         """Return the schema history from `start_ts`, or PD's current timestamp, on."""
@@ -254,14 +261,14 @@ class Opener:
         source = TidbSchemaSource(api, self._clock)
         return LiveSchema(source, lambda: start_ts or self._pd("schema").tso(), self._clock)
 
-    def cluster(self, addresses: Sequence[str]) -> "Cluster":
+    def cluster(self, addresses: Sequence[str], policy: LockPolicy = LockPolicy.WAIT) -> "Cluster":
         """Connect to PD and TiKV."""
         from pyspark_theflash.cluster.pd import PDClient
         from pyspark_theflash.cluster.tikv.client import TiKVClient
 
         tls, clock = self._network.tls, self._clock
         pd = self._undo.enter_context(PDClient(tuple(addresses), tls, clock=clock))
-        client = self._undo.enter_context(TiKVClient(pd, tls, clock=clock))
+        client = self._undo.enter_context(TiKVClient(pd, tls, clock=clock, policy=policy))
         return Cluster(pd, client, tls, clock)
 
     def _others_check(self, pumps: Sequence[str]) -> Callable[[], None]:

@@ -37,6 +37,7 @@ from pyspark_theflash.cli.jobs.place import Upkeep, WriterStore, open_place
 from pyspark_theflash.cli.jobs.sources import CHANGE_FEED, Network, Opener
 from pyspark_theflash.cli.jobs.streams import AnyWriter, BinlogStream, ChangeStream, WriterStream
 from pyspark_theflash.cli.jobs.ticker import ticking
+from pyspark_theflash.cluster.resolve import LockPolicy
 from pyspark_theflash.replication.apply.applier import Compact
 from pyspark_theflash.replication.follow import follow
 from pyspark_theflash.replication.pairing.spill import Spill
@@ -108,6 +109,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     look_up = "look up in TiKV the outcome of a transaction whose commit is missing for S seconds"
     add_seconds(parser, "--ask-after", look_up, ORPHAN_MS)
+    parser.add_argument(
+        "--lock-policy",
+        choices=[policy.value for policy in LockPolicy],
+        default=LockPolicy.WAIT.value,
+        help="if locks hold back TiKV's change feed, log them (wait, fail) or resolve them as TiDB "
+        "does, which writes to TiKV (default: wait)",
+    )
     parser.add_argument(
         "--metrics", metavar="HOST:PORT", help="serve Prometheus metrics at /metrics"
     )
@@ -231,18 +239,19 @@ def _change_stream(
 ) -> WriterStream:
     # Imported here because it needs grpcio.
     from pyspark_theflash.cluster.tikv.barrier import GCBarrier, barrier_name
+    from pyspark_theflash.replication.cdc.meta_schema import MetaSchema
     from pyspark_theflash.replication.cdc.writer import ChangeWriter
 
     addresses = arguments.source[0].removeprefix(CHANGE_FEED).split(",")
-    cluster = opener.cluster(addresses)
+    cluster = opener.cluster(addresses, LockPolicy(arguments.lock_policy))
     cluster_id = arguments.cluster_id or cluster.pd.cluster_id()
-    schema = cluster.schema(arguments.start_ts)
+    begin, meta = cluster.schema(arguments.start_ts), cluster.meta
 
     def make_writer() -> ChangeWriter:
         return ChangeWriter(
             place.engine,
             cluster.open_feed(cluster_id, place.folder),
-            schema,
+            MetaSchema(begin, meta, cluster.open_feed(cluster_id, place.folder), clock),
             cluster_id,
             _scope(arguments),
             assume_empty=arguments.assume_empty or (),

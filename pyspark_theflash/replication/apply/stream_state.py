@@ -96,7 +96,9 @@ class StreamState:
         """Extend the history to `ts`, a timestamp that PD has allocated, if the source can."""
         if ts > self.history.end_ts:
             history = self._schema.read(self.history, ts)
-            if history.end_ts > self.history.end_ts:
+            if history.events is self.history.events:
+                self._continue(history)
+            elif history.end_ts > self.history.end_ts:
                 self._set_history(history)
 
     def replicates(self, table_id: TableID) -> bool:
@@ -104,9 +106,13 @@ class StreamState:
         return self._tables.contains(table_id)
 
     def _set_history(self, history: SchemaHistory) -> None:
-        self.history = history
         self._tables = ScopedTables(self._scope, history)
         self.columns = StoredColumns(history)
+        self._continue(history)
+
+    def _continue(self, history: SchemaHistory) -> None:
+        """Set the history to one with the same events, except by `_set_history`."""
+        self.history = history
         is_stored = history is self._stored_history
         self._new_schema = () if is_stored else tuple(schema_records(history, self._stored_history))
 

@@ -8,6 +8,7 @@ EXCHANGE PARTITION. So the definition under which a row is decoded depends on it
 """
 
 import bisect
+import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -44,6 +45,14 @@ class PhysicalTables:
         self._changes = changes
         self._unlimited_tables: dict[TableID, TableInfo] = {}
         self._ids = sorted(self._owners)
+
+    def continued(self, history: SchemaHistory) -> "PhysicalTables":
+        """Return the tables of a longer history."""
+        if history.events is not self.history.events:
+            return PhysicalTables(history)
+        longer = copy.copy(self)
+        longer.__dict__["history"] = history
+        return longer
 
     def has(self, physical_id: PhysicalTableID) -> bool:
         """Return whether a physical table is replicated."""

@@ -5,10 +5,10 @@
 All changes at or below the store's resolved_ts are published, and none above it. So a restart
 subscribes every span at resolved_ts, without a record of applied transactions. In this order:
 
-    the feed's frontier        no commit at or below it is missing in the subscribed spans
-    the schema history         is extended to the frontier
+    the schema history         follows the meta keys, in a feed of its own (`meta_schema`)
     new physical tables        are subscribed at resolved_ts: the frontier is back there until TiKV
                                has sent what they have, and nothing is published meanwhile
+    the frontier               no commit at or below it is missing, of rows and of the schema
     the changes                are decoded under the definitions at their commits and published with
                                the progress, in batches between two commit timestamps
 
@@ -21,12 +21,12 @@ has the new column is not converted (`storage.mvcc.project`).
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 
 from pyspark_theflash.base.errors import UnsupportedError
-from pyspark_theflash.base.types import MAX_TS, PhysicalTableID, TimeStamp
+from pyspark_theflash.base.types import MAX_TS, PhysicalTableID, TableID, TimeStamp
 from pyspark_theflash.cluster.located import RawKeyRange
 from pyspark_theflash.replication.apply.applier import BATCH_BYTES, ApplyReport, Compact
 from pyspark_theflash.replication.apply.asides import AsideTables
@@ -43,16 +43,28 @@ from pyspark_theflash.replication.cdc.position import (
     feed_position,
 )
 from pyspark_theflash.storage.engine.api import Publication, VersionBatch, WriterEngine
-from pyspark_theflash.storage.store.coverage import ASSUMED_KIND, assumed_record
+from pyspark_theflash.storage.store.coverage import ASSUMED_KIND, assumed_record, recovered_record
 from pyspark_theflash.storage.store.feed import FEED_KIND, Feed, claim
-from pyspark_theflash.storage.store.manifest import ManifestChange
+from pyspark_theflash.storage.store.manifest import ManifestChange, Record
 from pyspark_theflash.storage.store.scope import TableScope
 from pyspark_theflash.tidb.codec.key import encode_record_key
 from pyspark_theflash.tidb.schema.history import SYSTEM_DATABASES, TableEvent
-from pyspark_theflash.tidb.schema.meta_key import SCHEMA_VERSION_KEY
 
 WAIT_MS: Final = 20
 """Time that `receive` waits for the first message."""
+
+
+class ChangeSchema(SchemaSource, Protocol):
+    """Source of a schema history that ends at its own frontier."""
+
+    def receive(self, timeout_ms: int) -> None:
+        """Receive what has arrived; see `ChangeFeed.poll`."""
+
+    def take_restored(self) -> Sequence[TimeStamp]:
+        """Remove and return when tables were restored, by the changes read since the last call."""
+
+    def close(self) -> None:
+        """End its feed."""
 
 
 class ChangeWriter:
@@ -65,7 +77,7 @@ class ChangeWriter:
         self,
         engine: WriterEngine,
         feed: ChangeFeed,
-        schema: SchemaSource,
+        schema: ChangeSchema,
         cluster_id: int,
         scope: TableScope | None = None,
         *,
@@ -87,7 +99,7 @@ class ChangeWriter:
             SchemaConflictError: The store was written with another schema history.
             OptionError: The store was written with another scope.
         """
-        self._engine, self._feed = engine, feed
+        self._engine, self._feed, self._schema = engine, feed, schema
         self._position = feed_position(cluster_id)
         view = engine.read([FEED_KIND, ASSUMED_KIND, *CONTINUED_KINDS])
         claims = claim(view, Feed.STREAM)
@@ -102,8 +114,7 @@ class ChangeWriter:
         self._tables = PhysicalTables(self._state.history)
         self._followed: set[PhysicalTableID] = set()
         self._followed_ts = TimeStamp(0)
-        # So that there is a frontier without tables, too.
-        feed.subscribe(RawKeyRange.of_prefix(SCHEMA_VERSION_KEY), self.checkpoint_ts)
+        self._restored = dict[TableID, Record]()
         self.report: Final = ApplyReport()
 
     @property
@@ -129,11 +140,8 @@ class ChangeWriter:
         return rows
 
     def receive(self) -> None:
-        """Receive what has arrived, so that streams do not wait for this writer.
-
-        Raises:
-            The errors of `ChangeFeed.poll`.
-        """
+        """Receive what has arrived. Raises the errors of `ChangeFeed.poll`."""
+        self._schema.receive(0)
         self._feed.poll(WAIT_MS)
 
     def poll(self, *, until_ts: TimeStamp | None = None) -> int:
@@ -149,16 +157,17 @@ class ChangeWriter:
         before = self.report.rows
         self._follow_tables()
         self.receive()
-        frontier = min(self._feed.resolved_ts, limit)
+        self._reach()
+        rows_ts = self._feed.resolved_ts if self._followed else limit
+        frontier = min(rows_ts, self._state.history.end_ts, limit)
         if frontier > self.checkpoint_ts:
-            self._reach(frontier)
-            frontier = min(self._feed.resolved_ts, self._state.history.end_ts, limit)
-        if frontier > self.checkpoint_ts:
-            self._apply(self._feed.take(frontier).versions, frontier)
+            versions = self._feed.take(frontier).versions if self._followed else ()
+            self._apply(versions, frontier)
         return self.report.rows - before
 
     def close(self) -> None:
         """End the feed."""
+        self._schema.close()
         self._feed.close()
 
     # --
@@ -168,12 +177,17 @@ class ChangeWriter:
         if self._state.resolved_ts < self._state.history.start_ts:
             self._publish(ChangeBatch((), self._state.history.start_ts))
 
-    def _reach(self, ts: TimeStamp) -> None:
+    def _reach(self) -> None:
         """Extend the schema history, and subscribe the physical tables that it adds."""
         before = self._state.history
-        self._state.reach(ts)
-        if self._state.history is not before:
-            self._tables = PhysicalTables(self._state.history)
+        self._state.reach(TimeStamp(MAX_TS - 1))
+        history = self._state.history
+        if history is before:
+            return
+        for ts in self._schema.take_restored():
+            ids = history.appearing_at(ts)
+            self._restored |= {table_id: recovered_record(table_id) for table_id in ids}
+        self._tables = self._tables.continued(history)
         self._follow_tables()
 
     def _follow_tables(self) -> None:
@@ -214,8 +228,9 @@ class ChangeWriter:
             versions = list(self._decoded(batch.chunks))
         with self.report.timed("publish"):
             records = self._state.progress_records(batch.reached, self._position)
-            change = self._asides.added_to(ManifestChange(records))
+            change = self._asides.added_to(ManifestChange([*records, *self._restored.values()]))
             self._engine.publish(Publication(versions, change))
+            self._restored.clear()
             self._state.published()
             self._asides.published()
         if batch.chunks:

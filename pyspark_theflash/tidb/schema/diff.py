@@ -25,6 +25,7 @@ class Action(IntEnum):
     DROP_TABLE = 4
     MODIFY_COLUMN = 12
     DROP_VIEW = 24
+    RECOVER_TABLE = 25
     DROP_SEQUENCE = 36
     MULTI = 61
     RECOVER_DATABASE = 63
@@ -32,6 +33,7 @@ class Action(IntEnum):
 
 
 _DROPS: Final = (Action.DROP_TABLE, Action.DROP_VIEW, Action.DROP_SEQUENCE)
+_RESTORES: Final = (Action.RECOVER_TABLE, Action.RECOVER_DATABASE)
 Place: TypeAlias = tuple[int, TableID]
 """Location of a table: (database id, table id)."""
 
@@ -54,6 +56,11 @@ class SchemaDiff:
     rebuilds_all: bool
     start_ts: TimeStamp
     commit_ts: TimeStamp
+
+    @property
+    def restores(self) -> bool:
+        """Whether it is RECOVER or FLASHBACK of a table or database, with its rows."""
+        return self.action in _RESTORES
 
 
 def parse_diff(version: SchemaVersion, write: MetaWrite) -> SchemaDiff:

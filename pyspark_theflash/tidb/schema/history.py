@@ -33,6 +33,7 @@ The TableInfo a row was written under
 """
 
 import bisect
+import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -344,6 +345,12 @@ class SchemaHistory:
         is_new_source = other.source is not None and other.source != self.source
         continues = other.end_ts > self.end_ts or (other.end_ts == self.end_ts and is_new_source)
         return other if continues else self
+
+    def up_to(self, end_ts: TimeStamp) -> "SchemaHistory":
+        """Return this history with a later end and no other events; shares the events."""
+        longer = copy.copy(self)
+        longer.__dict__["end_ts"] = end_ts
+        return longer
 
     def without_source(self) -> "SchemaHistory":
         """Return a copy without the digest of the source."""

@@ -13,7 +13,7 @@ TiDB's `meta/meta.go` and `structure/type.go`.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from pyspark_theflash.base.errors import CodecError
 from pyspark_theflash.base.types import SchemaVersion, TableID, TimeStamp, physical_ms
@@ -29,12 +29,13 @@ DBS: Final = b"DBs"
 JOB_HISTORY: Final = b"DDLJobHistory"
 DATABASE_FIELD: Final = b"DB:"
 TABLE_FIELD: Final = b"Table:"
+DIFF_NAME: Final = b"Diff:"
 SCHEMA_VERSION_KEY: Final = b"m" + encode_bytes(b"SchemaVersionKey") + _STRING
 
 
 def diff_key(version: SchemaVersion) -> bytes:
     """Return the key of the SchemaDiff of a schema version."""
-    return b"m" + encode_bytes(b"Diff:%d" % version) + _STRING
+    return b"m" + encode_bytes(b"%b%d" % (DIFF_NAME, version)) + _STRING
 
 
 def database_key(database_id: int) -> bytes:
@@ -63,6 +64,34 @@ def hash_field(key: bytes, prefix: bytes) -> bytes:
     if not key.startswith(prefix) or end != len(key):
         raise CodecError("meta key", "not a field of this hash", 0, key[:16].hex())
     return field
+
+
+class MetaName(NamedTuple):
+    """Name of a meta key, and its field if it belongs to a hash."""
+
+    name: bytes
+    field: bytes | None
+
+
+def decode_meta_key(key: bytes) -> MetaName | None:
+    """Decode the key of a string or of a hash's field; None for other keys."""
+    try:
+        name, end = decode_bytes(key, 1)
+        kind, rest = key[end : end + len(_HASH)], end + len(_HASH)
+        if kind == _STRING and rest == len(key):
+            return MetaName(name, None)
+        if kind != _HASH:
+            return None
+        field, end = decode_bytes(key, rest)
+        return MetaName(name, field) if end == len(key) else None
+    except CodecError:
+        return None
+
+
+def number_after(name: bytes, prefix: bytes) -> int | None:
+    """Return the number after a prefix, as in `Diff:7`; None if there is none."""
+    digits = name.removeprefix(prefix)
+    return int(digits) if name.startswith(prefix) and digits.isdigit() else None
 
 
 @dataclass(frozen=True, slots=True)

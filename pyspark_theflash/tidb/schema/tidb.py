@@ -113,6 +113,13 @@ class TidbSchemaSource:
                 raise NotCaughtUpError(history.end_ts if history else 0, at_least)
             deadline.sleep_ms(_RETRY_MS)
 
+    def continue_from(self, after: SchemaHistory, up_to: TimeStamp) -> SchemaHistory:
+        """Return `after` continued up to a timestamp, or less far if a change is not complete.
+
+        Does not wait. Raises as `read` does.
+        """
+        return _MetaScan(self._reader, up_to, self._may_wait).continue_from(after)
+
     def _may_wait(self, version: SchemaVersion) -> bool:
         """Return whether to wait for a finished job with this version.
 

@@ -11,12 +11,19 @@ from pyspark_theflash.cli.jobs import writer as job
 from pyspark_theflash.cli.jobs.arguments import ArgumentParser
 from pyspark_theflash.cli.jobs.streams import ChangeStream
 from pyspark_theflash.replication.cdc.writer import ChangeWriter
-from pyspark_theflash.tidb.schema.history import SchemaHistory
+from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
 from tests.support.change_log import ChangeLog, GrowingSchema
 from tests.support.change_store import CLUSTER, ChangeStore, FakeChangeFeed
 from tests.support.manual_clock import ManualClock
+from tests.support.stores import id_column, table_info
 
-SCHEMA = GrowingSchema(SchemaHistory(TimeStamp(100), TimeStamp(10_000), (), ()))
+TABLE = table_info(1, "d.t", [id_column()])
+HISTORY = SchemaHistory(
+    TimeStamp(100),
+    TimeStamp(10_000),
+    [TableEvent(TimeStamp(100), "d", TABLE.id, TABLE)],
+    (),
+)
 
 
 class Barrier:
@@ -44,7 +51,7 @@ class Barrier:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[ChangeStore]:
-    made = ChangeStore(tmp_path / "store", ChangeLog(), SCHEMA)
+    made = ChangeStore(tmp_path / "store", log := ChangeLog(), GrowingSchema(HISTORY, log))
     yield made
     made.engine.close()
 
@@ -58,7 +65,8 @@ class Made:
 
         def make_writer() -> ChangeWriter:
             self.feeds.append(FakeChangeFeed(store.log))
-            return ChangeWriter(store.engine, self.feeds[-1], SCHEMA, CLUSTER)
+            schema = GrowingSchema(HISTORY, store.log)
+            return ChangeWriter(store.engine, self.feeds[-1], schema, CLUSTER)
 
         now = TimeStamp(500)
         self.stream = ChangeStream(make_writer, self.barrier, lambda: now, self.clock)  # type: ignore[arg-type]
@@ -92,6 +100,7 @@ def test_a_new_writer_continues_with_a_new_feed(store: ChangeStore) -> None:
     for _ in range(10):
         made.stream.poll(None)
     made.stream.renew()
+    made.stream.poll(None)
     assert made.feeds[0].is_closed
     assert {ts for _, ts in made.feeds[1].subscribed} == {300}
 

@@ -72,7 +72,7 @@ def stores(tmp_path: Path, log: ChangeLog) -> Iterator[Any]:
 
     def make(*events: TableEvent, **options: Any) -> ChangeStore:
         options.setdefault("assume_empty", ["*"])
-        schema = GrowingSchema(history(*events))
+        schema = GrowingSchema(history(*events), log)
         made.append(ChangeStore(tmp_path / f"store{len(made)}", log, schema, **options))
         return made[-1]
 
@@ -203,6 +203,17 @@ def test_tables_without_a_base_are_refused(stores: Any, log: ChangeLog) -> None:
     with pytest.raises(TableNotLoadedError):
         store.rows("d.t", 300)
     assert store.rows("d.new", 300) == []
+
+
+def test_a_restored_table_with_unknown_rows_is_refused(stores: Any, log: ChangeLog) -> None:
+    """It was dropped before the store began, so its rows are not in the stream."""
+    store = stores(event(100, T), event(200, table(2, "d.old")), assume_empty=["d.t"])
+    store.schema.restored.append(TimeStamp(200))
+    log.write(210, key(2, 1), row(c2=1))
+    store.reach(300)
+    with pytest.raises(TableNotLoadedError, match="recovered"):
+        store.rows("d.old", 300)
+    assert store.rows("d.t", 300) == []
 
 
 # -- schema changes
