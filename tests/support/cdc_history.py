@@ -40,6 +40,7 @@ class FeedHistory:
         self.directory = SimDirectory(self.sim)
         self.limits, self.folder = limits, folder
         self.txns: list[Txn] = []
+        self.begun: list[Txn] = []
         self.subscribed: dict[RawKeyRange, int] = {}
         self.delivered: dict[tuple[bytes, int], bytes | None] = {}
         self.keys = [
@@ -74,6 +75,7 @@ class FeedHistory:
         steps = [
             (self._transaction, 10),
             (self._continue, 14),
+            (self._prewrite, 4),
             (self._scan, 8),
             (self.sim.tick, 3),
             (self.poll, 8),
@@ -171,6 +173,9 @@ class FeedHistory:
             self.sim.one_phase({key: self._value() for key in keys if key in region})
             return
         txn = self.sim.begin({key: self._value() for key in keys})
+        if self.rng.random() < 0.3:
+            self.begun.append(txn)
+            return
         if self.rng.random() < 0.15:  # pipelined: values are overwritten by a later flush
             txn.generation = 2
             early = [k for k in keys if txn.writes[k] is not None and self.rng.random() < 0.5]
@@ -179,6 +184,15 @@ class FeedHistory:
         else:
             self.sim.prewrite(txn, keys)
         self.txns.append(txn)
+
+    def _prewrite(self) -> None:
+        """Prewrite the keys of a transaction that began before; a pessimistic one locks late."""
+        if self.begun:
+            txn = self.begun.pop(self.rng.randrange(len(self.begun)))
+            txn.writes = {k: v for k, v in txn.writes.items() if k not in self.sim.locks}
+            if txn.writes:
+                self.sim.prewrite(txn, txn.writes)
+                self.txns.append(txn)
 
     def _continue(self) -> None:
         if not self.txns:

@@ -77,6 +77,7 @@ class Downstream:
     end: bytes
     scan: list[Row] | None = None
     is_initialized: bool = False
+    advanced_to: int = 0
 
     def __contains__(self, key: bytes) -> bool:
         return self.start <= key and (not self.end or key < self.end)
@@ -278,14 +279,18 @@ class SimCdc:
         """Report the progress of requests."""
         now = self.tso()
         chosen = list(self.regions if regions is None else regions)
-        groups: dict[tuple[SimStream, int, int], list[int]] = {}
+        groups: dict[tuple[SimStream, int, bool], list[Downstream]] = {}
         for each in self.downstreams:
             if each.is_initialized and each.region in chosen:
                 whole = each.region if self.is_old else each
                 held = [t.start_ts for k, (t, _) in self.locks.items() if k in whole]
-                ts = min([now, *held])
-                groups.setdefault((each.stream, each.request_id, ts), []).append(each.region.id)
-        for (stream, request_id, ts), ids in groups.items():
+                # Never lowered by the lock of a transaction that began before.
+                each.advanced_to = max(each.advanced_to, min([now, *held]))
+                is_outlier = self.rng.random() < 0.5
+                groups.setdefault((each.stream, each.request_id, is_outlier), []).append(each)
+        for (stream, request_id, _), group in groups.items():
+            ts = min(each.advanced_to for each in group)
+            ids = [each.region.id for each in group]
             progress = cdcpb_pb2.ResolvedTs(regions=ids, ts=ts, request_id=request_id)
             stream.out.append(cdcpb_pb2.ChangeDataEvent(resolved_ts=progress).SerializeToString())
 

@@ -23,8 +23,10 @@ commit's `op` decides whether the row was deleted: a prewrite without a value ma
 A change at or below the resolved_ts is delivered as others are: a scan may send a part of the rows
 of an import, which the feed does not announce, and the writer sets the table aside.
 
-When the region's resolved_ts has passed a transaction's start_ts, the transaction has no lock in
-the region any more, so prewrites of it that are left were rolled back, and are dropped.
+A region's resolved_ts does not wait for the locks of pessimistic transactions, and TiKV repeats it
+while other locks hold it. So a transaction may be prewritten after resolved_ts has passed its
+start_ts, and its prewrites stay pending while resolved_ts is reported again. TiKV writes some
+rollbacks without an event; the prewrites that they leave are dropped after `ABANDONED_MS`.
 
 The rows of a transaction that is too large for memory are moved to a `TxnLog`, which matches them
 when the resolved_ts has reached the commit_ts; meta keys stay here. See TiKV's
@@ -38,7 +40,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pyspark_theflash.base.errors import ChangeFeedError
-from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.base.types import TimeStamp, from_physical_ms
 from pyspark_theflash.replication.cdc.spans import SpanPiece
 from pyspark_theflash.replication.cdc.txn_log import TxnLog
 from pyspark_theflash.replication.cdc.wire import (
@@ -54,6 +56,9 @@ from pyspark_theflash.replication.cdc.wire import (
 from pyspark_theflash.replication.pairing.spill import Spill
 from pyspark_theflash.tidb.codec.key import RawKey, table_of
 
+ABANDONED_MS: Final = 48 * 3600 * 1000
+"""How far resolved_ts is above the start_ts of a transaction that cannot commit any more: twice the
+time that TiDB's garbage collection waits for a transaction by default."""
 ROW_BYTES: Final = 200
 """The approximate memory of a pending prewrite besides its value."""
 _log = logging.getLogger(__name__)
@@ -165,12 +170,13 @@ class Matcher:
         if not self.is_initialized or resolved_ts < self.resolved_ts:
             return False
         self.resolved_ts = resolved_ts
-        for start_ts in [ts for ts in self._pending if ts < resolved_ts]:
+        abandoned_ts = resolved_ts - from_physical_ms(ABANDONED_MS)
+        for start_ts in [ts for ts in self._pending if ts < abandoned_ts]:
             self._drop(start_ts)
         for start_ts, log in list(self._logs.items()):
             if log.commit_ts and log.commit_ts <= resolved_ts:
                 committed.logs.append(self._logs.pop(start_ts))
-            elif not log.commit_ts and start_ts < resolved_ts:
+            elif not log.commit_ts and start_ts < abandoned_ts:
                 del self._logs[start_ts]
         return True
 

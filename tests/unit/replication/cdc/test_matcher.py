@@ -3,9 +3,9 @@
 import pytest
 
 from pyspark_theflash.base.errors import ChangeFeedError
-from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.base.types import TimeStamp, from_physical_ms
 from pyspark_theflash.cluster.located import RawKeyRange
-from pyspark_theflash.replication.cdc.matcher import CommittedRows, Matcher
+from pyspark_theflash.replication.cdc.matcher import ABANDONED_MS, CommittedRows, Matcher
 from pyspark_theflash.replication.cdc.spans import SpanPiece
 from pyspark_theflash.replication.cdc.wire import (
     COMMIT,
@@ -202,13 +202,28 @@ def test_pieces_that_are_ahead_ignore_what_they_have() -> None:
     assert feed.changes == [(other, 120, b"x"), (KEY, 160, b"y")]
 
 
-def test_prewrites_below_the_progress_are_dropped() -> None:
+def test_a_transaction_that_is_prewritten_after_its_start_was_passed() -> None:
+    """A pessimistic one, as TiKV's progress does not wait for pessimistic locks."""
+    feed = Feed()
+    feed.send(END)
+    assert feed.resolve(200)
+    feed.send(prewrite(110, b"x"))
+    assert feed.resolve(200)
+    # The slowest region of several, which are reported together.
+    assert feed.resolve(210)
+    feed.send(commit(110, 250))
+    assert feed.changes == [(KEY, 250, b"x")]
+    assert feed.matcher.pending_bytes == 0
+
+
+def test_prewrites_of_transactions_that_cannot_commit_any_more_are_dropped() -> None:
     """They were rolled back without a record."""
     feed = Feed()
-    feed.send(END, prewrite(110, b"x"), prewrite(150, b"y", key=KEY + b"2"))
-    assert feed.resolve(150)
-    feed.send(commit(150, 160, key=KEY + b"2"))
-    assert feed.changes == [(KEY + b"2", 160, b"y")]
+    feed.send(END, prewrite(110, b"x"))
+    held = feed.matcher.pending_bytes
+    assert feed.resolve(from_physical_ms(ABANDONED_MS))
+    assert feed.matcher.pending_bytes == held > 0
+    assert feed.resolve(from_physical_ms(ABANDONED_MS) + 111)
     assert feed.matcher.pending_bytes == 0
 
 
