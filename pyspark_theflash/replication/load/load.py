@@ -55,9 +55,9 @@ from pyspark_theflash.tidb.codec.key import RawKey
 from pyspark_theflash.tidb.schema.history import SchemaHistory
 from pyspark_theflash.tidb.schema.model import TableInfo
 
-PIECES_BYTES: Final = 192 << 20
+PIECES_BYTES: Final = 96 << 20
 """The size of the keys and values of all pieces that are in memory at the same time."""
-_PIECE_BYTES_MAX: Final = 24 << 20
+_PIECE_BYTES_MAX: Final = 12 << 20
 _STRIPES: Final = 8
 """Stripes per process, so that all processes have work until the end."""
 _PLAN_MS: Final = 60_000
