@@ -62,7 +62,7 @@ def _expired(folder: Path) -> TlsFiles:
     return TlsFiles(FOLDER / "ca.pem", cert, key)
 
 
-@attack("tls", "mtls")
+@attack("mtls", "tls")
 def authorities_of_servers(target: Target) -> str:
     """Stand for the server: a client that trusts another authority must not send its token."""
     shown = target.server.tls
@@ -76,7 +76,7 @@ def authorities_of_servers(target: Target) -> str:
     return "2 authorities"
 
 
-@attack("tls", over=["frames"])
+@attack("mtls", "tls", over=["frames"])
 def names_of_servers(target: Target) -> str:
     """Serve under a name that is not in the certificate."""
     port = target.server.addresses["frames"].rpartition(":")[2]
@@ -90,7 +90,7 @@ def names_of_servers(target: Target) -> str:
     return "2 names"
 
 
-@attack("tls", "mtls")
+@attack("mtls", "tls")
 def old_protocols(target: Target) -> str:
     """Offer TLS 1.1 and earlier, and ciphers without authentication."""
     shown = target.server.tls

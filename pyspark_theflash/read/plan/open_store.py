@@ -4,7 +4,7 @@ Opening a manifest and renewing a latch on disk take longer than reading a small
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -54,7 +54,7 @@ class OpenStore:
         task: ScanTask,
         regions: Sequence[RegionScan],
         budget: Budget = DEFAULT_BUDGET,
-    ) -> Iterator[pa.RecordBatch]:
+    ) -> Generator[pa.RecordBatch, None, None]:
         """Yield the results of regions of this store in place of the task's; see `read_regions`.
 
         Raises like `read_task`, but does not check the identity of the store.

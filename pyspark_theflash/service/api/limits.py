@@ -35,6 +35,8 @@ class Limits:
     calls_per_identity: int = 80
     scans_per_identity: int = 64
     """Scans at a time, in each process."""
+    computing_per_identity: int = 2
+    """Those whose next batch is being computed; others wait. See `turns.py`."""
     memory: int = 128 << 20
     """Bytes of requests, and of responses that their callers have not received, in each process."""
     memory_per_identity: int = 72 << 20

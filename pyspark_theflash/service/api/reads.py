@@ -46,6 +46,7 @@ from pyspark_theflash.service.api.seal import (
     region_texts,
     sealed_handle,
 )
+from pyspark_theflash.service.api.turns import Turns
 from pyspark_theflash.service.wire import message
 from pyspark_theflash.service.wire.method import Role
 from pyspark_theflash.storage.engine.api import RegionScan
@@ -79,6 +80,7 @@ class Reads:
     ) -> None:
         """See `Service`; `identity` reads the identity of the store in the folder."""
         self._latches_max = limits.snapshots_per_identity
+        self._turns = Turns(limits.computing_per_identity)
         self._path, self._fs, self._clock, self._identity = path, fs, clock, identity
         self._request_bytes = limits.request_memory
         self._store_sealer = StoreSealer(path, fs, spare_key or new_key())
@@ -220,7 +222,7 @@ class Reads:
     def compute_digest(self, request: message.TableRequest, call: CallContext) -> message.Digest:
         with self.opened(request.moment, call) as snapshot:
             digest = TableDigest()
-            for texts in snapshot.texts(snapshot.plan(request.table)):
+            for texts in self._turns.of(snapshot.texts(snapshot.plan(request.table)), call):
                 call.check()
                 digest.update(texts)
             return message.Digest(snapshot.snapshot_ts, digest.rows, digest.hexdigest())
@@ -330,7 +332,8 @@ class Reads:
         return replace(task, region=ticket.region)
 
     def _batches(self, task: ScanTask, regions: Sequence[RegionScan], call: CallContext) -> Batches:
-        yield from self._open_store.read(task, regions, self._budget(call))
+        with closing(self._open_store.read(task, regions, self._budget(call))) as batches:
+            yield from self._turns.of(batches, call)
 
     def _lease_of(self, handle: bytes, call: CallContext) -> ReadLease:
         store_id, lease = opened_handle(handle, call.identity, self._sealer)
