@@ -22,6 +22,7 @@ from pyspark_theflash.replication.pairing.pending import PENDING_KIND
 from pyspark_theflash.replication.pairing.spill import Spill
 from pyspark_theflash.replication.source.event import Entity, EntitySource, Transaction
 from pyspark_theflash.replication.source.merge import MergedSource
+from pyspark_theflash.replication.ticdc.backlog import SERIES_KIND
 from pyspark_theflash.replication.upkeep.orphans import ORPHAN_MS, OrphanWatch
 from pyspark_theflash.storage.engine.api import Publication, WriterEngine
 from pyspark_theflash.storage.store.aside import ASIDE_KIND
@@ -44,6 +45,7 @@ WRITER_KINDS: Final = frozenset(
     {
         *(FEED_KIND, SCOPE_KIND, ASSUMED_KIND, BASE_KIND, RECOVERED_KIND, SCHEMA_KIND),
         *(PROGRESS_KIND, LEDGER_KIND, PENDING_KIND, ORPHAN_KIND, MOVE_KIND, GAP_KIND, ASIDE_KIND),
+        SERIES_KIND,
     }
 )
 """Kinds of the records that a writer publishes."""

@@ -76,3 +76,11 @@ def shown_values(values: Sequence[Any], field_type: FieldType) -> pa.Array:
 def _document(name: str) -> dict[str, Any]:
     document: dict[str, Any] = json.loads(gzip.decompress((VECTORS / name).read_bytes()))
     return document
+
+
+def ticdc_messages(protocol: str) -> list[bytes]:
+    """The messages of TiCDC's own encoder in one protocol, in order."""
+    vectors = json.loads(gzip.decompress((VECTORS / "ticdc_codec_vectors.json.gz").read_bytes()))
+    chosen = [bytes.fromhex(v["Value"]) for v in vectors if v["Protocol"] == protocol]
+    assert chosen, protocol
+    return [m if m.endswith(b"\n") else m + b"\r\n" for m in chosen]

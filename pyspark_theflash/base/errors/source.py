@@ -127,3 +127,15 @@ class RowMissingError(TheFlashError):
     table: int
     commit_ts: int
     template = "table {table}: the row of the commit at {commit_ts} has not arrived"
+
+
+class IncompleteFileError(TheFlashError):
+    """The last row of a file is incomplete: the file is being written, or was truncated."""
+
+    retryable = True
+    file: str
+    offset: int
+    template = (
+        "{file}: the row at byte {offset} is incomplete; the file is still being written, or it "
+        "was truncated"
+    )

@@ -6,6 +6,8 @@
            pump-server:HOST:PORT     STORE/spool or the folder of --spool until it is applied;
                                      HOST:PORT requires certificates and --allow, or --insecure
            tikv:HOST:PORT[,...]      PD's addresses: the change feed of TiKV (`streams.py`)
+           cdc:URL                   a changefeed of TiCDC to storage, file:///PATH or
+                                     s3://BUCKET/PREFIX (`replication/ticdc/storage.py`)
            gone:SOURCE               one of several former sources, which has ended
 --schema   file:PATH                 a schema file
            tidb:http://HOST:PORT     a TiDB's status address
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
 
 GONE: Final = "gone:"
 CHANGE_FEED: Final = "tikv:"
+SINK: Final = "cdc:"
 SCHEMA_WAIT_MS: Final = 60_000
 _RETRY_MS: Final = 200
 

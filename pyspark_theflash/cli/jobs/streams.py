@@ -1,4 +1,4 @@
-"""Streams of a writer job: a binlog, or TiKV's change feed (`--source tikv:HOST:PORT`).
+"""Streams of a writer job: a binlog, a change feed (`--source tikv:`) or a sink (`--source cdc:`).
 
 A stream is a writer together with what it reads. After a transient error, a new writer continues
 from the state of the store (`renew`).
@@ -16,8 +16,9 @@ from pyspark_theflash.replication.writer import Writer
 if TYPE_CHECKING:
     from pyspark_theflash.cluster.tikv.barrier import GCBarrier
     from pyspark_theflash.replication.cdc.writer import ChangeWriter
+    from pyspark_theflash.replication.ticdc.writer import SinkWriter
 
-AnyWriter: TypeAlias = "Writer | ChangeWriter"
+AnyWriter: TypeAlias = "Writer | ChangeWriter | SinkWriter"
 ONCE_MS: Final = 600_000
 """Time without progress after which a run that ends at a timestamp fails."""
 _PAUSE_MS: Final = 10
@@ -115,3 +116,26 @@ class ChangeStream:
     def close(self) -> None:
         self._barrier.close()
         self.writer.close()
+
+
+class SinkStream:
+    """A `WriterStream` of TiCDC's storage sink."""
+
+    def __init__(self, make_writer: "Callable[[], SinkWriter]") -> None:
+        self._make_writer = make_writer
+        self.writer = make_writer()
+
+    def poll(self, until_ts: TimeStamp | None) -> None:
+        self.writer.poll(until_ts=until_ts)
+
+    def receive(self) -> None:
+        """Do nothing: files are read by `poll` only."""
+
+    def run_once(self, until_ts: TimeStamp | None) -> None:
+        self.writer.run_once(until_ts=until_ts)
+
+    def renew(self) -> None:
+        self.writer = self._make_writer()
+
+    def close(self) -> None:
+        """Do nothing: files are closed when they are read."""

@@ -34,8 +34,14 @@ from pyspark_theflash.cli.jobs.arguments import (
 from pyspark_theflash.cli.jobs.memory import use_system_memory
 from pyspark_theflash.cli.jobs.outcome import run_command
 from pyspark_theflash.cli.jobs.place import Upkeep, WriterStore, open_place
-from pyspark_theflash.cli.jobs.sources import CHANGE_FEED, Network, Opener
-from pyspark_theflash.cli.jobs.streams import AnyWriter, BinlogStream, ChangeStream, WriterStream
+from pyspark_theflash.cli.jobs.sources import CHANGE_FEED, SINK, Network, Opener
+from pyspark_theflash.cli.jobs.streams import (
+    AnyWriter,
+    BinlogStream,
+    ChangeStream,
+    SinkStream,
+    WriterStream,
+)
 from pyspark_theflash.cli.jobs.ticker import ticking
 from pyspark_theflash.cluster.resolve import LockPolicy
 from pyspark_theflash.replication.apply.applier import Compact
@@ -64,7 +70,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--source",
         required=True,
         action="append",
-        help="tikv:HOST:PORT[,...] (PD's addresses) for TiKV's change feed, or for a binlog: "
+        help="tikv:HOST:PORT[,...] (PD's addresses) for TiKV's change feed, cdc:file:///PATH or "
+        "cdc:s3://BUCKET/PREFIX for TiCDC's output to storage, or for a binlog: "
         "file:PATH, pump:HOST:PORT, pump-server:unix:PATH or pump-server:HOST:PORT; once for each "
         "of several pumps, gone:SOURCE for one that has ended",
     )
@@ -172,11 +179,12 @@ def run(arguments: argparse.Namespace) -> int:
         def compact(tables: Iterable[PhysicalTableID]) -> None:
             upkeep.touched(tables)
 
-        stream = (
-            _change_stream(arguments, place, opener, clock, compact)
-            if is_change_feed(arguments.source)
-            else _binlog_stream(arguments, place, opener, clock, compact)
-        )
+        make_stream = _binlog_stream
+        if is_change_feed(arguments.source):
+            make_stream = _change_stream
+        elif _is_sink(arguments):
+            make_stream = _sink_stream
+        stream = make_stream(arguments, place, opener, clock, compact)
         undo.callback(stream.close)
         base_rows = stream.writer.load_base(arguments.base) if arguments.base else 0
         upkeep = place.upkeep(stream.writer.state, opener.safe_point)
@@ -260,6 +268,35 @@ def _change_stream(
 
     barrier = GCBarrier(cluster.client.directory, barrier_name(place.name), clock=clock)
     return ChangeStream(make_writer, barrier, cluster.pd.tso, clock)
+
+
+def _sink_stream(
+    arguments: argparse.Namespace,
+    place: WriterStore,
+    opener: Opener,
+    clock: Clock,
+    compact: Compact,
+) -> WriterStream:
+    # Imported here because Arrow's file systems take a while to load.
+    from pyspark_theflash.replication.ticdc.sink import Sink
+    from pyspark_theflash.replication.ticdc.storage import open_storage
+    from pyspark_theflash.replication.ticdc.writer import SinkWriter
+
+    storage, sink_format = open_storage(arguments.source[0].removeprefix(SINK))
+    schema = opener.schema(arguments.schema, arguments.start_ts)
+
+    def make_writer() -> SinkWriter:
+        return SinkWriter(
+            place.engine,
+            schema,
+            Sink(storage),
+            sink_format,
+            _scope(arguments),
+            assume_empty=arguments.assume_empty or (),
+            compact=compact,
+        )
+
+    return SinkStream(make_writer)
 
 
 class _Job:
@@ -381,9 +418,13 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
         raise UsageError("--interval cannot be used with --once, which polls once")
 
     if is_change_feed(arguments.source):
-        _check_change_feed(arguments)
+        _check_only(arguments, CHANGE_FEED)
+        if arguments.schema is not None and not arguments.schema.startswith(CHANGE_FEED):
+            raise UsageError("--source tikv: reads the schema from TiKV: leave out --schema")
     elif arguments.schema is None:
         raise UsageError("--schema is required, except with --source tikv:HOST:PORT")
+    elif _is_sink(arguments):
+        _check_only(arguments, SINK)
 
 
 def is_change_feed(sources: Sequence[str]) -> bool:
@@ -391,15 +432,18 @@ def is_change_feed(sources: Sequence[str]) -> bool:
     return any(source.startswith(CHANGE_FEED) for source in sources)
 
 
-def _check_change_feed(arguments: argparse.Namespace) -> None:
+def _is_sink(arguments: argparse.Namespace) -> bool:
+    return any(source.startswith(SINK) for source in arguments.source)
+
+
+def _check_only(arguments: argparse.Namespace, scheme: str) -> None:
+    """Check the options with a source that is not a binlog."""
     if len(arguments.source) > 1:
-        raise UsageError("--source tikv: delivers all changes, so it must be the only source")
-    if arguments.schema is not None and not arguments.schema.startswith(CHANGE_FEED):
-        raise UsageError("--source tikv: reads the schema from TiKV: leave out --schema")
+        raise UsageError(f"--source {scheme} delivers all changes, so it must be the only source")
     for name in ("guess_partitions", "advertise"):
         if getattr(arguments, name):
             option = name.replace("_", "-")
-            raise UsageError(f"--{option} is for a binlog, not for --source tikv:")
+            raise UsageError(f"--{option} is for a binlog, not for --source {scheme}")
 
 
 def _is_pump_server(arguments: argparse.Namespace) -> bool:

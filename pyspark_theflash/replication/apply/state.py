@@ -1,10 +1,9 @@
 """State of a binlog's writer, as manifest records that are published together with rows.
 
-Besides the records of every stream (`stream_state`):
+Besides the records of `moving_state`:
 
     ledger     32 bytes per finished transaction, to recognise repeated deliveries
     pending    transactions received but not applied, for the next run
-    move       completed moves of rows by DDL
     orphan     transactions without a commit or prewrite, and decisions about them
 
 Pending transactions need not be stored when a run is interrupted: the next one reads the source
@@ -24,8 +23,8 @@ from pyspark_theflash.base.types import (
     TimeStamp,
     from_physical_ms,
 )
-from pyspark_theflash.replication.apply.move import MOVE_KIND, move_record
-from pyspark_theflash.replication.apply.stream_state import SchemaSource, StreamState
+from pyspark_theflash.replication.apply.moving_state import MovingState
+from pyspark_theflash.replication.apply.stream_state import SchemaSource
 from pyspark_theflash.replication.pairing.ledger import LedgerEntry, TransactionLedger, pack_entries
 from pyspark_theflash.replication.pairing.pairing import Pairing
 from pyspark_theflash.replication.pairing.pending import PENDING_KIND, PendingTransaction
@@ -39,8 +38,7 @@ from pyspark_theflash.storage.store.manifest import ManifestChange, Record
 from pyspark_theflash.storage.store.orphan import ORPHAN_KIND, Orphan, orphans_of
 from pyspark_theflash.storage.store.progress import Progress
 from pyspark_theflash.storage.store.scope import TableScope
-from pyspark_theflash.tidb.schema.history import SchemaHistory
-from pyspark_theflash.tidb.schema.lineage import Lineage, Move, double_writes
+from pyspark_theflash.tidb.schema.lineage import double_writes
 from pyspark_theflash.tidb.schema.model import TableInfo
 
 LEDGER_KIND: Final = MAIN.ledger_kind
@@ -48,16 +46,14 @@ MOST_PENDING_BYTES: Final = 8 << 20
 """Above this size pending transactions are not stored; the next run reads the source again."""
 _LEASE: Final = from_physical_ms(45_000)
 _LAG: Final = from_physical_ms(1_000)
-_BRINGS_ROWS: Final = re.compile(
+BRINGS_ROWS: Final = re.compile(
     r"(\s|/\*.*?\*/)*(RECOVER|FLASHBACK|ALTER)\b", re.IGNORECASE | re.DOTALL
 )
 """Statements after which tables may exist whose rows are in no binlog."""
 
 
-class WriterState(StreamState):
+class WriterState(MovingState):
     """The records of a binlog's writer: read once, then updated with each publication."""
-
-    lineage: Lineage
 
     def __init__(
         self,
@@ -73,9 +69,8 @@ class WriterState(StreamState):
             SchemaConflictError: The store was written with another schema history.
             OptionError: The store was written with another scope.
         """
-        view = engine.read([LEDGER_KIND, PENDING_KIND, MOVE_KIND, ORPHAN_KIND])
+        view = engine.read([LEDGER_KIND, PENDING_KIND, ORPHAN_KIND])
         self._recovered: list[Record] = []
-        self._done_moves = set(view.of_kind(MOVE_KIND))
         self._observed: list[tuple[SchemaVersion, TimeStamp]] = []
         super().__init__(engine, schema, scope)
         self._ledger = TransactionLedger()
@@ -115,7 +110,7 @@ class WriterState(StreamState):
         self.reach(commit_ts)
         if commit_ts > self.history.end_ts:
             raise SchemaOutdatedError(f"schema change ({ddl.query})", commit_ts)
-        if _BRINGS_ROWS.match(ddl.query):
+        if BRINGS_ROWS.match(ddl.query):
             self._recovered += map(recovered_record, self.history.appearing_at(commit_ts))
 
     def table(self, table_id: TableID, commit_ts: TimeStamp) -> TableInfo:
@@ -164,15 +159,6 @@ class WriterState(StreamState):
         if transaction.start_ts >= self._loaded_by(since):
             return [now], True
         return [now, then], transaction.start_ts >= since
-
-    def next_move(self, ts: TimeStamp) -> Move | None:
-        """Return the first pending move of rows at or below `ts`; None if there is none."""
-        return self._moves[0] if self._moves and self._moves[0].ts <= ts else None
-
-    def finish_move(self, move: Move) -> None:
-        """Mark a move as published."""
-        self._done_moves.add(move_record(move).key)
-        self._moves.remove(move)
 
     # -- publishing
 
@@ -244,17 +230,6 @@ class WriterState(StreamState):
         at = bisect.bisect_left(self._observed, version, key=lambda observed: observed[0])
         observed = self._observed[at : at + 1] if version else []
         return min([ts + _LEASE, *(commit_ts + _LAG for _, commit_ts in observed)])
-
-    def _set_history(self, history: SchemaHistory) -> None:
-        super()._set_history(history)
-        self.lineage = Lineage(history)
-        self._moves = [
-            move
-            for move in self.lineage.moves
-            if move.ts > history.start_ts
-            and self.replicates(move.table_id)
-            and move_record(move).key not in self._done_moves
-        ]
 
     def _finished_orphans(self, entries: Sequence[LedgerEntry]) -> list[Orphan]:
         """Return the orphans among ledger entries, except those that an operator decided."""

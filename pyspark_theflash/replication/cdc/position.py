@@ -12,6 +12,8 @@ from pyspark_theflash.storage.store.manifest import View
 from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress
 
 CONTINUED_KINDS: Final = (PROGRESS_KIND, MAIN.ledger_kind)
+SINK_POSITION: Final = "ticdc"
+"""Position of a store that is written from TiCDC's storage sink (`replication.ticdc`)."""
 _PREFIX: Final = "tikv:"
 
 
@@ -21,9 +23,25 @@ def feed_position(cluster_id: int) -> str:
 
 
 def check_has_binlog(progress: Progress | None) -> None:
-    """Raise `FeedConflictError` if a store is written from a change feed."""
-    if progress is not None and (progress.position or "").startswith(_PREFIX):
+    """Raise `FeedConflictError` if a store is written from another source than a binlog."""
+    position = "" if progress is None else progress.position or ""
+    if position.startswith(_PREFIX):
         reason = "is written from TiKV's change feed: continue it with --source tikv:HOST:PORT"
+        raise FeedConflictError("the store", reason)
+    if position == SINK_POSITION:
+        reason = "is written from TiCDC's storage sink: continue it with --source cdc:URL"
+        raise FeedConflictError("the store", reason)
+
+
+def check_has_sink(view: View) -> None:
+    """Raise `FeedConflictError` if a store is written from another source than a storage sink."""
+    progress = Progress.of(view)
+    position = None if progress is None else progress.position
+    if view.of_kind(MAIN.ledger_kind) or position not in (None, SINK_POSITION):
+        reason = (
+            "is written from a source of another kind, which TiCDC's output cannot continue: "
+            "create another store with theflash init"
+        )
         raise FeedConflictError("the store", reason)
 
 

@@ -1,0 +1,1 @@
+"""Reading the files of TiCDC's storage sink."""
