@@ -82,7 +82,13 @@ class ReaderProcesses:
             with self._mutex:
                 if self._is_closed:
                     raise InternalError("the load has ended")
-                process = start_module(_MODULE, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+                # A Ctrl-C in a terminal is handled here.
+                process = start_module(
+                    _MODULE,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    start_new_session=True,
+                )
                 self._processes.append(process)
             self._own.process = process
             _send(process.stdin, self._request)

@@ -1,6 +1,7 @@
 """First loads, from a fake TiKV."""
 
 import json
+from contextlib import closing
 
 import pyarrow as pa
 import pytest
@@ -13,10 +14,12 @@ from pyspark_theflash.base.errors import (
     TheFlashError,
     TiKVRefusedError,
 )
+from pyspark_theflash.cli.main import main
 from pyspark_theflash.net.channel import grpc
 from pyspark_theflash.read.plan.snapshot import open_snapshot
 from pyspark_theflash.replication.load import load as load_module
 from pyspark_theflash.replication.load.scan import PieceReader, decode_handles
+from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.store.load import LOAD_KIND, check_loaded, stripes_of
 from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress
 from pyspark_theflash.storage.store.scope import TableScope
@@ -25,6 +28,8 @@ from pyspark_theflash.tidb.protocol._generated.kvproto import errorpb_pb2
 from pyspark_theflash.tidb.schema.model import parse_table_info
 from tests.support.fake_tikv import CLUSTER
 from tests.unit.replication.load.conftest import (
+    CLOCK,
+    FS,
     TABLES,
     expected,
     filled,
@@ -90,6 +95,25 @@ def test_an_interrupted_load_continues(tikv, client, engine, tmp_path, monkeypat
     assert rounds >= 3
     assert rows_of(tmp_path / "store", "shop.a") == expected()
     assert rows_of(tmp_path / "store", "other.c") == {1: "c"}
+
+
+def test_a_store_that_is_not_loaded_is_not_written(tikv, client, tmp_path, capsys):
+    path = tmp_path / "store"
+    identity = registry.create(path, registry.MAGIC, FS)
+    with closing(registry.open_engine(path, identity, FS, CLOCK)) as engine:
+        first_load(engine, client, tikv).begin(history(filled(tikv)), TableScope())
+    source = ["--source", f"tikv:{tikv.pd.address}", "--schema", f"tikv:{tikv.pd.address}"]
+    assert main(["writer", str(path), *source]) == 4
+    assert "LoadUnfinishedError: the first load of this store" in capsys.readouterr().err
+
+
+def test_no_tables(tikv, client, engine, tmp_path):
+    load = first_load(engine, client, tikv)
+    load.begin(history(filled(tikv)), TableScope(("none.*",)))
+    load.run(lambda _: None)
+    load.end()
+    with open_snapshot(tmp_path / "store") as snapshot:
+        assert snapshot.tables() == []
 
 
 def test_errors_that_pass_are_retried_and_others_are_raised(tikv, client, engine, tmp_path, caplog):
