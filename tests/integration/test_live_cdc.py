@@ -6,6 +6,7 @@ What it delivers is compared with what the store reads at the same timestamps.
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from random import Random
 
 import pytest
@@ -16,24 +17,19 @@ from pyspark_theflash.cluster.located import RawKeyRange
 from pyspark_theflash.cluster.pd import PDClient
 from pyspark_theflash.cluster.resolve import LockPolicy
 from pyspark_theflash.cluster.tikv.client import TiKVClient
-from pyspark_theflash.cluster.tikv.meta import TiKVMeta
-from pyspark_theflash.tidb.codec.key import RawKey, encode_record_key
+from pyspark_theflash.tidb.codec.key import RawKey
 from pyspark_theflash.tidb.protocol._generated.kvproto.cdcpb_pb2 import Error
-from pyspark_theflash.tidb.schema.tidb import TidbSchemaSource
+from tests.support import cdc_bank
 from tests.support.cdc_client import Follower, soon
 from tests.support.cdc_peer import CdcControl
 from tests.support.kv_writer import STAGES, KvWriter, WriteRefused
-from tests.support.mysql import MySqlError
 from tests.support.peer import Peer
-from tests.support.schema import tables_at
 
 pytestmark = [pytest.mark.peer, pytest.mark.slow]
 
 CLOCK = SystemClock()
 META, TABLES = RawKeyRange.of_prefix(b"m"), RawKeyRange.of_prefix(b"t")
-ACCOUNTS, STEP = 30, 10_000
-PERIOD_MS = 100
-SNAPSHOTS = 60
+SNAPSHOTS = 40
 
 
 @pytest.fixture(scope="module", params=["v8.5", "v6.5"])
@@ -66,81 +62,34 @@ def client(pd: PDClient) -> Iterator[TiKVClient]:
         yield client
 
 
-@pytest.fixture
-def bank(peer: Peer) -> None:
-    peer.sql(
-        "DROP DATABASE IF EXISTS bank",
-        "CREATE DATABASE bank",
-        "CREATE TABLE bank.acc (id BIGINT PRIMARY KEY, n BIGINT, note VARCHAR(900), KEY (n))",
-        *split(3),
-        "INSERT INTO bank.acc VALUES "
-        + ", ".join(f"({n * STEP}, {n}, REPEAT('n', {n * 20}))" for n in range(ACCOUNTS)),
-    )
-
-
-def split(regions: int) -> list[str]:
-    return [
-        "SET tidb_wait_split_region_finish = 0",
-        f"SPLIT TABLE bank.acc BETWEEN (0) AND ({ACCOUNTS * STEP}) REGIONS {regions}",
-    ]
-
-
 def write(peer: Peer, seed: int, over: threading.Event) -> None:
-    """Transactions of all kinds."""
     random = Random(seed)
     with peer.connect() as session:
         while not over.is_set():
-            for name in ("async_commit", "1pc"):
-                session.query(f"SET tidb_enable_{name} = {random.randint(0, 1)}")
-            try:
-                session.query(f"BEGIN {random.choice(['OPTIMISTIC', 'PESSIMISTIC'])}")
-                for _ in range(random.choice([1, 1, 2, 5])):
-                    key = random.randrange(ACCOUNTS) * STEP
-                    session.query(random.choice(CHANGES).format(key=key, n=random.randrange(900)))
-                session.query("ROLLBACK" if random.random() < 0.1 else "COMMIT")
-            except MySqlError:
-                session.query("ROLLBACK")
-
-
-CHANGES = (
-    "UPDATE bank.acc SET n = {n} WHERE id = {key}",
-    "UPDATE bank.acc SET note = REPEAT('x', {n}) WHERE id = {key}",
-    "DELETE FROM bank.acc WHERE id = {key}",
-    "REPLACE INTO bank.acc VALUES ({key}, {n}, REPEAT('r', {n}))",
-    "SELECT * FROM bank.acc WHERE id = {key} FOR UPDATE",
-)
-DDL = (
-    "ALTER TABLE bank.acc ADD COLUMN c{n} INT DEFAULT 5",
-    "ALTER TABLE bank.acc ADD INDEX i{n} (note(20))",
-    "ALTER TABLE bank.acc DROP INDEX i{n}",
-    "CREATE TABLE bank.t{n} (a INT PRIMARY KEY)",
-    "INSERT INTO bank.t{n} VALUES (1)",
-    "DROP TABLE bank.t{n}",
-)
+            cdc_bank.transact(session, random)
 
 
 def read(client: TiKVClient, keys: RawKeyRange, ts: TimeStamp) -> dict[RawKey, bytes]:
     return dict(pair for page in client.scan(keys, ts, soon()) for pair in page)
 
 
-@pytest.mark.usefixtures("bank")
 def test_every_change_is_delivered(
     peer: Peer, pd: PDClient, client: TiKVClient, control: CdcControl, multiplexed: bool
 ) -> None:
     """Also those of clients that died, and through splits, errors and cut streams."""
-    begin, over, random = pd.tso(), threading.Event(), Random(7)
+    rows, begin, over, random = cdc_bank.create(peer), pd.tso(), threading.Event(), Random(7)
     threads = [threading.Thread(target=write, args=(peer, seed, over)) for seed in range(3)]
     snapshots = {begin: read(client, META, begin) | read(client, TABLES, begin)}
-    writer, rows = KvWriter(client), RawKeyRange.of_prefix(record_prefix(client, begin))
+    writer = KvWriter(client)
     disturbances = iter(
         [
-            lambda: peer.sql(*split(9)),
+            lambda: cdc_bank.split(peer, 9),
             lambda: control.fail(Error(not_leader={})),
             lambda: control.cut(),
             lambda: control.refuse(Error(server_is_busy={"reason": "test"}), times=5),
             lambda: control.fail(Error(congested={})),
-            lambda: peer.sql(*split(25)),
-            *(lambda n=n: peer.sql(*(ddl.format(n=n) for ddl in DDL)) for n in range(2)),
+            lambda: cdc_bank.split(peer, 25),
+            *(partial(cdc_bank.run_ddl, peer, n) for n in range(2)),
         ]
     )
     followed = Follower(
@@ -154,9 +103,9 @@ def test_every_change_is_delivered(
                 follower.follow_to(pd.tso(), soon())
                 ts = pd.tso()
                 snapshots[ts] = read(client, META, ts) | read(client, TABLES, ts)
-                if number % 7 == 3:
+                if number % 5 == 2:
                     next(disturbances, lambda: None)()
-                if number % 9 == 4:
+                if number % 6 == 4:
                     keys = random.sample([k for k in snapshots[ts] if k in rows], 2)
                     with suppress(WriteRefused):
                         writer.swap(keys, random.choice(STAGES), ttl_ms=1)
@@ -177,13 +126,6 @@ def test_every_change_is_delivered(
             if begin < w.commit_ts <= end:
                 change = follower.changes[key, w.commit_ts]
                 assert (change.start_ts, change.value) == (w.start_ts, w.value or None)
-
-
-def record_prefix(client: TiKVClient, ts: TimeStamp) -> bytes:
-    """Return what the keys of the accounts begin with."""
-    history = TidbSchemaSource(TiKVMeta(client), CLOCK).read(ts)
-    bank = next(t for t in tables_at(history, history.end_ts) if t.full_name == "bank.acc")
-    return encode_record_key(bank.physical_ids[0], b"")
 
 
 def replayed(follower: Follower, base: dict[RawKey, bytes], ts: int) -> dict[RawKey, bytes]:

@@ -36,7 +36,10 @@ class CdcControl:
         self._url = url
 
     def feeds(self) -> list[dict[str, int]]:
-        """Return the subscribed regions: `region`, `request`, `ready` and `resolved_ts` each."""
+        """Return the subscribed regions, each with `region`, `request` and `resolved_ts`.
+
+        `scanned`: its incremental scan has read. `ready`: it has sent INITIALIZED.
+        """
         with urllib.request.urlopen(f"{self._url}/feeds", timeout=_TIMEOUT_S) as response:
             feeds: list[dict[str, int]] = json.load(response)
         return feeds

@@ -87,7 +87,8 @@ func (c *changeData) list() []map[string]any {
 	feeds := []map[string]any{}
 	for f := range c.feeds {
 		feeds = append(feeds, map[string]any{
-			"region": f.regionID, "request": f.requestID, "ready": f.ready, "resolved_ts": f.resolvedTS,
+			"region": f.regionID, "request": f.requestID, "scanned": f.scanned, "ready": f.ready,
+			"resolved_ts": f.resolvedTS,
 		})
 	}
 	return feeds

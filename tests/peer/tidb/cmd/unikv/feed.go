@@ -17,8 +17,8 @@ type feed struct {
 	region              *metapb.Region
 	start, end          string // rows of these raw keys are sent
 	filterLoop          bool
-	// INITIALIZED was sent.
-	ready bool
+	// The incremental scan has read; INITIALIZED was sent.
+	scanned, ready bool
 	// An error was sent or the stream has ended: nothing is sent any more.
 	ended bool
 	// resolvedTS never falls; sentTS is the highest that was sent, maybe with slower regions.
@@ -70,6 +70,7 @@ func (c *changeData) scan(f *feed, checkpointTS uint64) {
 	defer c.mu.Unlock()
 	c.waitWhileHeld(f, "snapshot")
 	rows := c.history.scan(f.start, f.end, checkpointTS)
+	f.scanned = true
 	c.waitWhileHeld(f, "scan")
 	var entries []*cdcpb.Event_Row
 	size := 0
