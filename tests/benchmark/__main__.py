@@ -8,6 +8,7 @@ from importlib import import_module
 import pyarrow as pa
 
 NAMES = (
+    "change_feed",
     *("codec", "ingest", "live", "remote", "open", "pump", "raft", "scan", "query", "serve"),
     *("beside", "first_load", "learner", "stream", "workers", "spark", "tpch", "varied"),
 )

@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
 from pyspark_theflash.cluster.located import RawKeyRange
@@ -34,8 +35,8 @@ BUDGET_BYTES: Final = 128 << 20
 _INT_KEY_BYTES: Final = HANDLE_AT + 8
 _META: Final = b"m"
 _SIGN: Final = np.uint64(1 << 63)
-_PREFIX: Final = np.frombuffer(b"t", np.uint8)
-_INFIX: Final = np.frombuffer(b"_r", np.uint8)
+_MARKS: Final = ((0, ord("t")), (HANDLE_AT - 2, ord("_")), (HANDLE_AT - 1, ord("r")))
+"""Bytes of every record key, with their offsets."""
 
 Owners = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -135,8 +136,8 @@ class ChangeBuffer:
         self._meta: list[_Meta] = []
         self.size_bytes = 0
 
-    def add(self, rows: CommittedRows, owners: Sequence[tuple[int, int]]) -> None:
-        """Add rows. `owners` are pairs of a request's number and its number of rows, in order.
+    def add(self, rows: CommittedRows, owners: Sequence[int], counts: Sequence[int]) -> None:
+        """Add rows. `owners` are numbers of requests, `counts` their numbers of rows, in order.
 
         Raises:
             CodecError: A key is neither a record key nor a meta key.
@@ -145,9 +146,8 @@ class ChangeBuffer:
         self._logs += map(_Log, rows.logs)
         if not rows.keys:
             return
-        numbers, counts = zip(*owners, strict=True)
-        each_owner = np.repeat(np.array(numbers, np.int64), counts)
-        is_meta = np.fromiter((key[:1] == _META for key in rows.keys), np.bool_, len(rows.keys))
+        each_owner = np.repeat(np.array(owners, np.int64), np.array(counts, np.int64))
+        is_meta = np.fromiter(map(_is_meta, rows.keys), np.bool_, len(rows.keys))
         for at in np.flatnonzero(is_meta).tolist():
             value = rows.values[at] if rows.ops[at] == PUT else None
             change = MetaChange(RawKey(rows.keys[at]), TimeStamp(rows.commit_ts[at]), value)
@@ -227,6 +227,10 @@ class ChangeBuffer:
         self.size_bytes -= versions.size_bytes
 
 
+def _is_meta(key: bytes) -> bool:
+    return key.startswith(_META)
+
+
 def _lazy(chunk: _SpilledChunk, up_to: int) -> _SpilledChunk:
     """Return a copy that is not changed by later calls."""
     return _SpilledChunk(
@@ -268,34 +272,43 @@ def _versions_of(
         return
     keys = rows.keys if len(places) == len(rows.keys) else [rows.keys[i] for i in places]
     lengths = np.fromiter(map(len, keys), np.int64, len(keys))
+    data = np.frombuffer(b"".join(keys), np.uint8)
+    starts = np.cumsum(lengths) - lengths
+    ids = _table_ids(keys, data, starts, lengths)
     is_int = lengths == _INT_KEY_BYTES
-    if is_int.any():
-        chosen = np.flatnonzero(is_int)
-        ints = keys if is_int.all() else [keys[i] for i in chosen]
-        ids, handles = _int_keys(ints)
-        yield _versions(rows, places[chosen], ids, handles), places[chosen]
-    if not is_int.all():
-        chosen = np.flatnonzero(~is_int)
-        decoded = [decode_record_key(RawKey(keys[i])) for i in chosen]
-        ids = np.array([each.table_id for each in decoded], np.int64)
-        handles = pa.array([each.handle for each in decoded], pa.binary())
-        yield _versions(rows, places[chosen], ids, handles), places[chosen]
+    for chosen in (np.flatnonzero(is_int), np.flatnonzero(~is_int)):
+        if not len(chosen):
+            continue
+        if is_int[chosen[0]]:
+            handles = pa.array(_ints(data, starts[chosen] + HANDLE_AT))
+        else:
+            is_all = len(chosen) == len(keys)
+            common = keys if is_all else [keys[i] for i in chosen]
+            end = int(lengths.max())
+            handles = pc.binary_slice(pa.array(common, pa.binary()), HANDLE_AT, end)
+        yield _versions(rows, places[chosen], ids[chosen], handles), places[chosen]
 
 
-def _int_keys(keys: Sequence[bytes]) -> tuple[npt.NDArray[np.int64], pa.Array]:
-    """Decode record keys with integer handles. Raises `CodecError`."""
-    data = np.frombuffer(b"".join(keys), np.uint8).reshape(-1, _INT_KEY_BYTES)
-    is_record = (data[:, :1] == _PREFIX).all(1)
-    is_record &= (data[:, HANDLE_AT - 2 : HANDLE_AT] == _INFIX).all(1)
+def _table_ids(
+    keys: Sequence[bytes],
+    data: npt.NDArray[np.uint8],
+    starts: npt.NDArray[np.int64],
+    lengths: npt.NDArray[np.int64],
+) -> npt.NDArray[np.int64]:
+    """Decode the table ids of record keys. Raises `CodecError` for other keys."""
+    is_record = lengths >= _INT_KEY_BYTES
+    if is_record.all():
+        for offset, byte in _MARKS:
+            is_record &= data[starts + offset] == byte
     if not is_record.all():
         decode_record_key(RawKey(keys[int(np.argmin(is_record))]))
-    table_id, handle = (
-        (np.ascontiguousarray(data[:, at : at + 8]).view(">u8").reshape(-1) ^ _SIGN)
-        .astype(np.uint64)
-        .view(np.int64)
-        for at in (1, HANDLE_AT)
-    )
-    return table_id, pa.array(handle)
+    return _ints(data, starts + 1)
+
+
+def _ints(data: npt.NDArray[np.uint8], at: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Decode comparable integers at positions."""
+    raw = data[at[:, None] + np.arange(8)].view(">u8").reshape(-1).astype(np.uint64)
+    return np.asarray((raw ^ _SIGN).view(np.int64))
 
 
 def _versions(

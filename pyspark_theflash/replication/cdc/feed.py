@@ -160,11 +160,12 @@ class TiKVChangeFeed:
         self._links: dict[Stream, _Link] = {}
         self._is_old: set[int] = set()  # stores without EventFeedV2
         self._rows = CommittedRows()
-        self._owners: list[tuple[int, int]] = []
+        self._owners: list[int] = []
+        self._counts: list[int] = []
         self._ended: dict[int, TimeStamp] = {}
         self._owner = 0
         self._pending_bytes = 0
-        self._spilled_at_bytes = 0
+        self._spill_at_bytes = limits.prewrite_bytes
         self._polled_ms = self._checked_ms = clock.boottime_ms()
 
     # The interface.
@@ -315,30 +316,33 @@ class TiKVChangeFeed:
                     self._progress(link, item, now)
                     continue
                 region_id, request_id, content = item
-                request = link.requests.get((region_id, request_id))
                 if isinstance(content, FeedError):
                     self._error(link, region_id, request_id, content)
-                elif request is not None:
+                    if link.stream not in self._links:
+                        return
+                    continue
+                request = link.requests.get((region_id, request_id))
+                if request is not None:
                     self._add(request, content, now)
-                if link.stream not in self._links:
-                    return
         except CodecError as error:
             raise TiKVRefusedError(link.stream.address, f"the change feed: {error}") from error
 
     def _add(self, request: _Request, rows: Iterable[RowEvent], now: int) -> None:
         matcher, before = request.matcher, len(self._rows.keys)
-        was_initialized, pending = matcher.is_initialized, matcher.pending_bytes
+        pending = matcher.pending_bytes
+        was_scanning = not matcher.is_initialized
         matcher.add(rows, self._rows)
         request.heard_ms = now
-        self._pending_bytes += matcher.pending_bytes - pending
-        if added := len(self._rows.keys) - before:
-            self._owners.append((request.owner, added))
-        if matcher.is_initialized and not was_initialized:
+        if was_scanning and matcher.is_initialized:
             request.advanced_ms = now
             self._spans.succeed(request.lock)
-        if self._rows.size_bytes > _CHUNK_BYTES:
-            self._seal()
-        if self._pending_bytes > self._limits.prewrite_bytes + self._spilled_at_bytes:
+        if added := len(self._rows.keys) - before:
+            self._owners.append(request.owner)
+            self._counts.append(added)
+            if self._rows.size_bytes > _CHUNK_BYTES:
+                self._seal()
+        self._pending_bytes += matcher.pending_bytes - pending
+        if self._pending_bytes > self._spill_at_bytes:
             self._spill()
 
     def _progress(self, link: _Link, progress: RegionsProgress, now: int) -> None:
@@ -392,10 +396,10 @@ class TiKVChangeFeed:
 
     def _seal(self) -> None:
         """Move the received rows to the buffer, without those that ended requests send again."""
-        rows, owners, ended = self._rows, self._owners, self._ended
+        rows, owners, counts, ended = self._rows, self._owners, self._counts, self._ended
         if rows.keys or rows.logs:
-            self._rows, self._owners = CommittedRows(), []
-            self._buffer.add(rows, owners)
+            self._rows, self._owners, self._counts = CommittedRows(), [], []
+            self._buffer.add(rows, owners, counts)
         if ended:
             self._ended = {}
             self._buffer.discard(ended)
@@ -412,8 +416,8 @@ class TiKVChangeFeed:
                     break
                 self._pending_bytes += matcher.pending_bytes - before
         # What is left are small transactions: wait until there are more.
-        over = self._pending_bytes - self._limits.prewrite_bytes // 2
-        self._spilled_at_bytes = max(0, over)
+        budget = self._limits.prewrite_bytes
+        self._spill_at_bytes = max(budget, self._pending_bytes + budget // 2)
 
     # What is not received.
 

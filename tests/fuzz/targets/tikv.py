@@ -160,7 +160,7 @@ def change_events(_: Path) -> Target:
             elif not isinstance(item[2], cdc.FeedError):
                 matcher.add(item[2], committed)
         buffer = ChangeBuffer(Spill())
-        buffer.add(committed, [(1, len(committed.keys))])
+        buffer.add(committed, [1], [len(committed.keys)])
         for versions in buffer.take(MAX_TS).versions:
             assert len(versions.values) == len(versions.handles) == len(versions)
 

@@ -1,11 +1,30 @@
 """The feed of a simulated cluster delivers every change below its frontier, and nothing else."""
 
+import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from pyspark_theflash.replication.cdc.feed import FeedLimits
+from pyspark_theflash.base.clock import Deadline
+from pyspark_theflash.base.errors import ClusterMismatchError, PDUnavailableError, TiKVRefusedError
+from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
+from pyspark_theflash.cluster.located import LocatedRegion, RawKeyRange
+from pyspark_theflash.cluster.tikv.regions import RegionCache
+from pyspark_theflash.replication.cdc.feed import FeedLimits, TiKVChangeFeed
+from pyspark_theflash.replication.cdc.streams import StreamEnd
+from pyspark_theflash.tidb.codec.key import RawKey, encode_record_key
+from pyspark_theflash.tidb.protocol._generated.kvproto import cdcpb_pb2
 from tests.support.cdc_history import META, TABLES, FeedHistory, span_of
+from tests.support.manual_clock import ManualClock
+from tests.support.sim_cdc import CLUSTER, SimCdc, SimDirectory, SimStream, SimStreams
+
+Unlock = Callable[[RawKeyRange], None]
+
+
+def key(table_id: int, handle: int) -> RawKey:
+    return encode_record_key(PhysicalTableID(table_id), handle)
+
 
 SMALL = FeedLimits(prewrite_bytes=2000, large_bytes=10)
 
@@ -31,3 +50,228 @@ def test_random_histories(*, is_old: bool, first: int) -> None:
 def test_large_transactions_are_spilled(first: int, tmp_path: Path) -> None:
     for seed in range(first, first + 10):
         run(FeedHistory(seed, limits=SMALL, folder=tmp_path), 250)
+
+
+# Single rules.
+
+
+class SlowStreams(SimStreams):
+    """Streams on which nothing arrives before the timeout."""
+
+    def receive(self, timeout_ms: int) -> list[tuple[SimStream, bytes | StreamEnd]]:
+        self.asleep(timeout_ms)
+        return self._items()
+
+
+class Scene:
+    """A feed of one table, and a clock."""
+
+    def __init__(self, *, is_old: bool = False, unlock: Unlock | None = None) -> None:
+        self.sim, self.clock = SimCdc(random.Random(1), is_old=is_old), ManualClock()
+        self.streams = SlowStreams(self.sim, self.clock.sleep_ms)
+        self.sim.rng.randint = lambda low, high: high  # type: ignore[method-assign]
+        self.feed = TiKVChangeFeed(
+            RegionCache(SimDirectory(self.sim)),  # type: ignore[arg-type]
+            self.streams,
+            CLUSTER,
+            clock=self.clock,
+            unlock=unlock,
+        )
+        self.feed.subscribe(span_of(5), TimeStamp(50))
+
+    def initialize(self) -> None:
+        for _ in range(4):
+            self.feed.poll(0)
+            for each in self.sim.downstreams:
+                self.sim.scan(each, 100)
+        self.sim.tick()
+        self.feed.poll(0)
+        assert self.feed.resolved_ts == self.sim.ts
+
+    @property
+    def registered(self) -> list[tuple[int, int, int]]:
+        """Region, request id and checkpoint_ts of all registrations."""
+        requests = [r for r in self.sim.requests if not r.HasField("deregister")]
+        return [(r.region_id, r.request_id, r.checkpoint_ts) for r in requests]
+
+
+def test_a_silent_region_is_requested_again() -> None:
+    scene = Scene()
+    scene.sim.split(bytes(key(5, 4)))
+    scene.initialize()
+    before, ids = len(scene.registered), sorted(r.id for r in scene.sim.regions)
+    for _ in range(40):
+        scene.sim.tick(regions=[r for r in scene.sim.regions if r.id == ids[0]])
+        scene.feed.poll(2000)
+    again = scene.registered[before:]
+    assert [region for region, _, _ in again] == [ids[1]]
+    scene.initialize()
+
+
+def test_silent_regions_of_a_whole_stream_close_it() -> None:
+    scene = Scene()
+    scene.initialize()
+    reached = scene.feed.resolved_ts
+    for _ in range(40):
+        scene.feed.poll(2000)
+    assert [each.is_open for each in scene.streams.open_streams] == [False, True]
+    assert scene.registered[-1][2] == reached
+    scene.initialize()
+
+
+def test_a_pause_of_the_reader_is_no_silence() -> None:
+    scene = Scene()
+    scene.initialize()
+    scene.clock.sleep_ms(10 * 60_000)
+    scene.feed.poll(0)
+    scene.feed.poll(2000)
+    assert len(scene.registered) == 1
+
+
+def test_locks_are_checked_if_the_progress_stops() -> None:
+    checked: list[RawKeyRange] = []
+    scene = Scene(unlock=checked.append)
+    scene.initialize()
+    txn = scene.sim.begin({bytes(key(5, 1)): b"x"})
+    scene.sim.prewrite(txn, txn.writes)
+    for _ in range(20):
+        scene.sim.tick()
+        scene.feed.poll(1000)
+    assert scene.feed.resolved_ts == txn.start_ts
+    assert checked == [span_of(5)]
+    scene.sim.commit(txn, txn.writes)
+    for _ in range(20):
+        scene.sim.tick()
+        scene.feed.poll(1000)
+    assert len(checked) == 1
+
+
+def test_events_of_an_ended_request_are_ignored() -> None:
+    scene = Scene()
+    scene.initialize()
+    other = span_of(6)
+    scene.feed.subscribe(other, TimeStamp(60))
+    scene.initialize()
+    assert scene.registered == [(1, 1, 50), (1, 2, 60)]
+    scene.feed.unsubscribe(other)
+    scene.sim.one_phase({bytes(key(6, 1)): b"ignored", bytes(key(5, 1)): b"x"})
+    scene.sim.tick()
+    scene.feed.poll(0)
+    (chunk,) = scene.feed.take(scene.feed.resolved_ts).versions
+    assert chunk.table_id.tolist() == [5]
+    scene.feed.subscribe(other, TimeStamp(70))
+    scene.feed.poll(0)
+    assert scene.registered[-1] == (1, 2, 70)
+
+
+def test_changes_of_a_removed_span_are_not_delivered() -> None:
+    scene = Scene()
+    scene.feed.subscribe(span_of(6), TimeStamp(60))
+    scene.initialize()
+    scene.sim.one_phase({bytes(key(6, 1)): b"x", bytes(key(5, 1)): b"x"})
+    scene.feed.poll(0)
+    scene.feed.unsubscribe(span_of(6))
+    scene.sim.tick()
+    scene.feed.poll(0)
+    (chunk,) = scene.feed.take(scene.feed.resolved_ts).versions
+    assert chunk.table_id.tolist() == [5]
+
+
+def test_old_stores_get_further_streams_for_further_spans() -> None:
+    scene = Scene(is_old=True)
+    scene.initialize()
+    for table_id in (6, 7, 8, 9):
+        scene.feed.subscribe(span_of(table_id), TimeStamp(60))
+        scene.initialize()
+    assert all(request == 0 for _, request, _ in scene.registered if request != 1)
+    # The fifth closed the second to the fourth, whose requests are now one.
+    assert sum(each.is_open for each in scene.streams.open_streams) == 3
+    scene.sim.one_phase({bytes(key(t, 1)): b"x" for t in (5, 6, 7, 8, 9)})
+    scene.sim.tick()
+    scene.feed.poll(0)
+    chunks = list(scene.feed.take(scene.feed.resolved_ts).versions)
+    assert sorted(t for chunk in chunks for t in chunk.table_id.tolist()) == [5, 6, 7, 8, 9]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (cdcpb_pb2.Error(cluster_id_mismatch={"current": 5, "request": 7}), ClusterMismatchError),
+        (cdcpb_pb2.Error(compatibility={"required_version": "9.0.0"}), TiKVRefusedError),
+    ],
+)
+def test_errors_that_do_not_pass(error: cdcpb_pb2.Error, kind: type[Exception]) -> None:
+    scene = Scene()
+    scene.sim.next_errors.append(error)
+    with pytest.raises(kind):
+        scene.feed.poll(0)
+
+
+@pytest.mark.parametrize(
+    ("error", "least_ms"),
+    [
+        (cdcpb_pb2.Error(server_is_busy={"reason": "scans"}), 1000),
+        (cdcpb_pb2.Error(server_is_busy={"reason": "scans", "backoff_ms": 5000}), 5000),
+        (cdcpb_pb2.Error(congested={"region_id": 1}), 1000),
+        (cdcpb_pb2.Error(region_not_found={}), 20),
+        (cdcpb_pb2.Error(), 500),
+    ],
+)
+def test_pauses_grow(error: cdcpb_pb2.Error, least_ms: int) -> None:
+    scene = Scene()
+    scene.sim.next_errors += [error] * 6
+    pauses, last_ms = [], scene.clock.now_ms
+    for _ in range(2000):
+        count = len(scene.registered)
+        scene.feed.poll(50)
+        if len(scene.registered) > count:
+            pauses.append(scene.clock.now_ms - last_ms)
+            last_ms = scene.clock.now_ms
+        if len(scene.registered) == 7:
+            break
+    assert pauses[1] >= least_ms
+    assert pauses[-1] > pauses[1] or least_ms == 5000
+    assert pauses[-1] <= 25_000
+    scene.initialize()
+
+
+def test_a_refused_stream_and_one_without_a_feed() -> None:
+    for end in (
+        StreamEnd("PERMISSION_DENIED: no", is_refused=True),
+        StreamEnd("UNIMPLEMENTED: no", is_unimplemented=True),
+    ):
+        scene = Scene(is_old=end.is_unimplemented)
+        for _ in range(2 + end.is_unimplemented):
+            scene.feed.poll(0)
+        scene.streams.open_streams[-1].out.append(end)
+        with pytest.raises(TiKVRefusedError):
+            scene.feed.poll(0)
+
+
+def test_a_message_that_is_none() -> None:
+    scene = Scene()
+    scene.initialize()
+    scene.streams.open_streams[-1].out.append(b"\xff")
+    with pytest.raises(TiKVRefusedError, match="the change feed"):
+        scene.feed.poll(0)
+
+
+def test_without_pd_the_frontier_waits() -> None:
+    scene = Scene()
+    scene.initialize()
+    scene.sim.fail(scene.sim.downstreams[0], cdcpb_pb2.Error(region_not_found={}))
+
+    class Gone(SimDirectory):
+        def scan_regions(self, keys: RawKeyRange, deadline: Deadline) -> list[LocatedRegion]:
+            raise PDUnavailableError("PD", "gone")
+
+    scene.feed._regions = RegionCache(Gone(scene.sim))  # type: ignore[arg-type, assignment]
+    for _ in range(10):
+        scene.feed.poll(1000)
+    reached, count = scene.feed.resolved_ts, len(scene.registered)
+    scene.feed._regions = RegionCache(SimDirectory(scene.sim))  # type: ignore[arg-type, assignment]
+    for _ in range(20):
+        scene.feed.poll(1000)
+    assert scene.registered[count:] != []
+    assert {ts for _, _, ts in scene.registered[count:]} == {reached}
+    scene.initialize()

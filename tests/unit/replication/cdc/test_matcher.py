@@ -144,7 +144,7 @@ def test_a_conflict_on_the_row_is_a_rollback_and_another_transaction() -> None:
 
 
 def test_flushes_of_a_pipelined_transaction() -> None:
-    """Each flush is a prewrite; the newest counts, in whatever order they arrive."""
+    """Each flush is a prewrite; the newest counts, in any order of arrival."""
     feed = Feed()
     feed.send(prewrite(110, b"second", generation=2), commit(110, 150))
     assert feed.changes == []  # not before the scan has sent the lock
