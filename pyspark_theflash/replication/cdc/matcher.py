@@ -57,7 +57,7 @@ from pyspark_theflash.replication.pairing.spill import Spill
 from pyspark_theflash.tidb.codec.key import RawKey, table_of
 
 ABANDONED_MS: Final = 48 * 3600 * 1000
-"""How far resolved_ts is above the start_ts of a transaction that cannot commit any more: twice the
+"""The lead of resolved_ts over the start_ts of a transaction that cannot commit any more: twice the
 time that TiDB's garbage collection waits for a transaction by default."""
 ROW_BYTES: Final = 200
 """The approximate memory of a pending prewrite besides its value."""
