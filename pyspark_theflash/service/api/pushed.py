@@ -51,9 +51,9 @@ def pushed_of(request: message.PlanRequest) -> Pushdown:
     return Pushdown(filter, aggregation, request.limit, order)
 
 
-@lru_cache(16)
+@lru_cache(2)
 def sealed_text(request: message.PlanRequest) -> str:
-    """Encode a request for a ticket. Cached, because all splits of a plan have the same.
+    """Encode a request for a ticket. Cached, because all splits of a plan have the same one.
 
     Raises:
         UnsupportedError: It is too large.

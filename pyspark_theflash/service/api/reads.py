@@ -62,7 +62,11 @@ if TYPE_CHECKING:
 _TICKETS_BYTES_MAX: Final = 32 << 20
 _CHECK_MS: Final = 200
 """The interval at which a waiting call checks its deadline and cancellation."""
-_PLANS_MAX: Final = 256
+_PLANS_BYTES: Final = 16 << 20
+_PLAN_BYTES: Final = 4 << 10
+_PARSED: Final = 18
+"""Approximate ratio of a parsed request's size to that of its ticket."""
+_COLUMN_BYTES: Final = 600
 
 
 class Reads:
@@ -84,7 +88,7 @@ class Reads:
         self._path, self._fs, self._clock, self._identity = path, fs, clock, identity
         self._request_bytes = limits.request_memory
         self._store_sealer = StoreSealer(path, fs, spare_key or new_key())
-        self._plans = LeastRecent[tuple[str, SealedScan], ScanTask](_PLANS_MAX)
+        self._plans = LeastRecent[tuple[str, SealedScan], ScanTask](_PLANS_BYTES)
         """A task of each recent plan, by lease and scan: its columns serve for all splits."""
         self._replica = replica
         over = no_more_than_stored if replica is None else replica.reader
@@ -187,7 +191,7 @@ class Reads:
             if size > _TICKETS_BYTES_MAX:
                 raise UnsupportedError("a filter as large as this over so many splits", "PlanScan")
             for task in plan.tasks[:1]:
-                self._plans.put((task.lease.id, shape), task)
+                self._remember(shape, task)
             if not request.moment.handle:
                 self._keep(snapshot, call)
             self._open_store.note(snapshot.lease)
@@ -328,8 +332,15 @@ class Reads:
             lease = ticket.lease
             with self._snapshot(lease.snapshot_ts, lease, self._origin(0, call), call) as snapshot:
                 (task,) = _planned(snapshot, ticket.shape, [ticket.region]).tasks
-            self._plans.put((ticket.lease.id, ticket.shape), task)
+            self._remember(ticket.shape, task)
         return replace(task, region=ticket.region)
+
+    def _remember(self, shape: SealedScan, task: ScanTask) -> None:
+        """Cache a task for the other splits of its plan."""
+        columns = len(task.output) + len(task.columns)
+        parsed = _PARSED * len(self._ticket(shape, task))
+        size_bytes = _PLAN_BYTES + parsed + columns * _COLUMN_BYTES
+        self._plans.put((task.lease.id, shape), task, size_bytes)
 
     def _batches(self, task: ScanTask, regions: Sequence[RegionScan], call: CallContext) -> Batches:
         with closing(self._open_store.read(task, regions, self._budget(call))) as batches:

@@ -83,8 +83,8 @@ _VALUE_BYTES: Final = {kind: 72 if kind is Kind.DECIMAL else 9 for kind in Kind}
 """Memory of one value, besides the characters of a text; Python integers for DECIMAL."""
 _ARGUMENT_BYTES: Final = 24
 """Memory of one more argument, mostly a column or constant."""
-_CACHED_LENGTH: Final = 1 << 12
-"""Longer texts, which only conditions have, could fill the cache with gigabytes."""
+_CACHED_LENGTH: Final = 1 << 10
+"""Longer texts, which mostly conditions have, take up to 30 times their size."""
 _FACTOR_BYTES: Final = 32
 """Memory that a product or quotient adds to a DECIMAL."""
 _Result = TypeVar("_Result")

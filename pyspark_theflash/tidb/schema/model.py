@@ -259,6 +259,8 @@ def parse_table_info(db: str, info: Mapping[str, Any], json_text: str | None = N
 
 
 _TYPE_FIELDS: Final = ("Tp", "Flag", "Flen", "Decimal", "Charset", "Collate")
+_CACHED_LENGTH: Final = 100
+"""Longest names of a character set and a collation in the cache of types."""
 
 
 def _column(info: Mapping[str, Any]) -> ColumnInfo:
@@ -268,7 +270,7 @@ def _column(info: Mapping[str, Any]) -> ColumnInfo:
         id=ColumnID(int64(info["id"])),
         name=text(info["name"]["O"]),
         offset=int64(info["offset"]),
-        type=_field_type(*(tp[name] for name in _TYPE_FIELDS), texts(tp["Elems"])),
+        type=_type_of([tp[name] for name in _TYPE_FIELDS], texts(tp["Elems"])),
         state=int64(info["state"]),
         origin_default=_text(info.get("origin_default")),
         origin_default_bit=_bytes(info.get("origin_default_bit")),
@@ -300,6 +302,13 @@ def with_sessions(table: "TableInfo", sessions: Mapping[ColumnID, ReorgSession])
         if (session := sessions.get(ColumnID(column["id"]))) is not None:
             column[SESSION] = asdict(session)
     return parse_table_info(table.db, info)
+
+
+def _type_of(fields: list[Any], elems: tuple[str, ...]) -> FieldType:
+    *_, charset, collate = fields
+    # Long texts could fill the cache with gigabytes.
+    is_small = not elems and len(charset) + len(collate) <= _CACHED_LENGTH
+    return (_field_type if is_small else _field_type.__wrapped__)(*fields, elems)
 
 
 @lru_cache(maxsize=4096, typed=True)

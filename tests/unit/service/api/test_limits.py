@@ -13,7 +13,7 @@ from pyspark_theflash.service.client.embedded import connect_embedded
 from pyspark_theflash.service.client.theflash import TheFlash, connect
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from tests.support.processes import engines, wait_until
-from tests.support.serving import served, serving, serving_workers
+from tests.support.serving import served, serving
 from tests.support.stores import StoreBuilder, column, id_column, table_info
 
 COLUMNS = [id_column(), column("text", MySQLType.VARCHAR, collate="utf8mb4_bin")]
@@ -44,14 +44,8 @@ def of_a_server(store: Path, limits: Sequence[str]) -> Iterator[TheFlash]:
 
 
 @contextmanager
-def of_workers(store: Path, limits: Sequence[str]) -> Iterator[TheFlash]:
-    address, chosen = f"unix:{store}/w", Limits().with_changes(limits)
-    with serving_workers(store, address, workers=1, limits=chosen), connect(address) as api:
-        yield api
-
-
-@contextmanager
 def of_the_command(store: Path, limits: Sequence[str]) -> Iterator[TheFlash]:
+    """Its workers."""
     with served(store, "--limit", *limits) as (_, address), connect(address) as api:
         yield api
 
@@ -66,7 +60,6 @@ def of_this_process(store: Path, limits: Sequence[str]) -> TheFlash:
 
 WAYS: list[Callable[[Path, Sequence[str]], Any]] = [
     of_a_server,
-    of_workers,
     of_the_command,
     of_the_engine_process,
     of_this_process,
