@@ -27,15 +27,18 @@ def choose(parts: Sequence[Rows], chosen: npt.NDArray[np.int16], budget: Budget)
         return _choose_texts(texts, chosen, budget)
     numbers = [part for part in parts if isinstance(part, Exact | Ordered)]
     if len(numbers) == len(parts):
-        return _choose_numbers(numbers, chosen)
+        return _choose_numbers(numbers, chosen, budget)
     raise UnsupportedError(f"a choice of {parts[0].type}", WHERE)
 
 
-def _choose_numbers(parts: Sequence[Exact | Ordered], chosen: npt.NDArray[np.int16]) -> Rows:
+def _choose_numbers(
+    parts: Sequence[Exact | Ordered], chosen: npt.NDArray[np.int16], budget: Budget
+) -> Rows:
     wide = any(part.ints.dtype == object for part in parts)
     ints: npt.NDArray[Any] = np.zeros(len(chosen), object if wide else np.int64)
     valid = chosen >= 0
     for at, part in enumerate(parts):
+        budget.check()
         rows = chosen == at
         np.copyto(ints, part.ints, where=rows)
         if part.valid is not None:
@@ -50,6 +53,7 @@ def _choose_texts(parts: Sequence[Texts], chosen: npt.NDArray[np.int16], budget:
     starts: dict[tuple[int, ...], int] = {}
     count = size_bytes = 0
     for at, part in enumerate(parts):
+        budget.check()
         values, rows = part.values, chosen == at
         if not pa.types.is_dictionary(values.type):
             values = pc.dictionary_encode(values)

@@ -89,6 +89,8 @@ def _rows_for_which(term: Term, batch: Batch, among: Mask | None) -> Mask:
     conjuncts = sorted(_conjuncts(term), key=lambda each: _cost(each, batch))
     rest, mask = batch, np.ones(batch.rows, np.bool_) if among is None else among
     places: npt.NDArray[np.int64] | None = None
+    named = ((at, name) for at, each in enumerate(conjuncts) for name in column_names(each))
+    last_use = {name.lower(): at for at, name in named}
     for at, conjunct in enumerate(conjuncts):
         count = int(np.count_nonzero(mask))
         is_wide = _width(conjunct, rest) >= TEXT_BITS
@@ -100,8 +102,8 @@ def _rows_for_which(term: Term, batch: Batch, among: Mask | None) -> Mask:
             # Computed values may raise, so they are computed for the remaining rows only.
             indices = np.flatnonzero(mask)
             places = indices if places is None else places[indices]
-            names = [name for each in conjuncts[at:] for name in column_names(each)]
-            rest, mask = rest.only(distinct(names), indices), np.ones(count, np.bool_)
+            names = [name for name, last in last_use.items() if last >= at]
+            rest, mask = rest.only(names, indices), np.ones(count, np.bool_)
         mask = mask & truth(conjunct, rest).true
     if places is None:
         return mask

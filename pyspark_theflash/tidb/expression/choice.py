@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pyspark_theflash.tidb.expression.allowance import check_time
 from pyspark_theflash.tidb.expression.collation import as_texts
 from pyspark_theflash.tidb.expression.comparison import compare
 from pyspark_theflash.tidb.expression.convert import (
@@ -146,6 +147,7 @@ def _extreme(*, greatest: bool) -> Callable[[Sequence[Vector]], Vector]:
         null = null_of(operands)
         best, *others = unify(operands)
         for other in others:
+            check_time()
             pair = (best, other) if greatest else (other, best)
             is_better = compare("less", *pair).data != 0
             rows = np.arange(len(null))

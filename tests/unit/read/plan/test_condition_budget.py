@@ -72,6 +72,12 @@ HUGE = {
     "nested replace": f"length({replaced(3)}) < 10",
     "concat": f"length(concat({', '.join(['c'] * 300)})) < 10",
     "concat_ws": f"length(concat_ws('-', {', '.join(['c'] * 300)})) < 10",
+    "greatest": f"greatest({', '.join(['d', 'n'] * 40)}) < 0",
+    "least of texts": f"least({', '.join(['c'] * 100)}) = 'a'",
+    "coalesce": f"coalesce({', '.join(['nullif(c, c)'] * 60)}, 'x') = 'a'",
+    "case": f"CASE {' '.join(['WHEN n = -1 THEN concat(c, id)'] * 40)} ELSE 'b' END = 'a'",
+    "nested if": f"{'if(n > 0, concat(c, id), ' * 30}'b'{')' * 30} = 'a'",
+    "nested case": f"{'CASE WHEN n < 0 THEN c ELSE concat(c, ' * 15}c{') END' * 15} = 'a'",
     "hex": "length(hex(hex(hex(hex(hex(hex(hex(c)))))))) < 10",
     "a long constant": f"concat(c, '{'x' * 20_000}') = 'a'",
     "a long constant of another function": f"left('{'x' * 20_000}', n) = 'a'",
@@ -136,17 +142,31 @@ def test_slices_give_the_same_rows() -> None:
     assert rows(where, Budget(1 << 20), 5000) == rows(where, Budget(1 << 30), 5000)
 
 
-def test_a_request_ends_within_a_batch() -> None:
-    calls = 0
+def stopping(after: int) -> Budget:
+    """A budget whose time is over at a check."""
+    left = after
 
     def check() -> None:
-        nonlocal calls
-        calls += 1
-        if calls == 3:
+        nonlocal left
+        left -= 1
+        if not left:
             raise CallCancelledError("Scan")
 
+    return Budget(SMALL.memory_bytes, check)
+
+
+def test_a_request_ends_within_a_batch() -> None:
     with pytest.raises(CallCancelledError):
-        rows(f"length({replaced(3)}) < 10", Budget(SMALL.memory_bytes, check))
+        rows(f"length({replaced(3)}) < 10", stopping(3))
+
+
+@pytest.mark.parametrize("where", [HUGE["greatest"], HUGE["least of texts"], HUGE["coalesce"]])
+def test_a_request_ends_within_a_function(where: str) -> None:
+    """Also while it is planned."""
+    with pytest.raises(CallCancelledError):
+        Condition.parse(where, TABLE, stopping(40))
+    with pytest.raises(CallCancelledError):
+        Condition.parse(where, TABLE).rows(stored(2), stopping(40))
 
 
 @pytest.mark.parametrize("error", [pa.ArrowCapacityError, pa.ArrowInvalid, MemoryError])

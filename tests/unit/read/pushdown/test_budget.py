@@ -9,6 +9,7 @@ import pytest
 from pyspark_theflash.base.budget import Budget
 from pyspark_theflash.base.errors import CallCancelledError, SqlMemoryError, UnsupportedError
 from pyspark_theflash.read.pushdown import compare
+from pyspark_theflash.read.pushdown import evaluate as evaluate_module
 from pyspark_theflash.read.pushdown.evaluate import evaluate, rows_for_which
 from pyspark_theflash.read.pushdown.fold import Folding
 from pyspark_theflash.read.pushdown.term import (
@@ -115,6 +116,56 @@ def test_dictionaries_are_joined_once() -> None:
     assert isinstance(chosen, Texts)
     assert len(chosen.values.dictionary) == 1000
     assert chosen.values.to_pylist() == words.to_pylist()
+
+
+def plus(number: int) -> FunctionTerm:
+    return call("bigint +", N, whole(number))
+
+
+CHOICES = {
+    "case": call("case", *(x for n in range(200) for x in (call("=", N, whole(n)), plus(n))), N),
+    "case of texts": CASES,
+    "coalesce": call("coalesce", *(plus(n) for n in range(200))),
+    "coalesce of texts": call("coalesce", *[S] * 200),
+}
+
+
+@pytest.mark.parametrize("term", CHOICES.values(), ids=CHOICES)
+def test_choices_of_many_values(term: Term) -> None:
+    rows = columns()
+    with peak_memory() as peak:
+        assert not rows_for_which(call("is null", term), Batch(rows, ROWS, SMALL)).any()
+    assert peak.size_bytes < 2 * SMALL.memory_bytes
+
+
+@pytest.mark.parametrize("term", [CHOICES["case of texts"], CHOICES["coalesce"]])
+def test_a_choice_ends_with_the_request(term: Term) -> None:
+    """While its values are evaluated, and while they are chosen."""
+    budget = stopping(10**6)
+    left = budget.check.__closure__[0]  # type: ignore[attr-defined]
+    evaluate(term, Batch(columns(10), 10, budget))
+    checks = 10**6 - left.cell_contents
+    for after in (checks // 2, checks - 10):
+        with pytest.raises(CallCancelledError):
+            evaluate(term, Batch(columns(10), 10, stopping(after)))
+
+
+def test_conditions_are_combined_in_linear_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each removes a row, so the others are evaluated on fewer rows."""
+    read = 0
+    names = evaluate_module.column_names
+
+    def counting(term: Term) -> Any:
+        nonlocal read
+        read += 1
+        return names(term)
+
+    monkeypatch.setattr(evaluate_module, "column_names", counting)
+    count = 100
+    terms = (call(">", plus(0), whole(n)) for n in range(count))
+    mask = rows_for_which(call("and", *terms), Batch(columns(1000), 1000))
+    assert np.count_nonzero(mask) == 1000 - count
+    assert read < 20 * count
 
 
 @pytest.mark.parametrize("after", [1, 5, 50])
