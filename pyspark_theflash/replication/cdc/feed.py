@@ -60,7 +60,8 @@ from pyspark_theflash.replication.pairing.spill import Spill
 
 _log = logging.getLogger(__name__)
 
-LOOKUP_MS: Final = 5000
+LOOKUP_MS: Final = 1000
+"""The time for lookups of regions in a poll; meanwhile nothing is received."""
 _CHUNK_BYTES: Final = 16 << 20
 _CHECK_MS: Final = 2000
 _IDLE_MS: Final = 60_000
@@ -234,7 +235,7 @@ class TiKVChangeFeed:
                     self._request(region, now, deadline)
             except (ServiceUnavailableError, RegionGapError) as error:
                 _log.warning("keys from %s cannot be requested: %s", keys.start[:9].hex(), error)
-                self._spans.postpone(keys.start, after_stream(1) + self._clock.boottime_ms())
+                self._spans.postpone(keys.start, self._clock.boottime_ms(), after_stream)
 
     def _request(self, region: LocatedRegion, now: int, deadline: Deadline) -> None:
         if region.leader is None:

@@ -18,6 +18,7 @@ after a change: that is once per poll, while requests advance thousands of times
 """
 
 import bisect
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pyspark_theflash.base.errors import invariant
@@ -168,10 +169,13 @@ class Spans:
         for piece in self._joined(lock.pieces):
             self._free.add(piece)
 
-    def postpone(self, start: RawKey, due_ms: int) -> None:
-        """Set when the free piece that begins at a key may be locked, after its lookup failed."""
+    def postpone(self, start: RawKey, now_ms: int, wait_ms: Callable[[int], int]) -> None:
+        """Postpone the free piece that begins at a key, after its lookup failed.
+
+        `wait_ms` returns the pause for its number of failures.
+        """
         piece = self._pieces[bisect.bisect_left(self._pieces, start, key=_start)]
-        piece.due_ms = due_ms
+        piece.due_ms = now_ms + wait_ms(piece.failures)
         piece.failures += 1
 
     def _cut(self, keys: RawKeyRange) -> list[SpanPiece]:
