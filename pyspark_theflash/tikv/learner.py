@@ -280,12 +280,16 @@ class Learner:
             self.store.install(RegionState(head.region, head.applied, head.peer), covered)
 
     def _apply(self, commands: Sequence[RaftCommand]) -> None:
-        done = 0
-        while done < len(commands):
-            done += self._change(partial(self.store.apply, commands[done:]))
+        """Apply commands, except those of regions that cannot be followed any further."""
+        while commands := self._of_followed(commands):
+            done = self._change(partial(self.store.apply, commands))
             if done < len(commands):
                 self._apply_other(commands[done])
-                done += 1
+            commands = commands[done + 1 :]
+
+    def _of_followed(self, commands: Sequence[RaftCommand]) -> Sequence[RaftCommand]:
+        stopped = self.store.stopped
+        return [c for c in commands if c.region_id not in stopped] if stopped else commands
 
     def _apply_other(self, command: RaftCommand) -> None:
         """Apply a command that deletes a range or ingests a file."""
@@ -294,7 +298,11 @@ class Learner:
         parts: list[Part] = []
         for part in sort_requests(command.requests):
             if isinstance(part, IngestFile):
-                pairs = self._files.read(part)
+                try:
+                    pairs = self._files.read(part)
+                except UnsupportedError as error:
+                    self._stop(command, str(error))
+                    return
                 parts.append([put_request(part.cf, key, value) for key, value in pairs])
             elif isinstance(part, list):
                 parts.append(part)
@@ -308,6 +316,12 @@ class Learner:
                     self.flush()
                     parts += self._replace(EncodedKeyRange(part.start, part.end), [])
         self._change(lambda: self.store.apply_parts(command, parts))
+
+    def _stop(self, command: RaftCommand, error: str) -> None:
+        """Stop following a region at a bulk load, whose rows are not in the raft log."""
+        reason = f"its log has a bulk load (IngestSST) at index {command.index}, {error}"
+        self.store.stop_region(command.region_id, reason)
+        _log.warning("region %d is not followed any further: %s", command.region_id, reason)
 
     # -- errors
 

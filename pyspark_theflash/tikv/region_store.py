@@ -19,7 +19,7 @@ Small batches may be buffered and decoded with later ones (`waiting`), until the
 
 import bisect
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
@@ -31,6 +31,7 @@ from pyspark_theflash.base.errors import (
     RegionEpochNotMatchError,
     RegionGapError,
     RegionNotReadableError,
+    RegionStoppedError,
 )
 from pyspark_theflash.base.types import RegionID
 from pyspark_theflash.cluster.key_range import EncodedKeyRange
@@ -98,6 +99,7 @@ class RegionStore:
         self.newest: Final = NewestRows()
         self._progress = threading.Condition(self.mutex)
         self._regions: dict[RegionID, RegionState] = {}
+        self._stopped: dict[RegionID, str] = {}
         self._order: list[tuple[bytes, RegionID]] | None = []
         self._durable: dict[RegionID, ApplyState] = {}
         self._dirty: set[RegionID] = set()
@@ -204,6 +206,7 @@ class RegionStore:
 
         Raises:
             RegionNotReadableError: There is no such region.
+            RegionStoppedError: It cannot be followed to the index.
             RegionBehindError: The index is not applied by the deadline.
         """
         with self._progress:
@@ -211,12 +214,26 @@ class RegionStore:
                 state = self.region(region_id)
                 if state is None:
                     raise RegionNotReadableError(region_id, "is not in this store")
-                if state.applied.applied_index >= index:
+                applied_index = state.applied.applied_index
+                if applied_index >= index:
                     return
+                if (reason := self._stopped.get(region_id)) is not None:
+                    raise RegionStoppedError(region_id, applied_index, reason)
                 left_ms = deadline.left_ms()
                 if not left_ms:
-                    raise RegionBehindError(region_id, state.applied.applied_index, index)
+                    raise RegionBehindError(region_id, applied_index, index)
                 self._progress.wait(left_ms / 1000)
+
+    @property
+    def stopped(self) -> Mapping[RegionID, str]:
+        """The regions that cannot be followed any further, with the reasons."""
+        return self._stopped
+
+    def stop_region(self, region_id: RegionID, reason: str) -> None:
+        """Note that a region cannot be followed any further, until a snapshot replaces it."""
+        with self._progress:
+            self._stopped[region_id] = reason
+            self._progress.notify_all()
 
     def durable_states(self, region_ids: Iterable[RegionID]) -> list[Applied]:
         """Return the durable apply states of regions; None for a missing one."""
@@ -415,6 +432,7 @@ class RegionStore:
     def _put(self, state: RegionState) -> None:
         before = self._regions.get(state.id)
         self._regions[state.id] = state
+        self._stopped.pop(state.id, None)
         self._dirty.add(state.id)
         self._removed.discard(state.id)
         # The order changes only with a region object; most commands keep it, so avoid sorting.

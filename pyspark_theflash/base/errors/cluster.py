@@ -130,6 +130,18 @@ class RegionBehindError(TheFlashError):
     template = "region {region_id} has applied index {applied}, need {wanted}"
 
 
+class RegionStoppedError(TheFlashError):
+    """A learner cannot follow a region any further, so its newer rows are missing."""
+
+    region_id: int
+    applied: int
+    reason: str
+    template = (
+        "region {region_id} stays at index {applied}: {reason}; remove and add its learner, so "
+        "that TiKV sends a snapshot, or use theflash follow"
+    )
+
+
 class RaftCommandError(TheFlashError):
     """A raft command or snapshot is inconsistent with what was applied before."""
 

@@ -19,12 +19,12 @@ from pyspark_theflash.base.errors import (
     RegionEpochNotMatchError,
     RegionGapError,
     RegionNotReadableError,
+    RegionStoppedError,
     RowMissingError,
     SchemaOutdatedError,
     StoreFullError,
     TheFlashError,
     TiKVUnavailableError,
-    UnsupportedError,
 )
 from pyspark_theflash.base.failpoint import armed
 from pyspark_theflash.base.fs import LocalFileSystem
@@ -467,15 +467,49 @@ def test_a_file_of_a_bulk_load(learning: Learning) -> None:
 
 
 def test_a_bulk_load_that_cannot_be_followed() -> None:
+    """Its region stops, with an error for reads above it; other regions and old reads go on."""
     learning = Learning(FakeRaftCluster(), HISTORY, None)
-    learner = Learner(SameThread(MemoryEngine()), lambda _: learning.tables, CLOCK)
-    builder = SnapshotBuilder()
-    for chunk in learning.tikv.snapshot(learning.tikv.regions[1]):
-        builder.add(chunk)
-    learner.install(builder.finish())
-    learning.tikv.ingest("write", [(key(1), b"")], b"u")
-    with pytest.raises(UnsupportedError, match="bulk load"):
-        learner.apply(decode_commands(batch(entry for _, _, entry in learning.tikv.log)))
+    tikv, learner = (
+        learning.tikv,
+        Learner(SameThread(MemoryEngine()), lambda _: learning.tables, CLOCK),
+    )
+    tikv.split([key(50)])
+    ingesting, other = (RegionID(tikv.region_of(key(handle)).id) for handle in (1, 60))
+
+    def install(region: RegionID) -> None:
+        builder = SnapshotBuilder()
+        for chunk in tikv.snapshot(tikv.regions[region]):
+            builder.add(chunk)
+        learner.install(builder.finish())
+
+    def send_all() -> None:
+        learner.apply(decode_commands(batch(entry for _, _, entry in tikv.log[start:])))
+
+    install(ingesting)
+    install(other)
+    start = len(tikv.log)
+    commit(tikv, 1, 10, "a")
+    before = learner.store.region(ingesting)
+    loaded = [(k, v) for cf, k, v in committed(5, 15, "b") if cf == "write" and v is not None]
+    tikv.ingest("write", loaded, b"u")
+    commit(tikv, 2, 20, "after")
+    commit(tikv, 60, 30, "other")
+    for _ in range(2):  # TiKV sends it again.
+        send_all()
+    now = Deadline(CLOCK, 0)
+    stopped, followed = (learner.store.region(region) for region in (ingesting, other))
+    assert before is not None
+    assert stopped is not None
+    assert followed is not None
+    assert followed.applied.applied_index == tikv.regions[other].index
+    index = stopped.applied.applied_index
+    learner.store.wait_applied(ingesting, index, now)
+    learner.store.wait_applied(other, followed.applied.applied_index, now)
+    with pytest.raises(RegionStoppedError, match=rf"stays at index {index}: .*bulk load"):
+        learner.store.wait_applied(ingesting, index + 1, now)
+    install(ingesting)
+    learner.store.wait_applied(ingesting, index + 2, now)
+    assert not learner.store.stopped
     learning.close()
 
 
