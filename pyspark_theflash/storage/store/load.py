@@ -50,7 +50,7 @@ class Stripe:
             int.from_bytes(each[first : first + _SHARE_BYTES].ljust(_SHARE_BYTES, b"\0"), "big")
             for each in (self.start, self.next, self.end)
         )
-        return min(1.0, (at - low) / (high - low)) if high > low else 1.0
+        return min(max(0.0, (at - low) / (high - low)), 1.0) if high > low else 1.0
 
     @property
     def key(self) -> str:

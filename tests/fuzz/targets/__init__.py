@@ -49,6 +49,8 @@ _CHEAPEST_FIRST: Final[tuple[Callable[[Path], Target], ...]] = (
     stores.identity_record,
     network.pump_status,
     stores.progress_record,
+    stores.load_plan,
+    stores.load_stripe,
     stores.manifest_head,
     texts.options,
     api.api_frame,

@@ -49,6 +49,7 @@ from pyspark_theflash.storage.store.latch.latch import (
     LatchRequest,
     LatchScope,
 )
+from pyspark_theflash.storage.store.load import LOAD_KIND, LoadPlan, stripes_of
 from pyspark_theflash.storage.store.manifest import Head, View
 from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress
 from pyspark_theflash.storage.store.purged import PURGED_KIND, purged_at
@@ -245,6 +246,22 @@ def command_row(_: Path) -> Target:
 
 def _holder(clock: SystemClock) -> Holder:
     return Holder(4, "77", "pid:[4026531836]", clock.boot_id(), "host", "theflash gc")
+
+
+def load_plan(_: Path) -> Target:
+    document = {"ts": 7, "cluster_id": 8}
+    return _of_json(document, lambda data: LoadPlan.of(_view(LOAD_KIND, {"plan": data})))
+
+
+def load_stripe(_: Path) -> Target:
+    document = ["7480", "7490", "748000", 5]
+
+    def parse(data: bytes) -> None:
+        for stripe in stripes_of(_view(LOAD_KIND, {"stripe-000003": data})):
+            assert 0 <= stripe.share <= 1
+            stripe.to_record()
+
+    return _of_json(document, parse)
 
 
 def writer_lock_text(folder: Path) -> Target:
