@@ -4,6 +4,8 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+import pyarrow as pa
+
 from pyspark_theflash.base.errors import CodecError
 from pyspark_theflash.base.types import MAX_TS, PhysicalTableID, TimeStamp
 from pyspark_theflash.cluster.located import RawKeyRange
@@ -43,6 +45,8 @@ _MOVED = errorpb_pb2.Error(epoch_not_match=errorpb_pb2.EpochNotMatch(current_reg
 
 def tikv_answer(_: Path) -> Target:
     """The same bytes to every question that a store is asked."""
+    # Where there is a pandas, the first array loads it.
+    pa.array([0])
     pairs = [kvrpcpb_pb2.KvPair(key=b"a", value=b"1"), kvrpcpb_pb2.KvPair(error=_KEY_ERROR)]
     write = kvrpcpb_pb2.MvccWrite(start_ts=5, commit_ts=6, short_value=b"v")
     seeds = [
