@@ -127,7 +127,7 @@ class Copy:
         changes: list[tuple[int, bytes, bytes | None]] = []
         taken = self.feed.take(ts)
         changes += [(each.commit_ts, each.key, each.value) for each in taken.meta]
-        for versions in taken.versions:
+        for versions in (*taken.versions, *taken.large):
             columns = (versions.commit_ts, versions.table_id, versions.op)
             rows = zip(*(c.tolist() for c in columns), strict=True)
             pairs = zip(versions.handles.to_pylist(), versions.values.to_pylist(), strict=True)

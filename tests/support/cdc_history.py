@@ -104,7 +104,7 @@ class FeedHistory:
         changes: set[Change] = {(c.key, c.commit_ts, c.value) for c in taken.meta}
         assert len(changes) == len(taken.meta)
         assert [c.commit_ts for c in taken.meta] == sorted(c.commit_ts for c in taken.meta)
-        for versions in taken.versions:
+        for versions in (*taken.versions, *taken.large):
             columns = (
                 versions.table_id.tolist(),
                 versions.handles.to_pylist(),

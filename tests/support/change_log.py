@@ -1,8 +1,10 @@
 """A cluster's committed changes, and change feeds that deliver them in pieces."""
 
 import random
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 
 import numpy as np
 import pyarrow as pa
@@ -71,6 +73,8 @@ class FakeChangeFeed:
         self.subscribed: list[tuple[RawKeyRange, int]] = []
         self._taken: dict[RawKeyRange, int] = {}
         self.is_closed = False
+        self.large_rows = 10**9
+        """Transactions with so many rows are delivered as large ones, in several chunks."""
         self.late: list[Change] = []
         """Changes that the next `take` returns regardless of their timestamps."""
 
@@ -103,17 +107,26 @@ class FakeChangeFeed:
         rows = [c for c in taken if not c.key.startswith(b"m")]
         rows += [c for c in rows if self._rng.random() < 0.02]
         self._rng.shuffle(rows)
+        counts = Counter((c.commit_ts, c.start_ts) for c in rows)
+        large = [c for c in rows if counts[c.commit_ts, c.start_ts] >= self.large_rows]
+        again = [c for c in large if self._rng.random() < 0.1]
+        small = [c for c in rows if counts[c.commit_ts, c.start_ts] < self.large_rows]
         return Taken(
-            self._chunks(rows),
+            self._chunks(small + again),
             [MetaChange(RawKey(c.key), TimeStamp(c.commit_ts), c.value) for c in sorted(meta)],
+            self._large_chunks(sorted(set(large))),
         )
 
     def close(self) -> None:
         self.is_closed = True
 
-    def _chunks(self, rows: list[Change]) -> Iterator[Versions]:
+    def _large_chunks(self, rows: list[Change]) -> Iterator[Versions]:
+        for _, some in groupby(rows, key=lambda c: (c.commit_ts, c.start_ts)):
+            yield from self._chunks(list(some), most=3)
+
+    def _chunks(self, rows: list[Change], most: int = 2000) -> Iterator[Versions]:
         while rows:
-            size = self._rng.randint(1, 2000)
+            size = self._rng.randint(1, most)
             yield from _versions(rows[:size])
             rows = rows[size:]
 

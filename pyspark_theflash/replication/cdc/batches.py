@@ -1,13 +1,16 @@
 """Cut the changes of a feed into batches that fit in memory when decoded.
 
 A batch ends between two commit timestamps, so no transaction is divided: a reader of the store sees
-all of it or nothing. Transactions with the same commit_ts are in the same batch.
+all of it or nothing. Transactions with the same commit_ts are in the same batch. A transaction that
+does not fit in memory is a batch of its own, whose chunks are decoded and written one by one.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import Final, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from pyspark_theflash.base.types import TimeStamp
@@ -18,10 +21,29 @@ _SYSTEM_BYTES: Final = 40
 
 
 class ChangeBatch(NamedTuple):
-    """All changes above the batch before it, up to `reached`."""
+    """All changes above the batch before it, up to `reached`.
+
+    `large` is the rest of a transaction that does not fit in memory, in further chunks.
+    """
 
     chunks: Sequence[Versions]
     reached: TimeStamp
+    large: Iterable[Versions] = ()
+
+
+def with_large(
+    chunks: Sequence[Versions], large: Iterable[Versions], up_to: TimeStamp, size_bytes: int
+) -> Iterator[ChangeBatch]:
+    """Yield the batches of `cut`, and one for each commit_ts of `large`, in order."""
+    low = TimeStamp(0)
+    for ts, rest in groupby(large, key=lambda chunk: chunk.newest_ts):
+        before = TimeStamp(ts - 1)
+        if below := _all_between(chunks, low, before):
+            yield from cut(below, before, size_bytes)
+        yield ChangeBatch(_all_between(chunks, before, ts), ts, rest)
+        low = ts
+    if low < up_to:
+        yield from cut(_all_between(chunks, low, up_to), up_to, size_bytes)
 
 
 def cut(chunks: Sequence[Versions], up_to: TimeStamp, size_bytes: int) -> Iterator[ChangeBatch]:
@@ -31,10 +53,9 @@ def cut(chunks: Sequence[Versions], up_to: TimeStamp, size_bytes: int) -> Iterat
     """
     ends = _ends(chunks, size_bytes)
     for low, high in zip([TimeStamp(0), *ends], ends, strict=False):
-        yield ChangeBatch([c for c in (_between(c, low, high) for c in chunks) if len(c)], high)
+        yield ChangeBatch(_all_between(chunks, low, high), high)
     low = ends[-1] if ends else TimeStamp(0)
-    rest = [c for c in (_between(c, low, up_to) for c in chunks) if len(c)]
-    yield ChangeBatch(rest, up_to)
+    yield ChangeBatch(_all_between(chunks, low, up_to), up_to)
 
 
 def _ends(chunks: Sequence[Versions], size_bytes: int) -> list[TimeStamp]:
@@ -54,10 +75,31 @@ def _ends(chunks: Sequence[Versions], size_bytes: int) -> list[TimeStamp]:
     return ends
 
 
+def without_rows(chunk: Versions, others: Sequence[Versions]) -> Versions:
+    """Return the versions of rows that are not in other chunks with the same commit_ts.
+
+    After a merge of regions, TiKV sends a transaction again, in smaller parts.
+    """
+    is_new = np.ones(len(chunk), np.bool_)
+    for other in others:
+        if other.has_common_handles != chunk.has_common_handles:
+            continue
+        for table_id in np.intersect1d(chunk.table_id, other.table_id):
+            here = np.flatnonzero(chunk.table_id == table_id)
+            handles = other.handles.filter(pa.array(other.table_id == table_id))
+            is_in = pc.is_in(chunk.handles.take(pa.array(here)), value_set=handles)
+            is_new[here] &= ~is_in.to_numpy(zero_copy_only=False)
+    return chunk if is_new.all() else chunk.select(np.flatnonzero(is_new))
+
+
 def row_bytes(chunk: Versions) -> Ints:
     """Return the size of each version's row."""
     sizes: Ints = pc.binary_length(chunk.values).to_numpy(zero_copy_only=False).astype(np.int64)
     return sizes
+
+
+def _all_between(chunks: Sequence[Versions], low: TimeStamp, high: TimeStamp) -> list[Versions]:
+    return [part for chunk in chunks if len(part := _between(chunk, low, high))]
 
 
 def _between(chunk: Versions, low: TimeStamp, high: TimeStamp) -> Versions:

@@ -196,11 +196,12 @@ class ChangeBuffer:
         for spilled in self._spilled:
             spilled.taken_ts = max(spilled.taken_ts, up_to)
         logs = [each for each in self._logs if each.log.commit_ts <= up_to]
+        logs.sort(key=lambda each: each.log.commit_ts)
         self._logs = [each for each in self._logs if each.log.commit_ts > up_to]
         changes = {(m.change.commit_ts, m.change.key): m.change for m in self._meta}
         meta = [changes[key] for key in sorted(changes) if key[0] <= up_to]
         self._meta = [each for each in self._meta if each.change.commit_ts > up_to]
-        return Taken(_iterate(taken, lazy, logs), meta)
+        return Taken(_iterate(taken, lazy), meta, _read_logs(logs))
 
     def _replace(self, chunks: Sequence[_Chunk | None]) -> None:
         self._chunks = [chunk for chunk in chunks if chunk is not None]
@@ -243,11 +244,9 @@ def _lazy(chunk: _SpilledChunk, up_to: int) -> _SpilledChunk:
     )
 
 
-def _iterate(
-    taken: list[Versions], spilled: list[_SpilledChunk], logs: list[_Log]
-) -> Iterator[Versions]:
-    for items in (taken, spilled, logs):
-        items.reverse()
+def _iterate(taken: list[Versions], spilled: list[_SpilledChunk]) -> Iterator[Versions]:
+    taken.reverse()
+    spilled.reverse()
     # Each is released before the next one is read.
     while taken:
         yield taken.pop()
@@ -256,6 +255,10 @@ def _iterate(
         rows = chunk.read(chunk.newest_ts)
         if rows is not None:
             yield rows.versions
+
+
+def _read_logs(logs: list[_Log]) -> Iterator[Versions]:
+    logs.reverse()
     while logs:
         yield from logs.pop().read()
 

@@ -23,14 +23,14 @@ class MetaChange:
 class Taken:
     """Committed changes: rows in unordered chunks, and changes of meta keys by commit_ts.
 
-    A change with a commit_ts at or below an earlier frontier shows that changes are missing, for
-    instance after an import. `versions` can be iterated once: the chunks of large transactions are
-    read from a temporary file while iterating, which raises `CorruptionError` or `EngineError` if
-    the file is damaged.
+    `large` are the rows of transactions too large for memory, by commit_ts; each chunk has one.
+    `versions` and then `large` can be iterated once: chunks are read from a temporary file while
+    iterating, which raises `CorruptionError` or `EngineError` if the file is damaged.
     """
 
     versions: Iterable[Versions]
     meta: Sequence[MetaChange] = ()
+    large: Iterable[Versions] = ()
 
 
 class ChangeFeed(Protocol):

@@ -20,23 +20,35 @@ has the new column is not converted (`storage.mvcc.project`).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Final, Protocol
 
 import numpy as np
 
 from pyspark_theflash.base.errors import UnsupportedError
-from pyspark_theflash.base.types import MAX_TS, PhysicalTableID, TableID, TimeStamp
+from pyspark_theflash.base.types import (
+    MAX_TS,
+    PhysicalTableID,
+    TableID,
+    TimeStamp,
+    from_physical_ms,
+)
 from pyspark_theflash.cluster.located import RawKeyRange
 from pyspark_theflash.replication.apply.applier import BATCH_BYTES, ApplyReport, Compact
 from pyspark_theflash.replication.apply.asides import AsideTables
 from pyspark_theflash.replication.apply.base import check_base, load_base
-from pyspark_theflash.replication.apply.rows import by_table, decode_versions
+from pyspark_theflash.replication.apply.rows import by_table, decode_versions, version_batches
 from pyspark_theflash.replication.apply.stream_state import SchemaSource, StreamState
 from pyspark_theflash.replication.apply.tables import PhysicalTables
 from pyspark_theflash.replication.apply.versions import Versions
-from pyspark_theflash.replication.cdc.batches import ChangeBatch, cut, row_bytes
-from pyspark_theflash.replication.cdc.change_feed import ChangeFeed
+from pyspark_theflash.replication.cdc.batches import (
+    ChangeBatch,
+    row_bytes,
+    with_large,
+    without_rows,
+)
+from pyspark_theflash.replication.cdc.change_feed import ChangeFeed, Taken
 from pyspark_theflash.replication.cdc.position import (
     CONTINUED_KINDS,
     check_has_change_feed,
@@ -52,6 +64,11 @@ from pyspark_theflash.tidb.schema.history import SYSTEM_DATABASES, TableEvent
 
 WAIT_MS: Final = 20
 """Time that `receive` waits for the first message."""
+STEP: Final = from_physical_ms(60_000)
+"""Time whose changes are taken at once, at first."""
+STEP_MIN: Final = from_physical_ms(100)
+STEP_BYTES: Final = 2 * BATCH_BYTES
+"""Size of the changes to take at once; the time that they are of is adapted to it."""
 
 
 class ChangeSchema(SchemaSource, Protocol):
@@ -115,6 +132,8 @@ class ChangeWriter:
         self._followed: set[PhysicalTableID] = set()
         self._followed_ts = TimeStamp(0)
         self._restored = dict[TableID, Record]()
+        self._touched: set[PhysicalTableID] = set()
+        self._step = int(STEP)
         self.report: Final = ApplyReport()
 
     @property
@@ -161,8 +180,9 @@ class ChangeWriter:
         rows_ts = self._feed.resolved_ts if self._followed else limit
         frontier = min(rows_ts, self._state.history.end_ts, limit)
         if frontier > self.checkpoint_ts:
-            versions = self._feed.take(frontier).versions if self._followed else ()
-            self._apply(versions, frontier)
+            up_to = min(frontier, TimeStamp(self.checkpoint_ts + self._step))
+            taken = self._feed.take(up_to) if self._followed else Taken(())
+            self._apply(taken, up_to)
         return self.report.rows - before
 
     def close(self) -> None:
@@ -213,23 +233,36 @@ class ChangeWriter:
         is_listed = shape is not None and shape.is_listed
         return is_listed or (event.table is not None and event.table.holds_rows)
 
-    def _apply(self, versions: Iterable[Versions], frontier: TimeStamp) -> None:
-        """Publish changes, after which the store is readable up to `frontier`."""
-        chunks = [each for chunk in versions if len(each := self._without_late(chunk))]
-        touched = set[PhysicalTableID]()
-        for batch in cut(chunks, frontier, BATCH_BYTES):
-            touched |= self._publish(batch)
+    def _apply(self, taken: Taken, up_to: TimeStamp) -> None:
+        """Publish changes, after which the store is readable up to `up_to`."""
+        chunks = [each for chunk in taken.versions if len(each := self._without_late(chunk))]
+        self._adapt(sum(chunk.size_bytes for chunk in chunks))
+        large = (each for chunk in taken.large if len(each := self._without_late(chunk)))
+        for batch in with_large(chunks, large, up_to, BATCH_BYTES):
+            self._publish(batch)
         with self.report.timed("compact"):
-            self._compact(sorted(touched))
+            touched, self._touched = sorted(self._touched), set()
+            self._compact(touched)
 
-    def _publish(self, batch: ChangeBatch) -> set[PhysicalTableID]:
-        """Publish a batch; return the physical tables that it has rows of."""
+    def _adapt(self, size_bytes: int) -> None:
+        """Take changes of a longer or shorter time in the next step, by the size of this one."""
+        if size_bytes > STEP_BYTES:
+            self._step = max(self._step // 2, STEP_MIN)
+        elif size_bytes < STEP_BYTES // 4:
+            self._step = min(self._step * 2, MAX_TS // 4)
+
+    def _publish(self, batch: ChangeBatch) -> None:
+        """Publish a batch."""
         with self.report.timed("decode"):
-            versions = list(self._decoded(batch.chunks))
+            versions: Iterable[VersionBatch] = list(self._decoded(batch.chunks))
+        if batch.large:
+            large = (without_rows(chunk, batch.chunks) for chunk in batch.large)
+            more = (each for chunk in large if len(chunk) for each in self._decoded_large(chunk))
+            versions = chain(versions, more)
         with self.report.timed("publish"):
             records = self._state.progress_records(batch.reached, self._position)
             change = self._asides.added_to(ManifestChange([*records, *self._restored.values()]))
-            self._engine.publish(Publication(versions, change))
+            self._engine.publish(Publication(self._counted(versions), change))
             self._restored.clear()
             self._state.published()
             self._asides.published()
@@ -237,9 +270,24 @@ class ChangeWriter:
             starts = np.concatenate([chunk.start_ts for chunk in batch.chunks])
             self.report.transactions += len(np.unique(starts))
             self.report.row_bytes += sum(int(row_bytes(chunk).sum()) for chunk in batch.chunks)
-        self.report.rows += sum(v.batch.num_rows for v in versions)
         self.report.publications += 1
-        return {v.physical_id for v in versions}
+
+    def _counted(self, versions: Iterable[VersionBatch]) -> Iterator[VersionBatch]:
+        """Yield versions, and count what the engine accepts."""
+        for each in versions:
+            yield each
+            self._touched.add(each.physical_id)
+            self.report.rows += each.batch.num_rows
+
+    def _decoded_large(self, chunk: Versions) -> Iterator[VersionBatch]:
+        """Decode a chunk of a large transaction while it is published.
+
+        Raises:
+            UnsupportedError: A table cannot be decoded. It is too late to set it aside.
+        """
+        self.report.row_bytes += int(row_bytes(chunk).sum())
+        for physical_id, versions in by_table([chunk], self._tables):
+            yield from version_batches(physical_id, versions, self._tables)
 
     def _decoded(self, chunks: Sequence[Versions]) -> Iterator[VersionBatch]:
         """Decode versions by table and definition; set tables aside that cannot be decoded."""

@@ -12,7 +12,7 @@ writer's progress are committed together.
 """
 
 import uuid
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Protocol, TypeAlias
@@ -47,9 +47,12 @@ class VersionBatch:
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """Versions and record changes that become visible in one atomic commit."""
+    """Versions and record changes that become visible in one atomic commit.
 
-    versions: Sequence[VersionBatch]
+    `versions` are iterated once, so they need not be in memory at the same time.
+    """
+
+    versions: Iterable[VersionBatch]
     change: ManifestChange
 
 

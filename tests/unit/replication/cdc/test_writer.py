@@ -197,6 +197,49 @@ def test_kills_lose_nothing(
     assert {ts: store.rows("d.t", ts) for ts in truth} == truth
 
 
+@pytest.mark.parametrize("seed", range(2))
+def test_large_transactions_are_published_as_a_whole(
+    seed: int, stores: Any, log: ChangeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_module, "BATCH_BYTES", 300)
+    rng = random.Random(seed)
+    store, expected = stores(event(100, T), event(100, table(2, "d.u"))), dict[int, int]()
+    store.feed.large_rows = 10
+    truth = {}
+    for ts in range(110, 170, 2):
+        for handle in rng.sample(range(40), rng.choice([1, 2, 12, 20])):
+            expected[handle] = ts
+            for table_id in (1, 2):
+                log.changes.append(Change(ts, ts - 1, key(table_id, handle), row(c2=ts)))
+        truth[ts] = sorted(expected.items())
+        if rng.random() < 0.2:
+            store.reach(ts)
+    before = store.writer.report.publications
+    store.reach(170)
+    assert store.writer.report.publications > before
+    for number, name in enumerate(("d.t", "d.u"), 1):
+        columns = store.writer.state.columns.of(PhysicalTableID(number))
+        store.engine.compact(PhysicalTableID(number), columns, everything=True)
+        assert {ts: store.rows(name, ts) for ts in truth} == truth
+    assert list(store.engine.check(store.engine.read([]))) == []
+
+
+def test_changes_of_a_long_time_are_taken_in_steps(
+    stores: Any, log: ChangeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("STEP", 10), ("STEP_MIN", 1), ("STEP_BYTES", 500)):
+        monkeypatch.setattr(writer_module, name, value)
+    store = stores(event(100, T))
+    for ts in range(110, 900):
+        log.write(ts, key(1, ts % 7), row(c2=ts))
+    steps = []
+    while store.writer.resolved_ts < 899:
+        store.writer.poll()
+        steps.append(store.writer.report.rows)
+    assert len(steps) > 20
+    assert store.rows("d.t", 500) == sorted((ts % 7, ts) for ts in range(494, 501))
+
+
 def test_tables_without_a_base_are_refused(stores: Any, log: ChangeLog) -> None:
     store = stores(event(100, T), event(200, table(2, "d.new")), assume_empty=[])
     store.reach(300)
