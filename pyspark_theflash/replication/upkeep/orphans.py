@@ -30,6 +30,7 @@ from pyspark_theflash.base.errors import InternalError, OptionError, TheFlashErr
 from pyspark_theflash.base.failpoint import fail_point
 from pyspark_theflash.base.types import TimeStamp, from_physical_ms
 from pyspark_theflash.replication.apply.state import LEDGER_KIND, WriterState
+from pyspark_theflash.replication.cdc.position import check_has_binlog
 from pyspark_theflash.replication.pairing.ledger import TransactionLedger
 from pyspark_theflash.replication.pairing.pending import PENDING_KIND, PendingTransaction
 from pyspark_theflash.storage.engine.api import Engine, Publication, WriterEngine
@@ -164,8 +165,11 @@ def skip(order: ResolveOrder, engine: Engine, running: WriterMemory | None) -> s
 
     Raises:
         OptionError: The transaction is applied, or its outcome was decided.
+        FeedConflictError: The store is not written from a binlog.
     """
-    view, start_ts = engine.read([ORPHAN_KIND, PENDING_KIND, LEDGER_KIND]), order.start_ts
+    kinds = [ORPHAN_KIND, PENDING_KIND, LEDGER_KIND, PROGRESS_KIND]
+    view, start_ts = engine.read(kinds), order.start_ts
+    check_has_binlog(Progress.of(view))
     ledger = TransactionLedger()
     for body in view.of_kind(LEDGER_KIND).values():
         ledger.add_packed(body)

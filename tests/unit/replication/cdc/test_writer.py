@@ -15,11 +15,14 @@ from pyspark_theflash.base.errors import (
     NotCaughtUpError,
     TableNotLoadedError,
     TableSetAsideError,
+    UnsupportedError,
 )
 from pyspark_theflash.base.types import PhysicalTableID, TableID, TimeStamp
 from pyspark_theflash.replication.cdc import writer as writer_module
 from pyspark_theflash.replication.cdc.writer import ChangeWriter, record_span
+from pyspark_theflash.replication.upkeep.orphans import skip
 from pyspark_theflash.replication.writer import Writer
+from pyspark_theflash.storage.store.command import ResolveOrder
 from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress
 from pyspark_theflash.storage.store.scope import TableScope
 from pyspark_theflash.tidb.codec.field_type import FieldType, MySQLType
@@ -380,11 +383,40 @@ def test_late_rows_set_their_table_aside(stores: Any, log: ChangeLog) -> None:
         store.rows("d.t", 250)
 
 
+def test_a_table_that_cannot_be_decoded_is_set_aside_alone(
+    stores: Any, log: ChangeLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = writer_module.decode_versions
+
+    def failing(physical_id: PhysicalTableID, *arguments: Any) -> Any:
+        if physical_id == 2:
+            raise UnsupportedError("type NULL", "column d.u.v")
+        return decode(physical_id, *arguments)
+
+    monkeypatch.setattr(writer_module, "decode_versions", failing)
+    store = stores(event(100, T), event(100, table(2, "d.u")))
+    log.write(200, key(1, 1), row(c2=1))
+    log.write(210, key(2, 1), row(c2=1))
+    store.reach(300)
+    assert store.rows("d.t", 300) == [(1, 1)]
+    assert store.rows("d.u", 209) == []
+    with pytest.raises(TableSetAsideError, match="type NULL"):
+        store.rows("d.u", 210)
+
+
 def test_a_binlog_does_not_continue_a_change_feed(stores: Any, log: ChangeLog) -> None:
     store = stores(event(100, T))
     store.reach(200)
     with pytest.raises(FeedConflictError, match="change feed"):
         Writer(store.engine, GrowingSchema(history(event(100, T))))
+
+
+def test_no_transaction_of_a_change_feed_is_skipped(stores: Any, log: ChangeLog) -> None:
+    store = stores(event(100, T))
+    store.reach(200)
+    order = ResolveOrder(TimeStamp(150), TimeStamp(0))
+    with pytest.raises(FeedConflictError, match="change feed"):
+        skip(order, store.engine, store.writer.state)
 
 
 def test_a_change_feed_does_not_continue_a_binlog(stores: Any, log: ChangeLog) -> None:
