@@ -15,6 +15,7 @@ from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.cli.jobs.arguments import (
     add_access,
+    add_metrics,
     add_seconds,
     add_store,
     add_tls,
@@ -54,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_listeners(parser)
     _add_cluster(parser.add_argument_group("TiDB's cluster"))
     _add_reads(parser.add_argument_group("reads and memory"))
+    add_metrics(parser)
 
 
 def _add_cluster(group: argparse._ArgumentGroup) -> None:
@@ -134,6 +136,12 @@ def run(arguments: argparse.Namespace) -> int:
         listeners = Listeners(arguments, lambda: process.service, clock, undo)
         server = listeners.open_frames(address)
         listeners.open_others()
+        if arguments.metrics:
+            # Imported here because it imports an HTTP server.
+            from pyspark_theflash.cli.jobs.metrics import MetricsServer
+
+            metrics = MetricsServer(arguments.metrics, process.figures, "learn")
+            undo.enter_context(closing(metrics))
         process.start()
         print(f"learning from TiKV at {process.server.address}", flush=True)
         server.start()

@@ -17,6 +17,7 @@ from pyspark_theflash.base.errors import (
     OptionError,
     RaftFedError,
     RegionBehindError,
+    RegionStoppedError,
     SnapshotTooOldError,
     StoreInUseError,
 )
@@ -45,7 +46,7 @@ from pyspark_theflash.tikv.flush import FlushLimits
 from pyspark_theflash.tikv.read import open_tables
 from pyspark_theflash.tikv.wire import decode_commands
 from tests.support.fake_tikv import FakeTiKV
-from tests.support.kv_table import HISTORY, TABLE, commit, locked
+from tests.support.kv_table import HISTORY, TABLE, commit, key, locked
 from tests.support.learn_command import write_schema
 from tests.support.raft_cluster import Ends, Sender, cluster_of
 from tests.support.raft_tikv import FakeRaftCluster, batch
@@ -164,6 +165,23 @@ def test_files_and_memory_are_one(world: World) -> None:
             assert api.digest(NAME).rows == 6
             api.flush()
         assert process.server.address
+
+
+def test_a_bulk_load_is_shown_and_an_error_of_reads(world: World) -> None:
+    with world.learning() as (process, api):
+        world.sender.install(world.tikv.regions[1])
+        world.put({1: "a"}, 10)
+        world.sender.send()
+        assert read(api, 10) == [(1, "a")]
+        before = process.figures()
+        assert before["regions"] == {"followed": 1, "stopped": 0}
+        assert before["memory_bytes"]
+        with world.cluster.cluster.mutex:
+            world.tikv.ingest("write", [(key(2), b"a file's value")], b"u")
+        world.sender.send()
+        assert process.figures()["regions"] == {"followed": 0, "stopped": 1}
+        with pytest.raises(RegionStoppedError, match="bulk load"):
+            read(api, 20)
 
 
 def test_what_sparks_source_asks(world: World) -> None:

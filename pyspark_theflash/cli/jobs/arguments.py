@@ -106,6 +106,13 @@ def add_token(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def add_metrics(parser: argparse._ActionsContainer) -> None:
+    """Add `--metrics`."""
+    parser.add_argument(
+        "--metrics", metavar="HOST:PORT", help="serve Prometheus metrics at /metrics"
+    )
+
+
 def server_token(file: Path | None) -> "AccessToken | None":
     """Return the token in a file, or else in the environment; None if there is none."""
     # Imported here because the writer of a folder does not need it.

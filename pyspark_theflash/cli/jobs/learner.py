@@ -57,6 +57,8 @@ from pyspark_theflash.tikv.upkeep import RaftFedMaintenance
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
+    from pyspark_theflash.cli.jobs.metrics import Figures
+
 _log = logging.getLogger(__name__)
 
 _LOOK_S: Final = 1.0
@@ -129,6 +131,16 @@ class LearnerProcess:
     def is_stopping(self) -> bool:
         """Whether the process has been requested to stop."""
         return self._maintenance.is_stopping
+
+    def figures(self) -> "Figures":
+        """Return the figures for Prometheus."""
+        store = self._learner.store
+        stopped = len(store.stopped)
+        return {
+            "regions": {"followed": len(store.regions()) - stopped, "stopped": stopped},
+            "memory_bytes": store.size_bytes,
+            "unpublished_bytes": store.version_bytes,
+        }
 
     def poll(self) -> None:
         """Execute requested commands, and compact published rows.

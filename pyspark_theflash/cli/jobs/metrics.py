@@ -1,4 +1,4 @@
-"""Prometheus metrics of a running writer: `--metrics 127.0.0.1:PORT`.
+"""Prometheus metrics of a running writer or learner: `--metrics 127.0.0.1:PORT`.
 
 Text exposition format 0.0.4 over HTTP, on loopback addresses only.
 """
@@ -13,23 +13,34 @@ from pyspark_theflash.net.address import is_host_port, split_host_port
 from pyspark_theflash.net.bind import is_loopback
 
 _TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-_PREFIX: Final = "theflash_writer_"
-Figures = Mapping[str, float]
+Figures = Mapping[str, float | Mapping[str, float]]
+"""Values by name; a mapping has a value for each `state`, which becomes a label."""
 
 
-def exposition(figures: Figures) -> str:
-    """Format figures in Prometheus's text format; names that end in `_total` are counters."""
+def exposition(figures: Figures, command: str) -> str:
+    """Format a command's figures in Prometheus's text format.
+
+    Names that end in `_total` are counters.
+    """
     lines = []
     for name, value in sorted(figures.items()):
+        full_name = f"theflash_{command}_{name}"
         kind = "counter" if name.endswith("_total") else "gauge"
-        lines += [f"# TYPE {_PREFIX}{name} {kind}", f"{_PREFIX}{name} {value:.17g}"]
+        lines.append(f"# TYPE {full_name} {kind}")
+        if isinstance(value, Mapping):
+            states = sorted(value.items())
+            lines += [f'{full_name}{{state="{state}"}} {each:.17g}' for state, each in states]
+        else:
+            lines.append(f"{full_name} {value:.17g}")
     return "\n".join(lines) + "\n"
 
 
 class MetricsServer:
     """Serves `GET /metrics` until it is closed. `figures` is called in other threads."""
 
-    def __init__(self, address: str, figures: Callable[[], Figures]) -> None:
+    def __init__(
+        self, address: str, figures: Callable[[], Figures], command: str = "writer"
+    ) -> None:
         """Start listening. Raises `OptionError`: The address is not a loopback address."""
 
         class Handler(BaseHTTPRequestHandler):
@@ -37,7 +48,7 @@ class MetricsServer:
 
             def do_GET(self) -> None:
                 is_metrics = self.path == "/metrics"
-                body = exposition(figures()).encode() if is_metrics else b"see /metrics\n"
+                body = exposition(figures(), command).encode() if is_metrics else b"see /metrics\n"
                 self.send_response(200 if is_metrics else 404)
                 self.send_header("Content-Type", _TYPE)
                 self.send_header("Content-Length", str(len(body)))

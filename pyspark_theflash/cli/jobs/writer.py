@@ -24,6 +24,7 @@ from pyspark_theflash.base.types import PhysicalTableID, physical_ms
 from pyspark_theflash.cli.jobs.arguments import (
     ArgumentParser,
     add_access,
+    add_metrics,
     add_seconds,
     add_tls,
     add_token,
@@ -123,9 +124,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="if locks hold back TiKV's change feed, log them (wait, fail) or resolve them as TiDB "
         "does, which writes to TiKV (default: wait)",
     )
-    parser.add_argument(
-        "--metrics", metavar="HOST:PORT", help="serve Prometheus metrics at /metrics"
-    )
+    add_metrics(parser)
     _add_network(parser)
     _add_server(parser)
 

@@ -10,11 +10,19 @@ from pyspark_theflash.cli.jobs.metrics import MetricsServer, exposition
 
 
 def test_counters_and_gauges_are_told_apart() -> None:
-    assert exposition({"rows_total": 12, "lag_seconds": 0.5}).splitlines() == [
+    assert exposition({"rows_total": 12, "lag_seconds": 0.5}, "writer").splitlines() == [
         "# TYPE theflash_writer_lag_seconds gauge",
         "theflash_writer_lag_seconds 0.5",
         "# TYPE theflash_writer_rows_total counter",
         "theflash_writer_rows_total 12",
+    ]
+
+
+def test_a_figure_by_state() -> None:
+    assert exposition({"regions": {"stopped": 1, "followed": 5}}, "learn").splitlines() == [
+        "# TYPE theflash_learn_regions gauge",
+        'theflash_learn_regions{state="followed"} 5',
+        'theflash_learn_regions{state="stopped"} 1',
     ]
 
 
