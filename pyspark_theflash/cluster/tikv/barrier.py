@@ -15,12 +15,7 @@ from collections.abc import Callable
 from typing import Final
 
 from pyspark_theflash.base.clock import Clock, Deadline
-from pyspark_theflash.base.errors import (
-    GCBarrierLostError,
-    ServiceRefusedError,
-    ServiceUnavailableError,
-    TheFlashError,
-)
+from pyspark_theflash.base.errors import GCBarrierLostError, TheFlashError
 from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.cluster.tikv.wire.directory import Directory
 
@@ -44,7 +39,6 @@ class GCBarrier:
     def __init__(self, directory: Directory, service: str, *, clock: Clock) -> None:
         self._directory, self._service, self._clock = directory, service, clock
         self._mutex = threading.Lock()
-        self._ts: TimeStamp | None = None
         self._lost: GCBarrierLostError | None = None
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
@@ -57,11 +51,12 @@ class GCBarrier:
             PDUnavailableError, PDRefusedError: PD does not respond, or returns an error.
         """
         with self._mutex:
-            lowest = self._update(ts, TTL_S)
+            deadline = Deadline(self._clock, _CALL_MS)
+            lowest = self._directory.hold_safe_point(self._service, ts, TTL_S, deadline)
             if lowest > ts:
                 self._lost = GCBarrierLostError(self._service, ts, lowest)
                 raise self._lost
-            self._ts, self._lost = ts, None
+            self._lost = None
 
     def check(self) -> None:
         """Raise `GCBarrierLostError` if the last renewal found the barrier lost."""
@@ -93,21 +88,9 @@ class GCBarrier:
         if self._thread is not None:
             self._thread.join()
 
-    def remove(self) -> None:
-        """Stop renewing, and remove the barrier from PD."""
-        self.close()
-        try:
-            self._update(self._ts or TimeStamp(0), 0)
-        except (ServiceUnavailableError, ServiceRefusedError) as error:
-            _log.warning("the GC barrier %s remains for %s s: %s", self._service, TTL_S, error)
-
     def _keep(self, ts: Callable[[], TimeStamp]) -> None:
         due_ms = self._clock.boottime_ms() + RENEW_MS
         while not self._ended.wait(_LOOK_S):
             if self._clock.boottime_ms() >= due_ms:
                 is_renewed = self.renew(ts)
                 due_ms = self._clock.boottime_ms() + (RENEW_MS if is_renewed else _RETRY_MS)
-
-    def _update(self, ts: TimeStamp, ttl_s: int) -> TimeStamp:
-        deadline = Deadline(self._clock, _CALL_MS)
-        return self._directory.hold_safe_point(self._service, ts, ttl_s, deadline)

@@ -78,7 +78,6 @@ class LoadReport:
 
     tables: int = 0
     rows: int = 0
-    size_bytes: int = 0
     share_before: float = 0.0
     share: float = 0.0
 
@@ -173,7 +172,6 @@ class FirstLoad:
         change = ManifestChange([left.to_record()])
         self._engine.publish(Publication(list(piece.versions()), change))
         self.report.rows += piece.rows
-        self.report.size_bytes += piece.size_bytes
         self.report.share += (left.share - stripe.share) / self._stripes
         return left
 
