@@ -34,6 +34,7 @@ _STATUS: Final = {
         errors.SnapshotTooOldError,
         errors.PurgedError,
         errors.PurgedRangeError,
+        errors.RegionStoppedError,
         errors.TableSetAsideError,
         errors.UnmatchedPrewriteError,
     ),
