@@ -49,7 +49,7 @@ _STATEMENTS = (
     *("FROM duckdb_settings() WHERE set_config('x', 'y')", "SELECT write_log('x')"),
 )
 _ANSWERED = ("duckdb_secrets()", "which_secret(", "write_log(")
-"""What is answered, with nothing: no secrets can be made, and the log is in memory."""
+"""Parts of statements with empty answers: no secrets can be made, and the log is in memory."""
 _NOTHING = ("", "[null]")
 _SESSION = """
 import json, sys

@@ -4,7 +4,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 import pyarrow as pa
 
@@ -27,6 +27,21 @@ try:
         print("rows", rows)
 except TheFlashError as error:
     print(type(error).__name__)
+"""
+SPARK_MIB, SPARK_S = 1_024, 180
+SPARK = """
+import re, sys
+from pyspark.sql import SparkSession
+from pyspark_theflash.spark.jar import configure_spark
+builder = SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false")
+builder = builder.config("spark.driver.memory", "512m")
+spark = configure_spark(builder).getOrCreate()
+for address in sys.argv[1:]:
+    try:
+        options = {"store": f"theflash://{address}", "table": "a.b"}
+        print("answer:", spark.read.format("theflash").options(**options).load().count())
+    except Exception as error:
+        print("answer:", re.search(r"\\w+(Error|Exception)(?=: )", str(error))[0])
 """
 SCHEMA = pa.schema([("x", pa.int64())])
 Behaviour = Callable[[socket.socket], None]
@@ -174,3 +189,17 @@ def compressed_answers(target: Target) -> str:
     rows = 2_100_000
     data = _compressed(rows)
     return f"{len(data)} bytes: {_outcome(_stream(data, rows))}"
+
+
+@attack("commands", over=["client"], is_short=False)
+def answers_to_the_jar(target: Target) -> str:
+    """Answer Spark's jar with everything but the protocol."""
+    names = ("a large greeting", "another protocol", "a large answer", "a nested answer")
+    with ExitStack() as undo:
+        addresses = [undo.enter_context(_serving(BEHAVIOURS[name])) for name in names]
+        ran = run_command([sys.executable, "-c", SPARK, *addresses], SPARK_S)
+    outcomes = [line for line in ran.output.splitlines() if line.startswith("answer: ")]
+    breach_if(len(outcomes) < len(names), f"status {ran.status}: {ran.output[-300:]}")
+    breach_if(set(outcomes) != {"answer: ProtocolError"}, "; ".join(outcomes))
+    breach_if(ran.memory_mib > SPARK_MIB, f"Spark needs {ran.memory_mib} MiB")
+    return f"{len(names)} answers ({ran.memory_mib} MiB)"

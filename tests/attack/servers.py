@@ -62,7 +62,9 @@ LISTENERS: Mapping[str, tuple[str, ...]] = {
 START_MS = 60_000
 OWN_MIB = 160
 """The memory of a process beside what docs/limits.md lists."""
-SERVE_MIB = OWN_MIB + (3 * Limits().memory + Limits().request_memory >> 20)
+_LIMITS = Limits()
+_COMPUTED = _LIMITS.computing_per_identity * _LIMITS.request_memory
+SERVE_MIB = OWN_MIB + (3 * _LIMITS.memory + _COMPUTED >> 20)
 LEARN_MIB = 64
 """`learn --memory`."""
 PUMP_MIB = OWN_MIB + (5 * MAX_PAYLOAD_BYTES + 3 * (BESIDE_BYTES + SMALL_MESSAGES_BYTES) >> 20)
