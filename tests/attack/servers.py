@@ -13,7 +13,6 @@ from typing import Any
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.tls import TlsFiles
 from pyspark_theflash.base.types import TimeStamp
-from pyspark_theflash.replication.pump.intake import BESIDE_BYTES, SMALL_MESSAGES_BYTES
 from pyspark_theflash.replication.pump.server import MAX_PAYLOAD_BYTES
 from pyspark_theflash.service.api.limits import Limits
 from pyspark_theflash.service.api.token import AccessToken
@@ -67,7 +66,7 @@ _COMPUTED = _LIMITS.computing_per_identity * _LIMITS.request_memory
 SERVE_MIB = OWN_MIB + (3 * _LIMITS.memory + _COMPUTED >> 20)
 LEARN_MIB = 64
 """`learn --memory`."""
-PUMP_MIB = OWN_MIB + (5 * MAX_PAYLOAD_BYTES + 3 * (BESIDE_BYTES + SMALL_MESSAGES_BYTES) >> 20)
+PUMP_MIB = OWN_MIB + (10 * MAX_PAYLOAD_BYTES >> 20)
 
 
 @dataclass

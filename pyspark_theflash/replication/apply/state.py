@@ -91,13 +91,11 @@ class WriterState(MovingState):
 
     def has_news(self, position: str | None) -> bool:
         """Return whether a publication without rows would change anything."""
-        return (
-            self.pairing.resolved_ts > self.resolved_ts
-            or bool(self._new_schema)
-            or bool(self._new_scope)
-            or (position is not None and position != self.position and self._can_store_pending())
-            or self._pending_bodies() != self._pending
-        )
+        if self.pairing.resolved_ts > self.resolved_ts or self._new_schema or self._new_scope:
+            return True
+        if position is not None and not self._can_store_pending():
+            return False
+        return position not in (None, self.position) or self._pending_bodies() != self._pending
 
     # -- schema
 
@@ -263,7 +261,9 @@ class WriterState(MovingState):
         return pairing
 
     def _can_store_pending(self) -> bool:
-        return self.pairing.buffered_bytes <= MOST_PENDING_BYTES
+        """Return whether all pending transactions together, also spilled ones, are small enough."""
+        sizes = (len(pending.payload or b"") for pending in self.pairing.pending())
+        return self.pairing.buffered_bytes <= MOST_PENDING_BYTES >= sum(sizes)
 
     def _pending_bodies(self) -> dict[str, bytes]:
         return {_key(p.start_ts): p.to_bytes() for p in self.pairing.pending()}
