@@ -3,6 +3,7 @@
 import gzip
 import json
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,6 +12,8 @@ import pyarrow as pa
 from pyspark_theflash.base.types import ColumnID
 from pyspark_theflash.tidb.codec.field_type import FieldType, MySQLType
 from pyspark_theflash.tidb.codec.text import parse_column
+from pyspark_theflash.tidb.schema.file import read_schema_file
+from pyspark_theflash.tidb.schema.history import SchemaHistory
 from pyspark_theflash.tidb.schema.model import TableInfo
 
 VECTORS: Final = Path(__file__).parents[1] / "golden" / "vectors"
@@ -18,8 +21,7 @@ VECTORS: Final = Path(__file__).parents[1] / "golden" / "vectors"
 
 def codec_vectors(kind: str) -> list[dict[str, Any]]:
     """The vectors of one kind: `in` is the value, `hex` its encoding."""
-    vectors = json.loads(gzip.decompress((VECTORS / "codec_vectors.json.gz").read_bytes()))
-    chosen = [vector for vector in vectors if vector["kind"] == kind]
+    chosen = [vector for vector in _document("codec_vectors.json.gz") if vector["kind"] == kind]
     assert chosen, kind
     return chosen
 
@@ -43,7 +45,8 @@ def live_meta_keys() -> set[bytes]:
 
 def generated_columns() -> dict[str, Any]:
     """A table with many virtual generated columns, its rows, and the values TiDB computed."""
-    return _document("generated_columns.json.gz")
+    document: dict[str, Any] = _document("generated_columns.json.gz")
+    return document
 
 
 def partitioned_tables() -> list[dict[str, Any]]:
@@ -73,14 +76,20 @@ def shown_values(values: Sequence[Any], field_type: FieldType) -> pa.Array:
     return pa.array([b"" if v == "" else v for v in raw], pa.binary())
 
 
-def _document(name: str) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(gzip.decompress((VECTORS / name).read_bytes()))
-    return document
-
-
 def ticdc_messages(protocol: str) -> list[bytes]:
     """The messages of TiCDC's own encoder in one protocol, in order."""
-    vectors = json.loads(gzip.decompress((VECTORS / "ticdc_codec_vectors.json.gz").read_bytes()))
+    vectors = _document("ticdc_codec_vectors.json.gz")
     chosen = [bytes.fromhex(v["Value"]) for v in vectors if v["Protocol"] == protocol]
     assert chosen, protocol
     return [m if m.endswith(b"\n") else m + b"\r\n" for m in chosen]
+
+
+@cache
+def ddl_history() -> SchemaHistory:
+    """The schema of a history of many schema changes."""
+    return read_schema_file(VECTORS / "ddl_schema.json.gz")
+
+
+@cache
+def _document(name: str) -> Any:
+    return json.loads(gzip.decompress((VECTORS / name).read_bytes()))

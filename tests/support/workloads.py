@@ -4,6 +4,7 @@ import gzip
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from pyspark_theflash.replication.source.file import FileSource
 from pyspark_theflash.replication.writer import Writer
 from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.engine.api import Engine
-from pyspark_theflash.tidb.schema.file import FileSchema
+from pyspark_theflash.tidb.schema.file import FileSchema, read_schema_file
+from pyspark_theflash.tidb.schema.history import SchemaHistory
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 NAMES = ("bank", "ddl", "tpcc", "tpch")
@@ -85,11 +87,18 @@ class Workload:
         )
 
 
+@cache
 def workload(name: str) -> Workload:
     """The workload of that name."""
     folder = FIXTURES / name
     schema = json.loads(gzip.decompress((folder / "schema.json.gz").read_bytes()))
     return Workload(name, folder, TimeStamp(schema["end_ts"]))
+
+
+@cache
+def schema_of(name: str) -> SchemaHistory:
+    """The schema of the workload of that name."""
+    return read_schema_file(workload(name).schema)
 
 
 def replicate(chosen: Workload, engine: Engine, source: Path | None = None) -> Writer:

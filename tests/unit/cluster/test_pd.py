@@ -112,7 +112,7 @@ def test_no_member_answers():
 def test_no_leader_for_a_while(pd):
     pd.no_leader = True
     with (
-        client_of(pd.address, timeout_ms=1500) as client,
+        client_of(pd.address, timeout_ms=800) as client,
         pytest.raises(PDUnavailableError, match="no leader"),
     ):
         client.tso()

@@ -150,7 +150,7 @@ def test_a_store_that_dies(tikv, client):
     assert client.get(KEYS[0], ts, deadline) == b"vk00"
     tikv.stop_store(1)
     with pytest.raises(UNAVAILABLE, match=r"UNAVAILABLE|DEADLINE_EXCEEDED"):
-        client.get(KEYS[0], ts, Deadline(SystemClock(), 2000))
+        client.get(KEYS[0], ts, Deadline(SystemClock(), 400))
     tikv.cluster.move_leader(KEYS[0], 2)
     assert client.get(KEYS[0], ts, deadline) == b"vk00"
 
@@ -231,7 +231,7 @@ def test_stores_by_tls(soon):
             for files in (None, trust(), tls("client", "other-ca")):
                 client = TiKVClient(pd, files, clock=SystemClock())
                 with client, pytest.raises(UNAVAILABLE):
-                    client.get(RawKey(b"a"), ts, Deadline(SystemClock(), 500))
+                    client.get(RawKey(b"a"), ts, Deadline(SystemClock(), 200))
 
 
 # Locks.

@@ -27,8 +27,8 @@ from pyspark_theflash.read.pushdown.top import first_rows
 from pyspark_theflash.read.pushdown.value import Batch, Texts
 from tests.support.memory import peak_memory
 
-ROWS = 20_000
-SMALL = Budget(8 << 20)
+ROWS = 10_000
+SMALL = Budget(4 << 20)
 N, S = ColumnTerm("n"), ColumnTerm("s")
 
 

@@ -1,4 +1,5 @@
 import random
+from functools import cache
 
 import pytest
 
@@ -15,6 +16,7 @@ ROLLED_BACK = LedgerEntry.rolled_back(5)
 COMMITTED = LedgerEntry(2**64 - 2, 2**64 - 1, bytes(range(15, -1, -1)))
 
 
+@cache
 def entries(count, seed=1):
     rng = random.Random(seed)
     start_ts = rng.sample(range(1, 2**63), count)

@@ -30,13 +30,12 @@ from pyspark_theflash.storage.store.manifest import Record, View
 from pyspark_theflash.storage.store.progress import Progress
 from pyspark_theflash.storage.store.purged import PURGED_KIND, purged_at, purged_record
 from pyspark_theflash.tidb.codec.field_type import MySQLType
-from pyspark_theflash.tidb.schema.file import read_schema_file
 from pyspark_theflash.tidb.schema.history import SchemaHistory, SchemaVersionAt, TableEvent
 from tests.support.archives import unpack
-from tests.support.golden_vectors import VECTORS
+from tests.support.golden_vectors import ddl_history
 from tests.support.schema import tables_at
 from tests.support.stores import column, id_column, table_info
-from tests.support.workloads import workload
+from tests.support.workloads import schema_of
 
 EMPTY = View(Generation(1), {})
 
@@ -84,7 +83,7 @@ def test_schema_history() -> None:
 
 
 def test_every_captured_event_survives_being_stored() -> None:
-    captured = read_schema_file(VECTORS / "ddl_schema.json.gz").events
+    captured = ddl_history().events
     assert len(captured) == 240
     for event in captured:
         stored = unpack_event(pack_event(event))
@@ -97,7 +96,7 @@ def test_the_schema_of_a_store_of_format_1_is_still_read(fixtures: Path, tmp_pat
     with closing(open_manifest(tmp_path / "format1", LocalFileSystem())) as manifest:
         found = schema_history(manifest.read([SCHEMA_KIND]))
     assert found is not None
-    assert found.events == read_schema_file(workload("bank").schema).until(found.end_ts)
+    assert found.events == schema_of("bank").until(found.end_ts)
 
 
 def test_a_definition_is_read_only_when_it_is_asked_for() -> None:
@@ -127,7 +126,7 @@ def listed(history: SchemaHistory, ts: TimeStamp) -> list[tuple[object, ...]]:
 
 def test_a_list_of_tables_reads_no_definition() -> None:
     """A damaged definition does not matter; a record without the shape is still decoded."""
-    captured = read_schema_file(VECTORS / "ddl_schema.json.gz")
+    captured = ddl_history()
     records = schema_records(captured)
     broken = [Record(r.kind, r.key, r.body.partition(b"\n")[0] + b"\nx") for r in records]
     broken[-1] = records[-1]  # the span
@@ -143,7 +142,7 @@ def test_a_list_of_tables_reads_no_definition() -> None:
 
 
 def test_where_rows_are_from_a_moment_on() -> None:
-    captured = read_schema_file(VECTORS / "ddl_schema.json.gz")
+    captured = ddl_history()
     for ts in sorted({event.ts for event in captured.events})[::5]:
         readable = {ts, *(event.ts for event in captured.events if event.ts > ts)}
         tables = [table for at in readable for table in tables_at(captured, at)]

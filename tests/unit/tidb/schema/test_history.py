@@ -17,14 +17,14 @@ from pyspark_theflash.tidb.codec.field_type import MySQLType
 from pyspark_theflash.tidb.schema.file import read_schema_file
 from pyspark_theflash.tidb.schema.history import SchemaHistory, SchemaVersionAt, TableEvent
 from pyspark_theflash.tidb.schema.model import TableInfo, parse_table_info
-from tests.support.golden_vectors import VECTORS
+from tests.support.golden_vectors import VECTORS, ddl_history
 from tests.support.schema import tables_at
 from tests.support.stores import column, id_column, table_info
 
 
 @pytest.fixture(scope="module")
 def captured() -> SchemaHistory:
-    return read_schema_file(VECTORS / "ddl_schema.json.gz")
+    return ddl_history()
 
 
 def event(ts: int, name: str | None, db: str = "shop", table_id: int = 1) -> TableEvent:

@@ -5,14 +5,13 @@ from typing import Any
 
 from pyspark_theflash.base.types import TableID, TimeStamp
 from pyspark_theflash.tidb.codec.field_type import MySQLType
-from pyspark_theflash.tidb.schema.file import read_schema_file
 from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
 from pyspark_theflash.tidb.schema.lineage import Lineage, moves
 from pyspark_theflash.tidb.schema.model import TableInfo, parse_table_info
 from tests.support.stores import column, table_info
-from tests.support.workloads import workload
+from tests.support.workloads import schema_of
 
-HISTORY = read_schema_file(workload("ddl").schema)
+HISTORY = schema_of("ddl")
 
 
 def test_reorganised_partitions_move_their_rows() -> None:

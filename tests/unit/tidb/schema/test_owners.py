@@ -7,7 +7,6 @@ import pytest
 
 from pyspark_theflash.base.types import ColumnID, PhysicalTableID, TableID, TimeStamp
 from pyspark_theflash.tidb.codec.field_type import MySQLType
-from pyspark_theflash.tidb.schema.file import read_schema_file
 from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
 from pyspark_theflash.tidb.schema.model import (
     PartitionDefinition,
@@ -17,9 +16,9 @@ from pyspark_theflash.tidb.schema.model import (
 )
 from pyspark_theflash.tidb.schema.owners import Owners, Past
 from tests.support.stores import column, table_info
-from tests.support.workloads import workload
+from tests.support.workloads import schema_of
 
-HISTORY = read_schema_file(workload("ddl").schema)
+HISTORY = schema_of("ddl")
 A = column("a", MySQLType.LONG)
 B = column("b", MySQLType.VARCHAR, id=5)
 CHANGING = {**B, "state": 3, "change_state_info": {"relative_col_offset": 0}}
