@@ -113,7 +113,7 @@ def open_snapshot(
 class ReadSnapshot:
     """A store at `snapshot_ts`. A context manager: leaving it releases the read latch.
 
-    With `lease`, an existing latch on the timestamp is renewed and not released at the end.
+    With `lease`, an existing latch on the timestamp is extended and not released at the end.
     `origin` is the source of the rows, `identity` the caller for whom a latch is taken, `budget`
     that of each read.
     """
@@ -148,7 +148,7 @@ class ReadSnapshot:
                 lease = self._leases.take(self.snapshot_ts, ttl_ms, identity=identity)
                 undo.callback(self._leases.release, lease)
             else:
-                self._leases.renew(lease)
+                self._leases.extend(lease)
             self.lease = lease
             self._keeper = LeaseKeeper(self._leases, lease, clock, budget)
             self._hold = LeaseHold(path, lease, fs, clock, is_borrowed=is_borrowed)

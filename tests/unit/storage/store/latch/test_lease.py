@@ -79,6 +79,28 @@ def test_a_lease_runs_out_unless_renewed(leases: LeaseTable, clock: ManualClock)
         leases.renew(kept)
 
 
+@pytest.mark.parametrize(("ttl_ms", "step_ms"), [(60_000, 1000), (1600, 100), (16, 1)])
+def test_a_lease_is_extended_by_a_second_or_more(
+    manifest: Manifest, leases: LeaseTable, clock: ManualClock, ttl_ms: int, step_ms: int
+) -> None:
+    def expires_ms() -> int:
+        return leases.living()[0].expires_ms
+
+    lease = leases.take(TimeStamp(1), ttl_ms)
+    begun_ms, taken_ms = expires_ms(), clock.now_ms
+    with closing(open_manifest(manifest.folder, LocalFileSystem())) as other:
+        version = other.data_version()
+        clock.now_ms += step_ms - 1
+        leases.extend(lease)
+        assert (expires_ms(), other.data_version()) == (begun_ms, version)
+    clock.now_ms = taken_ms + step_ms
+    leases.extend(lease)
+    assert expires_ms() == begun_ms + step_ms
+    clock.now_ms += ttl_ms
+    with pytest.raises(LeaseExpiredError):
+        leases.extend(lease)
+
+
 def test_a_lease_ends_with_the_machines_run(leases: LeaseTable, clock: ManualClock) -> None:
     lease = leases.take(TimeStamp(1), 10_000)
     clock.boot, clock.now_ms = "the next run", 0
