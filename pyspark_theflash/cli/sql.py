@@ -14,7 +14,6 @@ new file, which appears when it is complete. An existing file is not overwritten
 
 import argparse
 from contextlib import ExitStack
-from pathlib import Path
 
 from pyspark_theflash.cli.jobs.arguments import add_at, add_seconds, mebibytes
 from pyspark_theflash.cli.place import add_place
@@ -25,9 +24,7 @@ from pyspark_theflash.cli.rows import (
     opened_snapshot,
     write_rows,
 )
-from pyspark_theflash.net.address import is_address
-from pyspark_theflash.read.plan.snapshot import open_snapshot
-from pyspark_theflash.read.present import Presentation, ZeroDates
+from pyspark_theflash.read.present import ZeroDates
 from pyspark_theflash.read.sql.process import run_confined
 from pyspark_theflash.read.sql.session import QueryLimits
 from pyspark_theflash.read.sql.sql import SqlResult
@@ -70,13 +67,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _result(arguments: argparse.Namespace, stack: ExitStack) -> SqlResult:
-    """Start the query, on the files of a folder or on rows of a server."""
+    """Start the query on the rows of a folder or a server."""
     limits = QueryLimits(memory_mb=arguments.memory >> 20, timeout_ms=arguments.timeout)
     zero_dates: str = arguments.zero_dates
     store, pinned = stack.enter_context(opened_snapshot(arguments))
-    if is_address(arguments.store):
-        tables = ServedTables(store, pinned.handle, message.Presentation(zero_dates))
-        return run_confined(arguments.query, tables, (), limits)
-    snapshot = stack.enter_context(open_snapshot(Path(arguments.store), pinned.snapshot_ts))
-    presentation = Presentation(ZeroDates(zero_dates))
-    return snapshot.sql(arguments.query, presentation=presentation, limits=limits)
+    tables = ServedTables(store, pinned.handle, message.Presentation(zero_dates))
+    return run_confined(arguments.query, tables, (), limits)

@@ -23,7 +23,13 @@ from pyspark_theflash.base.errors import (
 from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.cli.main import main
 from pyspark_theflash.read.plan.snapshot import ReadSnapshot, open_snapshot
+from pyspark_theflash.read.plan.sql_tables import SnapshotTables
 from pyspark_theflash.read.present import Presentation, ZeroDates
+from pyspark_theflash.read.sql.lazy import SqlTable
+from pyspark_theflash.service.client.sql_tables import ServedTables
+from pyspark_theflash.service.client.theflash import connect
+from pyspark_theflash.service.wire.message import Moment
+from pyspark_theflash.service.wire.message import Presentation as WirePresentation
 from tests.support.workloads import NAMES, workload
 
 Stores = Callable[[str], Path]
@@ -84,6 +90,35 @@ def test_every_type_comes_as_a_scan_gives_it(suite_store: Path) -> None:
         ]
         for name, text in zip(names, texts, strict=True):
             assert rows(snapshot, text) == [(sum(b.num_rows for b in snapshot.scan(name, [])),)]
+
+
+def test_tables_of_the_client_are_those_of_a_snapshot(
+    workload_store: Stores, suite_store: Path
+) -> None:
+    """With the same dictionaries, which queries of the command line need for their speed."""
+    dictionaries = 0
+    for store in (workload_store("tpch"), workload_store("bank"), suite_store):
+        with open_snapshot(store) as snapshot, connect(store) as api:
+            pinned = api.snapshot(Moment(snapshot.snapshot_ts))
+            served = ServedTables(api, pinned.handle, WirePresentation("string"))
+            tables = SnapshotTables(snapshot, SHOWN)
+            assert sorted(served.names()) == sorted(tables.names())
+            for db, name in tables.names():
+                table, other = tables.open(db, name), served.open(db, name)
+                assert table.schema == other.schema
+                dictionaries += sum(map(pa.types.is_dictionary, table.schema.types))
+                assert contents(other) == contents(table), name
+    assert dictionaries > 10
+
+
+def contents(table: SqlTable) -> list[dict[str, Any]] | str:
+    """Return the rows, or the text of the error."""
+    try:
+        batches = list(table.read(table.schema.names))
+    except UnrepresentableValueError as error:
+        return str(error)
+    assert {batch.schema for batch in batches} <= {table.schema}
+    return sorted((row for batch in batches for row in batch.to_pylist()), key=repr)
 
 
 def compare(snapshot: ReadSnapshot, name: str) -> int:

@@ -195,6 +195,8 @@ class Reads:
             if not request.moment.handle:
                 self._keep(snapshot, call)
             self._open_store.note(snapshot.lease)
+            if request.dictionaries:
+                plan = plan.with_dictionaries(snapshot.repeating(plan))
             return message.Plan(
                 self._snapshot_message(snapshot.lease, call),
                 plan.table.full_name,

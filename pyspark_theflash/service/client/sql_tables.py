@@ -1,4 +1,4 @@
-"""The tables of a server for SQL queries, which run in the client on the columns they need."""
+"""The tables of a store for SQL queries, which run in the client on the columns they need."""
 
 from collections.abc import Iterator, Sequence
 
@@ -17,8 +17,8 @@ class ServedTable:
     ) -> None:
         self._store, self._name = store, name
         self._moment, self._presentation = moment, presentation
-        table = store.table(name, moment, presentation)
-        fields = pa.ipc.read_schema(pa.py_buffer(table.arrow_schema))
+        plan = store.plan(name, moment=moment, presentation=presentation, dictionaries=True)
+        fields = pa.ipc.read_schema(pa.py_buffer(plan.arrow_schema))
         self._schema = pa.schema([(field.name, sql_type(field.type)) for field in fields])
 
     @property
@@ -29,7 +29,9 @@ class ServedTable:
         plan = self._store.plan(
             self._name, columns, moment=self._moment, presentation=self._presentation
         )
-        return sql_batches(self._store.read(plan), self._schema, columns)
+        types = [self._schema.field(name).type for name in columns]
+        batches = self._store.read(plan, dictionaries=any(map(pa.types.is_dictionary, types)))
+        return sql_batches(batches, self._schema, columns)
 
 
 class ServedTables:

@@ -195,6 +195,7 @@ class TheFlash:
         aggregation: message.Aggregation | None = None,
         limit: int = 0,
         order: Sequence[message.SortKey] = (),
+        dictionaries: bool = False,
         timeout_ms: int = SHORT_MS,
     ) -> message.Plan:
         """Divide a scan into splits.
@@ -213,6 +214,7 @@ class TheFlash:
             aggregation: Aggregates to compute; None: none.
             limit: The largest number of rows of a split; 0: no limit.
             order: The order of which the first `limit` rows are returned.
+            dictionaries: Whether the schema has dictionaries for strings that are mostly stored so.
             timeout_ms: The call's timeout.
 
         Returns:
@@ -234,6 +236,7 @@ class TheFlash:
             aggregation,
             limit,
             tuple(order),
+            dictionaries=dictionaries,
         )
         return self._call("PlanScan", request, timeout_ms)  # type: ignore[no-any-return]
 

@@ -273,6 +273,11 @@ class PlanRequest:
     order: tuple[SortKey, ...] = ()
     no_splits: bool = False
     """Check the request and return the schema, without splits."""
+    dictionaries: bool = False
+    """Return a schema with dictionaries for string columns that are mostly stored so.
+
+    A scan that returns dictionaries may have others.
+    """
 
 
 @dataclass(frozen=True, slots=True)
