@@ -140,6 +140,7 @@ class FeedHistory:
             for each in list(self.sim.downstreams):
                 self.sim.scan(each, 100)
             self.sim.tick()
+            self.clock.sleep_ms(10)
             self.feed.poll(100)
             if self.feed.resolved_ts >= target:
                 self.take_all()
