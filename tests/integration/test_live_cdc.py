@@ -30,13 +30,16 @@ pytestmark = [pytest.mark.peer, pytest.mark.slow]
 CLOCK = SystemClock()
 META, TABLES = RawKeyRange.of_prefix(b"m"), RawKeyRange.of_prefix(b"t")
 SNAPSHOTS = 40
+# So short that a resolved_ts that overlooks a prewrite in flight is found.
+INTERVAL_MS = 5
 
 
 @pytest.fixture(scope="module", params=["v8.5", "v6.5"])
 def peer(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Peer]:
-    with Peer(tmp_path_factory.mktemp("peer"), cdc=request.param) as peer:
+    folder = tmp_path_factory.mktemp("peer")
+    with Peer(folder, cdc=request.param, cdc_interval_ms=INTERVAL_MS) as peer:
         yield peer
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.clock import Deadline, SystemClock
 from pyspark_theflash.base.types import PhysicalTableID, RegionEpoch
 from pyspark_theflash.cluster.located import LocatedRegion, RawKeyRange
 from pyspark_theflash.cluster.pd import PDClient
@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.peer, pytest.mark.slow]
 
 CLOCK = SystemClock()
 TABLE = PhysicalTableID(7_000)
-WAIT_S = 60
+WAIT_MS = 60_000
 SHORT, LONG = b"\x80" + b"s" * 254, b"\x80" + b"l" * 255
 
 
@@ -82,8 +82,9 @@ class Feed:
 
     def until(self, condition: Callable[[], object]) -> None:
         """Receive until a condition holds."""
+        deadline = Deadline(CLOCK, WAIT_MS)
         while not condition():
-            message = self.stream.received.get(timeout=WAIT_S)
+            message = self.stream.received.get(timeout=deadline.left_ms() / 1000)
             if isinstance(message, ChangeDataEvent):
                 for event in message.events:
                     self.rows += event.entries.entries
@@ -148,7 +149,7 @@ def test_features(peer: Peer) -> None:
     def refused(features: str) -> object:
         stream = Stream(peer.kv_address, multiplexed=True, features=features)
         stream.half_close()
-        error = stream.received.get(timeout=WAIT_S)
+        error = stream.received.get(timeout=WAIT_MS / 1000)
         stream.close()
         return None if error is None else error.code()
 

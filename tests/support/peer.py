@@ -27,8 +27,6 @@ from tests.support.mysql import MySqlConnection, Row
 
 HOST: Final = "127.0.0.1"
 START_TIMEOUT_MS: Final = 120_000
-CDC_INTERVAL_MS: Final = 200
-"""The interval of resolved timestamps."""
 _STOP_TIMEOUT_S: Final = 30.0
 _POLL_MS: Final = 50
 _CLOCK: Final = SystemClock()
@@ -98,6 +96,7 @@ class Peer:
         binlog_socket: Path | None = None,
         tap: Path | None = None,
         cdc: str | None = None,
+        cdc_interval_ms: int = 200,
     ) -> None:
         """Prepare a cluster.
 
@@ -106,9 +105,11 @@ class Peer:
             binlog_socket: The pump's.
             tap: File to which the store writes every request that changes it.
             cdc: "v6.5" or "v8.5" for a store with the change feed of that TiKV; see `cdc_peer`.
+            cdc_interval_ms: Interval of its resolved timestamps.
         """
         self._folder, self._socket, self._tap = folder, binlog_socket, tap
         self.cdc: Final = cdc
+        self._cdc_interval_ms = cdc_interval_ms
         self._processes: list[tuple[str, subprocess.Popen[bytes]]] = []
         self.ports: Final = _free_ports()
 
@@ -203,7 +204,7 @@ class Peer:
         arguments += [f"-dir={self._folder}/kv"] + ([f"-tap={self._tap}"] if self._tap else [])
         if self.cdc is not None:
             control = f"-cdc-control={HOST}:{self.ports.cdc_control}"
-            arguments += [f"-cdc={self.cdc}", f"-cdc-interval={CDC_INTERVAL_MS}ms", control]
+            arguments += [f"-cdc={self.cdc}", f"-cdc-interval={self._cdc_interval_ms}ms", control]
         self._spawn("unikv", *arguments)
         self._wait(lambda: _listens(self.ports.kv))
 
