@@ -1,4 +1,4 @@
-"""The tests' change feed read by TiKV's Java client, which knows nothing of ours."""
+"""The tests' change feed read by TiKV's Java client, which shares no code with it."""
 
 from pathlib import Path
 from random import Random

@@ -20,7 +20,7 @@ from pyspark_theflash.tidb.protocol._generated.kvproto.cdcpb_pb2 import Error, E
 _TIMEOUT_S = 30
 
 Holdable = Literal["resolved", "send", "snapshot", "scan"]
-"""What can be stopped.
+"""Parts of the stream that can be stopped.
 
 resolved  no resolved_ts is sent
 send      nothing is sent on any stream, as by a store that hangs
