@@ -160,7 +160,12 @@ def test_a_request_ends_within_a_batch() -> None:
         rows(f"length({replaced(3)}) < 10", stopping(3))
 
 
-@pytest.mark.parametrize("where", [HUGE["greatest"], HUGE["least of texts"], HUGE["coalesce"]])
+UPPER = f"{'upper(' * 36}c{')' * 36} = 'a'"
+
+
+@pytest.mark.parametrize(
+    "where", [HUGE["greatest"], HUGE["least of texts"], HUGE["coalesce"], f"{UPPER} OR {UPPER}"]
+)
 def test_a_request_ends_within_a_function(where: str) -> None:
     """Also while it is planned."""
     with pytest.raises(CallCancelledError):

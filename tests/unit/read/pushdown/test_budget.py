@@ -8,8 +8,9 @@ import pytest
 
 from pyspark_theflash.base.budget import Budget
 from pyspark_theflash.base.errors import CallCancelledError, SqlMemoryError, UnsupportedError
-from pyspark_theflash.read.pushdown import compare
+from pyspark_theflash.read.pushdown import compare, fold, top
 from pyspark_theflash.read.pushdown import evaluate as evaluate_module
+from pyspark_theflash.read.pushdown.choose import choose
 from pyspark_theflash.read.pushdown.evaluate import evaluate, rows_for_which
 from pyspark_theflash.read.pushdown.fold import Folding
 from pyspark_theflash.read.pushdown.term import (
@@ -24,7 +25,7 @@ from pyspark_theflash.read.pushdown.term import (
     Term,
 )
 from pyspark_theflash.read.pushdown.top import first_rows
-from pyspark_theflash.read.pushdown.value import Batch, Texts
+from pyspark_theflash.read.pushdown.value import Batch, Texts, value_of
 from tests.support.memory import peak_memory
 
 ROWS = 10_000
@@ -138,16 +139,11 @@ def test_choices_of_many_values(term: Term) -> None:
     assert peak.size_bytes < 2 * SMALL.memory_bytes
 
 
-@pytest.mark.parametrize("term", [CHOICES["case of texts"], CHOICES["coalesce"]])
-def test_a_choice_ends_with_the_request(term: Term) -> None:
-    """While its values are evaluated, and while they are chosen."""
-    budget = stopping(10**6)
-    left = budget.check.__closure__[0]  # type: ignore[attr-defined]
-    evaluate(term, Batch(columns(10), 10, budget))
-    checks = 10**6 - left.cell_contents
-    for after in (checks // 2, checks - 10):
-        with pytest.raises(CallCancelledError):
-            evaluate(term, Batch(columns(10), 10, stopping(after)))
+@pytest.mark.parametrize("name", ["n", "s"])
+def test_a_choice_ends_with_the_request(name: str) -> None:
+    parts = [value_of(columns(10)[name])] * 20
+    with pytest.raises(CallCancelledError):
+        choose(parts, np.zeros(10, np.int16), stopping(15))
 
 
 def test_conditions_are_combined_in_linear_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,3 +192,27 @@ def test_limits_of_arrow(error: type[Exception], monkeypatch: pytest.MonkeyPatch
     term = call("contains", S, LiteralTerm(LiteralKind.STRING, "a"))
     with pytest.raises(UnsupportedError, match=f"filter: .*{error.__name__}"):
         rows_for_which(term, Batch(columns(10), 10))
+
+
+def test_first_rows_of_long_repeated_texts() -> None:
+    words = pa.array(["x" * 10_000, "y" * 10_000])
+    coded = pa.DictionaryArray.from_arrays(pa.array(np.arange(5000, dtype=np.int32) % 2), words)
+    batch = pa.RecordBatch.from_pydict({"s": coded})
+    schema = pa.schema({"s": pa.string()})
+    with peak_memory() as peak:
+        (few,) = first_rows([batch], [SortKey("s", True)], 10, schema, SMALL)
+    assert few["s"].to_pylist() == ["y" * 10_000] * 10
+    assert peak.size_bytes < 2 * SMALL.memory_bytes
+
+
+def test_limits_of_arrow_in_groups_and_orders(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise pa.ArrowInvalid("offset overflow")
+
+    batch = pa.RecordBatch.from_pydict(columns(10))
+    monkeypatch.setattr(fold, "groups_of", fail)
+    monkeypatch.setattr(top, "_first", fail)
+    with pytest.raises(UnsupportedError):
+        list(Folding(sums(1, 1), batch.schema, SMALL).of([batch]))
+    with pytest.raises(UnsupportedError):
+        list(first_rows([batch], [SortKey("s")], 3, batch.schema, SMALL))
