@@ -60,9 +60,8 @@ from pyspark_theflash.tidb.codec.arrow import DECIMAL128_DIGITS
 from pyspark_theflash.tidb.codec.narrow import is_narrow, widened
 from pyspark_theflash.tidb.expression.allowance import (
     arrow_limits,
-    decoded_bytes,
     in_slices,
-    reserve,
+    reserve_decoded,
 )
 
 BATCH_ROWS: Final = 1 << 16
@@ -376,5 +375,5 @@ def _dense(column: pa.Array) -> pa.Array:
     if not pa.types.is_dictionary(column.type):
         return column
     if len(column) > 1:
-        reserve(decoded_bytes(column))
+        reserve_decoded(column)
     return column.dictionary_decode()
