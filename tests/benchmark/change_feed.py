@@ -30,9 +30,11 @@ from pyspark_theflash.replication.cdc.writer import ChangeWriter
 from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.tidb.codec.key import RawKey, encode_record_key
 from pyspark_theflash.tidb.protocol._generated.kvproto import cdcpb_pb2
-from pyspark_theflash.tidb.schema.file import FileSchema, read_schema_file
+from pyspark_theflash.tidb.schema.file import read_schema_file
+from pyspark_theflash.tidb.schema.history import SchemaHistory
 from tests.benchmark.raft import LINEITEM, lineitem_rows
 from tests.benchmark.report import Line
+from tests.support.change_log import GrowingSchema
 from tests.support.workloads import workload
 
 Row = cdcpb_pb2.Event.Row
@@ -69,7 +71,8 @@ class CannedStreams:
 
     store_id, address, is_multiplexed = 1, "canned", True
 
-    def __init__(self, messages: Sequence[bytes]) -> None:
+    def __init__(self, messages: Sequence[bytes], progress: Sequence[bytes] = ()) -> None:
+        self.progress = progress
         self.messages, self.requests = list(messages)[::-1], list[cdcpb_pb2.ChangeDataRequest]()
 
     def open(self, store_id: int, deadline: Deadline, *, is_multiplexed: bool) -> Stream:
@@ -91,7 +94,9 @@ class CannedStreams:
         while self.messages and size < RECEIVE_BYTES:
             found.append(self.messages.pop())
             size += len(found[-1])
-        return [(self, each) for each in found]
+        # Tables may be subscribed late.
+        again = [] if self.messages else self.progress
+        return [(self, each) for each in (*found, *again)]
 
     def close(self) -> None:
         self.messages.clear()
@@ -115,6 +120,13 @@ class CannedRegions:
 
     def failed(self, region: LocatedRegion, error: object) -> None:
         raise AssertionError
+
+
+class WholeSchema(GrowingSchema):
+    """A history that is complete from the start."""
+
+    def read(self, after: SchemaHistory | None, at_least: TimeStamp | None) -> SchemaHistory:
+        return self._history
 
 
 def regions_of(count: int) -> list[LocatedRegion]:
@@ -170,9 +182,9 @@ def messages_of(rows: int, size: int, regions: int, first_ts: int) -> Iterator[b
     yield message.SerializeToString()
 
 
-def progress(regions: int, ts: int) -> bytes:
+def progress(regions: int, ts: int, request_id: int = 1) -> bytes:
     ids = list(range(1, regions + 1))
-    found = cdcpb_pb2.ResolvedTs(regions=ids, ts=ts, request_id=1)
+    found = cdcpb_pb2.ResolvedTs(regions=ids, ts=ts, request_id=request_id)
     return cdcpb_pb2.ChangeDataEvent(resolved_ts=found).SerializeToString()
 
 
@@ -180,7 +192,8 @@ def measure(rows: int, size: int, regions: int) -> dict[str, float]:
     """CPU seconds of each stage, without making the messages."""
     history = read_schema_file(workload("tpch").schema)
     first_ts, end_ts = history.end_ts - (1 << 30), history.end_ts
-    messages = [*messages_of(rows, size, regions, first_ts), progress(regions, end_ts)]
+    messages = list(messages_of(rows, size, regions, first_ts))
+    ends = [progress(regions, end_ts, request_id) for request_id in (1, 2, 3)]
     fs, spent = LocalFileSystem(), {"decode messages": 0.0, "match": 0.0, "columns": 0.0}
     gc.collect()
     gc.freeze()
@@ -199,10 +212,12 @@ def measure(rows: int, size: int, regions: int) -> dict[str, float]:
         identity = registry.create(path, registry.MAGIC, fs)
         with closing(registry.open_engine(path, identity, fs, SystemClock())) as engine:
             feed = TiKVChangeFeed(
-                CannedRegions(regions_of(regions)), CannedStreams(messages), 7, clock=SystemClock()
+                CannedRegions(regions_of(regions)),
+                CannedStreams(messages, ends),
+                7,
+                clock=SystemClock(),
             )
-            schema = FileSchema(workload("tpch").schema)
-            writer = ChangeWriter(engine, feed, schema, 7, assume_empty=["*"])
+            writer = ChangeWriter(engine, feed, WholeSchema(history), 7, assume_empty=["*"])
             writer.report.timer = time.process_time
             begin = time.process_time()
             decode = feed_module.decode_frame
