@@ -2,10 +2,12 @@
 
 import pytest
 
+from pyspark_theflash.cli import doctor
 from pyspark_theflash.cli.doctor import NOTE, PROBLEM, table_problems, version_of
 from pyspark_theflash.cli.main import main
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from tests.support.fake_tikv import FakeTiKV
+from tests.support.manual_clock import ManualClock
 from tests.support.stores import column, id_column, table_info
 
 
@@ -44,6 +46,7 @@ def test_a_cluster_without_schema(capsys):
     assert "problem cluster       TiKV is not available: it has no schema" in out
 
 
-def test_a_pd_that_is_gone(capsys):
+def test_a_pd_that_is_gone(capsys, monkeypatch):
+    monkeypatch.setattr(doctor, "SystemClock", ManualClock)
     assert main(["doctor", "--pd", "127.0.0.1:1"]) == 1
     assert capsys.readouterr().out.startswith("problem PD            PD at 127.0.0.1:1")
