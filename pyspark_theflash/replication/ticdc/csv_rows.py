@@ -11,6 +11,7 @@ pkg/sink/codec/csv/csv_message.go.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -25,18 +26,11 @@ from pyspark_theflash.tidb.schema.model import TableInfo
 
 _META: Final = 4
 _HEADER: Final = b"ticdc-meta$operation"
-_MOST_COLUMNS: Final = 4096 + _META + 1
 _COMMIT_TS: Final = (
     "the sink's rows have no commit_ts: set include-commit-ts=true in [sink.csv] of the "
     "changefeed's configuration"
 )
 _FORMAT: Final = csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False)
-_TYPES: Final = csv.ConvertOptions(
-    column_types={f"f{i}": pa.string() for i in range(_MOST_COLUMNS)},
-    null_values=["\\N"],
-    strings_can_be_null=True,
-    quoted_strings_can_be_null=False,
-)
 
 
 def parse_csv(data: bytes, file: str, names: Sequence[str]) -> Iterator[SinkRows]:
@@ -55,7 +49,7 @@ def parse_csv(data: bytes, file: str, names: Sequence[str]) -> Iterator[SinkRows
         reading = csv.ReadOptions(
             use_threads=False, block_size=len(data) + 1, autogenerate_column_names=True
         )
-        read = csv.read_csv(pa.BufferReader(data), reading, _FORMAT, _TYPES)
+        read = csv.read_csv(pa.BufferReader(data), reading, _FORMAT, _types(len(names)))
         fields = [column.combine_chunks() for column in read.columns]
         if any(field.type != pa.string() for field in fields) or len(fields) <= _META:
             raise ValueError(f"a row of {len(fields)} fields")
@@ -64,6 +58,17 @@ def parse_csv(data: bytes, file: str, names: Sequence[str]) -> Iterator[SinkRows
         # Not chained, because Arrow's message contains values.
         reason = f"not csv of one table, {type(error).__name__}"
         raise CorruptionError(file, 0, reason) from None
+
+
+@lru_cache(16)
+def _types(columns: int) -> csv.ConvertOptions:
+    """Return the options to read rows of so many columns as texts."""
+    return csv.ConvertOptions(
+        column_types={f"f{i}": pa.string() for i in range(_META + 1 + columns)},
+        null_values=["\\N"],
+        strings_can_be_null=True,
+        quoted_strings_can_be_null=False,
+    )
 
 
 def _rows(fields: Sequence[pa.Array], names: Sequence[str], *, has_header: bool) -> SinkRows:
