@@ -44,7 +44,8 @@ from pyspark_theflash.service.wire.frame import (
 )
 from pyspark_theflash.service.wire.method import METHODS, Role
 from pyspark_theflash.service.wire.protobuf import DEPTH_MAX, PARTS_MAX, decode, encode
-from tests.support.serving import CLOCK, TOKENS, write_tokens
+from tests.support.manual_clock import ManualClock
+from tests.support.serving import TOKENS, write_tokens
 
 MESSAGES = sorted(
     {kind for m in METHODS.values() for kind in (m.request, m.response)}, key=lambda k: k.__name__
@@ -277,7 +278,7 @@ def scanned(said):
         thread = threading.Thread(target=_say, args=(listener, said))
         thread.start()
         try:
-            with TheFlash(RemoteTransport(f"unix:{folder}/s", clock=CLOCK)) as api:
+            with TheFlash(RemoteTransport(f"unix:{folder}/s", clock=ManualClock())) as api:
                 return api.scan(b"ticket", timeout_ms=5_000).read_all().num_rows
         finally:
             thread.join()
@@ -285,6 +286,7 @@ def scanned(said):
 
 def _say(listener, said):
     sock, _ = listener.accept()
+    listener.close()  # a client whose greeting is cut connects again
     # A client that has seen enough hangs up.
     with sock, suppress(OSError):
         sock.sendall(said)
