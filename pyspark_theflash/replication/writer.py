@@ -31,7 +31,7 @@ from pyspark_theflash.storage.store.coverage import (
     ASSUMED_KIND,
     BASE_KIND,
     RECOVERED_KIND,
-    assumed_record,
+    assumed_records,
 )
 from pyspark_theflash.storage.store.feed import FEED_KIND, Feed, claim
 from pyspark_theflash.storage.store.gap import GAP_KIND
@@ -87,8 +87,7 @@ class Writer:
         self._engine = engine
         view = engine.read([FEED_KIND, ASSUMED_KIND, PROGRESS_KIND])
         claims = claim(view, Feed.STREAM)
-        stored = view.of_kind(ASSUMED_KIND)
-        claims += [assumed_record(p) for p in dict.fromkeys(assume_empty) if p not in stored]
+        claims += assumed_records(view, assume_empty)
         check_has_binlog(Progress.of(view))
         self._state = WriterState(engine, schema, scope, spill, streams)
         if claims:

@@ -19,10 +19,10 @@ from pyspark_theflash.replication.cdc.unlock import unlocker
 from pyspark_theflash.tidb.codec.key import RawKey, encode_record_key
 from pyspark_theflash.tidb.protocol._generated.kvproto.cdcpb_pb2 import Error
 from pyspark_theflash.tidb.schema.tidb import TidbSchemaSource
+from tests.support.cdc_bank import ACCOUNTS, STEP, transact
 from tests.support.cdc_client import soon
 from tests.support.cdc_peer import CdcControl
 from tests.support.kv_writer import KvWriter
-from tests.support.mysql import MySqlError
 from tests.support.peer import Peer
 from tests.support.schema import tables_at
 
@@ -30,7 +30,6 @@ pytestmark = pytest.mark.peer
 
 CLOCK = SystemClock()
 META = RawKeyRange.of_prefix(b"mDB")
-ROWS, STEP = 30, 10_000
 ROUNDS = 12
 CHANGES = (
     "UPDATE feed.t SET n = {n} WHERE id = {key}",
@@ -53,7 +52,7 @@ def peer(
             "CREATE TABLE feed.c (id VARCHAR(20) PRIMARY KEY CLUSTERED, n BIGINT)",
             *split(3),
             "INSERT INTO feed.t VALUES "
-            + ", ".join(f"({n * STEP}, {n}, REPEAT('n', {n * 20}))" for n in range(ROWS)),
+            + ", ".join(f"({n * STEP}, {n}, REPEAT('n', {n * 20}))" for n in range(ACCOUNTS)),
         )
         yield peer
 
@@ -70,7 +69,7 @@ def client(peer: Peer) -> Iterator[TiKVClient]:
 def split(regions: int) -> list[str]:
     return [
         "SET tidb_wait_split_region_finish = 0",
-        f"SPLIT TABLE feed.t BETWEEN (0) AND ({ROWS * STEP}) REGIONS {regions}",
+        f"SPLIT TABLE feed.t BETWEEN (0) AND ({ACCOUNTS * STEP}) REGIONS {regions}",
     ]
 
 
@@ -79,16 +78,7 @@ def write(peer: Peer, seed: int, over: threading.Event) -> None:
     random = Random(seed)
     with peer.connect() as session:
         while not over.is_set():
-            for name in ("async_commit", "1pc"):
-                session.query(f"SET tidb_enable_{name} = {random.randint(0, 1)}")
-            try:
-                session.query(f"BEGIN {random.choice(['OPTIMISTIC', 'PESSIMISTIC'])}")
-                for _ in range(random.choice([1, 1, 2, 5])):
-                    key = random.randrange(ROWS) * STEP
-                    session.query(random.choice(CHANGES).format(key=key, n=random.randrange(900)))
-                session.query("ROLLBACK" if random.random() < 0.1 else "COMMIT")
-            except MySqlError:
-                session.query("ROLLBACK")
+            transact(session, random, CHANGES)
 
 
 def read(client: TiKVClient, keys: RawKeyRange, ts: TimeStamp) -> dict[bytes, bytes]:

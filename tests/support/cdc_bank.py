@@ -1,5 +1,6 @@
 """A table whose rows change by transactions of all kinds, for tests of the change feed."""
 
+from collections.abc import Sequence
 from random import Random
 from typing import Final
 
@@ -61,15 +62,15 @@ def run_ddl(peer: Peer, number: int) -> None:
     peer.sql(*(statement.format(n=number) for statement in _DDL))
 
 
-def transact(session: MySqlConnection, random: Random) -> None:
-    """Run one transaction, committed in any of TiDB's ways or rolled back."""
+def transact(session: MySqlConnection, random: Random, changes: Sequence[str] = _CHANGES) -> None:
+    """Run one transaction of some changes, committed in any of TiDB's ways or rolled back."""
     for name in ("async_commit", "1pc"):
         session.query(f"SET tidb_enable_{name} = {random.randint(0, 1)}")
     try:
         session.query(f"BEGIN {random.choice(['OPTIMISTIC', 'PESSIMISTIC'])}")
         for _ in range(random.choice([1, 1, 2, 5])):
             key = random.randrange(ACCOUNTS) * STEP
-            session.query(random.choice(_CHANGES).format(key=key, n=random.randrange(900)))
+            session.query(random.choice(changes).format(key=key, n=random.randrange(900)))
         session.query("ROLLBACK" if random.random() < 0.1 else "COMMIT")
     except MySqlError:
         session.query("ROLLBACK")

@@ -32,6 +32,7 @@ from pyspark_theflash.replication.apply.changes import TableChanges
 from pyspark_theflash.replication.apply.move import move_record, moved_gaps, moved_versions
 from pyspark_theflash.replication.apply.placement import AmbiguousPlacement
 from pyspark_theflash.replication.apply.state import WriterState
+from pyspark_theflash.replication.apply.stream_state import StreamState
 from pyspark_theflash.replication.pairing.spill import payload_bytes
 from pyspark_theflash.replication.source.event import Transaction
 from pyspark_theflash.replication.source.prewrite import parse_prewrite
@@ -111,7 +112,7 @@ class Applier:
         `compact` is called with the tables published; None compacts them synchronously.
         """
         self._engine, self._state, self._may_guess = engine, state, may_guess
-        self._compact = compact or self._compact_here
+        self._compact = compact or synchronously(engine, state)
         self._touched: set[PhysicalTableID] = set()
         self._asides = AsideTables(engine)
         self.report: Final = ApplyReport()
@@ -156,10 +157,6 @@ class Applier:
         with self.report.timed("compact"):
             touched, self._touched = sorted(self._touched), set()
             self._compact(touched)
-
-    def _compact_here(self, tables: Iterable[PhysicalTableID]) -> None:
-        for physical_id in tables:
-            self._engine.compact(physical_id, self._state.columns.of(physical_id))
 
     def _mutations(self, transaction: Transaction) -> list[AmbiguousPlacement]:
         """Decode a transaction's changes, with the definitions that may have placed them."""
@@ -255,28 +252,43 @@ class Applier:
         while (move := self._state.next_move(ts)) is not None:
             self._publish(batch, TimeStamp(move.ts - 1))
             batch = _Batch()
-            versions = self._moved(move)
+            versions = moved_or_aside(
+                self._engine, self._state, self._asides, move, may_guess=self._may_guess
+            )
             records = [move_record(move), *moved_gaps(self._engine, move)]
             self._publish_versions(versions, ManifestChange(records))
             self._state.finish_move(move)
         return batch
 
-    def _moved(self, move: Move) -> list[VersionBatch]:
-        """Return the rows that DDL moves; [] if the new partitions have to be set aside."""
-        if (aside := self._asides.first(move.from_ids)) is not None:
-            self._asides.add(move.after.full_name, move.to_ids, move.ts, aside.reason)
-            return []
-        try:
-            return moved_versions(
-                self._engine,
-                move,
-                partial(self._state.columns.of, is_moved=True),
-                self._state.cluster.had_row,
-                may_guess=self._may_guess,
-            )
-        except _TABLE_ERRORS as error:
-            self._asides.add(move.after.full_name, move.to_ids, move.ts, str(error))
-            return []
+
+def moved_or_aside(
+    engine: WriterEngine,
+    state: StreamState,
+    asides: AsideTables,
+    move: Move,
+    *,
+    may_guess: bool = False,
+) -> list[VersionBatch]:
+    """Return the rows that DDL moves; [] if the new partitions have to be set aside."""
+    if (aside := asides.first(move.from_ids)) is not None:
+        asides.add(move.after.full_name, move.to_ids, move.ts, aside.reason)
+        return []
+    columns_of = partial(state.columns.of, is_moved=True)
+    try:
+        return moved_versions(engine, move, columns_of, state.cluster.had_row, may_guess=may_guess)
+    except _TABLE_ERRORS as error:
+        asides.add(move.after.full_name, move.to_ids, move.ts, str(error))
+        return []
+
+
+def synchronously(engine: WriterEngine, state: StreamState) -> Compact:
+    """Return a callback that compacts tables before it returns."""
+
+    def compact(tables: Iterable[PhysicalTableID]) -> None:
+        for physical_id in tables:
+            engine.compact(physical_id, state.columns.of(physical_id))
+
+    return compact
 
 
 def _stored_ids(*tables: TableInfo) -> Set[PhysicalTableID]:

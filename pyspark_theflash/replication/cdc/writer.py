@@ -35,7 +35,12 @@ from pyspark_theflash.base.types import (
     from_physical_ms,
 )
 from pyspark_theflash.cluster.located import RawKeyRange
-from pyspark_theflash.replication.apply.applier import BATCH_BYTES, ApplyReport, Compact
+from pyspark_theflash.replication.apply.applier import (
+    BATCH_BYTES,
+    ApplyReport,
+    Compact,
+    synchronously,
+)
 from pyspark_theflash.replication.apply.asides import AsideTables
 from pyspark_theflash.replication.apply.base import check_base, load_base
 from pyspark_theflash.replication.apply.rows import by_table, decode_versions, version_batches
@@ -55,7 +60,7 @@ from pyspark_theflash.replication.cdc.position import (
     feed_position,
 )
 from pyspark_theflash.storage.engine.api import Publication, VersionBatch, WriterEngine
-from pyspark_theflash.storage.store.coverage import ASSUMED_KIND, assumed_record, recovered_record
+from pyspark_theflash.storage.store.coverage import ASSUMED_KIND, assumed_records, recovered_record
 from pyspark_theflash.storage.store.feed import FEED_KIND, Feed, claim
 from pyspark_theflash.storage.store.manifest import ManifestChange, Record
 from pyspark_theflash.storage.store.scope import TableScope
@@ -121,12 +126,11 @@ class ChangeWriter:
         view = engine.read([FEED_KIND, ASSUMED_KIND, *CONTINUED_KINDS])
         claims = claim(view, Feed.STREAM)
         check_has_change_feed(view, cluster_id)
-        stored = view.of_kind(ASSUMED_KIND)
-        claims += [assumed_record(p) for p in dict.fromkeys(assume_empty) if p not in stored]
+        claims += assumed_records(view, assume_empty)
         self._state = StreamState(engine, schema, scope)
         if claims:
             engine.publish(Publication((), ManifestChange(claims)))
-        self._compact = compact or self._compact_here
+        self._compact = compact or synchronously(engine, self._state)
         self._asides = AsideTables(engine)
         self._tables = PhysicalTables(self._state.history)
         self._followed: set[PhysicalTableID] = set()
@@ -322,10 +326,6 @@ class ChangeWriter:
             )
             self._asides.add(table.full_name, {physical_id}, ts, reason)
         return chunk.select(np.flatnonzero(~is_late))
-
-    def _compact_here(self, tables: Iterable[PhysicalTableID]) -> None:
-        for physical_id in tables:
-            self._engine.compact(physical_id, self._state.columns.of(physical_id))
 
 
 def record_span(physical_id: PhysicalTableID) -> RawKeyRange:

@@ -14,21 +14,24 @@ set aside.
 """
 
 from collections.abc import Iterable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Final
 
 from pyspark_theflash.base.errors import (
     OptionError,
     SchemaOutdatedError,
-    UnknownCopyError,
     UnsupportedError,
 )
 from pyspark_theflash.base.types import MAX_TS, PhysicalTableID, TimeStamp
-from pyspark_theflash.replication.apply.applier import ApplyReport, Compact
+from pyspark_theflash.replication.apply.applier import (
+    ApplyReport,
+    Compact,
+    moved_or_aside,
+    synchronously,
+)
 from pyspark_theflash.replication.apply.asides import AsideTables
 from pyspark_theflash.replication.apply.base import check_base, load_base
-from pyspark_theflash.replication.apply.move import move_record, moved_gaps, moved_versions
+from pyspark_theflash.replication.apply.move import move_record, moved_gaps
 from pyspark_theflash.replication.apply.moving_state import MovingState
 from pyspark_theflash.replication.apply.state import BRINGS_ROWS
 from pyspark_theflash.replication.apply.stream_state import SchemaSource
@@ -49,7 +52,7 @@ from pyspark_theflash.replication.ticdc.versions import (
 from pyspark_theflash.storage.engine.api import Publication, VersionBatch, WriterEngine
 from pyspark_theflash.storage.store.coverage import (
     ASSUMED_KIND,
-    assumed_record,
+    assumed_records,
     recovered_record,
 )
 from pyspark_theflash.storage.store.feed import FEED_KIND, Feed, claim
@@ -94,14 +97,13 @@ class SinkWriter:
         view = engine.read([FEED_KIND, ASSUMED_KIND, SERIES_KIND, *CONTINUED_KINDS])
         check_has_sink(view)
         claims = claim(view, Feed.STREAM)
-        stored = view.of_kind(ASSUMED_KIND)
-        claims += [assumed_record(p) for p in dict.fromkeys(assume_empty) if p not in stored]
+        claims += assumed_records(view, assume_empty)
         self._state = MovingState(engine, schema, scope)
         if claims:
             engine.publish(Publication((), ManifestChange(claims)))
         self._backlog = Backlog(view.of_kind(SERIES_KIND), sink.parse)
         self._asides = AsideTables(engine)
-        self._compact = compact or self._compact_here
+        self._compact = compact or synchronously(engine, self._state)
         self._touched: set[PhysicalTableID] = set()
         self._checked: SchemaHistory | None = None
         self.report: Final = ApplyReport()
@@ -223,21 +225,9 @@ class SinkWriter:
     def _publish_move(self, move: Move) -> None:
         """Publish the rows that DDL moves, which are not readable before the next range."""
         records = [move_record(move), *moved_gaps(self._engine, move)]
-        self._publish(self._moved(move), ManifestChange(records))
+        versions = moved_or_aside(self._engine, self._state, self._asides, move)
+        self._publish(versions, ManifestChange(records))
         self._state.finish_move(move)
-
-    def _moved(self, move: Move) -> list[VersionBatch]:
-        """Return the rows that DDL moves; [] if the new partitions have to be set aside."""
-        aside = self._asides.first(move.from_ids)
-        reason = None if aside is None else aside.reason
-        if reason is None:
-            columns_of = partial(self._state.columns.of, is_moved=True)
-            try:
-                return moved_versions(self._engine, move, columns_of, self._state.cluster.had_row)
-            except (UnknownCopyError, UnsupportedError) as error:
-                reason = str(error)
-        self._asides.add(move.after.full_name, move.to_ids, move.ts, reason)
-        return []
 
     def _set_aside_keyless(self) -> None:
         """Set the tables without a clustered key aside, once per schema history."""
@@ -260,10 +250,6 @@ class SinkWriter:
         history = self._state.history
         moments = {d.ts for d in self._sink.ddls(low, high) if BRINGS_ROWS.match(d.query)}
         return [recovered_record(id) for ts in sorted(moments) for id in history.appearing_at(ts)]
-
-    def _compact_here(self, tables: Iterable[PhysicalTableID]) -> None:
-        for physical_id in tables:
-            self._engine.compact(physical_id, self._state.columns.of(physical_id))
 
 
 def _commits(versions: VersionBatch) -> Iterable[int]:

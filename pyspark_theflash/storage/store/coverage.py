@@ -19,7 +19,7 @@ scope, a pattern is matched against the first name of the table in the history.
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Final
 
@@ -45,6 +45,12 @@ COVERAGE_KINDS: Final = (BASE_KIND, ASSUMED_KIND, RECOVERED_KIND, RAFT_FED_KIND,
 def assumed_record(pattern: str) -> Record:
     """Return the record of an `--assume-empty` pattern."""
     return Record(ASSUMED_KIND, pattern, b"")
+
+
+def assumed_records(view: View, patterns: Iterable[str]) -> list[Record]:
+    """Return the records of the `--assume-empty` patterns that are not in a view."""
+    stored = view.of_kind(ASSUMED_KIND)
+    return [assumed_record(p) for p in dict.fromkeys(patterns) if p not in stored]
 
 
 def recovered_record(table_id: TableID) -> Record:

@@ -328,7 +328,7 @@ def test_compressed_responses():
 
 
 def test_the_snapshots_of_one_token(begin):
-    """Of all processes that serve the store, here two."""
+    """The limit counts the snapshots of all processes that serve the store; here there are two."""
     limit = {"snapshots_per_identity": 3}
     with begin(serving, **limit) as address, begin(serving, **limit) as twin, ExitStack() as undo:
 

@@ -1,0 +1,38 @@
+"""The commands of a documentation page, run by a shell."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+
+def commands_of(text: str) -> str:
+    """Return the commands in a page's blocks of `sh`."""
+    return "".join(re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
+
+
+def output_of(script: str, folder: Path, timeout_s: int) -> str:
+    """Run a script of bash in a folder, where `theflash` is a command; return what it prints.
+
+    It must succeed. Processes that it leaves are killed if it takes too long.
+    """
+    command = Path(sys.executable).with_name("theflash")
+    path = f"{command.parent}{os.pathsep}{os.environ['PATH']}"
+    with subprocess.Popen(
+        ["bash", "-c", script],
+        cwd=folder,
+        env={**os.environ, "PATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=timeout_s)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 0, output[-2000:]
+    return output
