@@ -12,7 +12,7 @@ the branches and may contain duplicates.
 A function of a dictionary-encoded string column is evaluated once for each dictionary value.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -86,14 +86,14 @@ def rows_for_which(term: Term, batch: Batch, among: Mask | None = None) -> Mask:
 
 
 def _rows_for_which(term: Term, batch: Batch, among: Mask | None) -> Mask:
-    conjuncts = sorted(_conjuncts(term), key=lambda each: _cost(each, batch))
+    named = [(each, list(column_names(each))) for each in _conjuncts(term)]
+    named.sort(key=lambda each: _cost(*each, batch))
     rest, mask = batch, np.ones(batch.rows, np.bool_) if among is None else among
     places: npt.NDArray[np.int64] | None = None
-    named = ((at, name) for at, each in enumerate(conjuncts) for name in column_names(each))
-    last_use = {name.lower(): at for at, name in named}
-    for at, conjunct in enumerate(conjuncts):
+    last_use = {name.lower(): at for at, (_, names) in enumerate(named) for name in names}
+    for at, (conjunct, names) in enumerate(named):
         count = int(np.count_nonzero(mask))
-        is_wide = _width(conjunct, rest) >= TEXT_BITS
+        is_wide = _width(names, rest) >= TEXT_BITS
         take_cost = _TAKE_COST_TEXT if is_wide else _TAKE_COST_NUMBER
         if count < rest.rows and (count * take_cost < rest.rows or _is_computed(conjunct)):
             # An empty batch evaluates every conjunct, so that unsupported ones raise.
@@ -102,8 +102,8 @@ def _rows_for_which(term: Term, batch: Batch, among: Mask | None) -> Mask:
             # Computed values may raise, so they are computed for the remaining rows only.
             indices = np.flatnonzero(mask)
             places = indices if places is None else places[indices]
-            names = [name for name, last in last_use.items() if last >= at]
-            rest, mask = rest.only(names, indices), np.ones(count, np.bool_)
+            left = [name for name, last in last_use.items() if last >= at]
+            rest, mask = rest.only(left, indices), np.ones(count, np.bool_)
         mask = mask & truth(conjunct, rest).true
     if places is None:
         return mask
@@ -121,16 +121,16 @@ def _conjuncts(term: Term) -> Iterator[Term]:
         yield term
 
 
-def _cost(term: Term, batch: Batch) -> tuple[bool, int]:
+def _cost(term: Term, names: Iterable[str], batch: Batch) -> tuple[bool, int]:
     """Return the sort key of a conjunct: computed ones last, as they may raise; then by width."""
     if not isinstance(term, FunctionTerm):
         return False, 0
-    return _is_computed(term), _width(term, batch)
+    return _is_computed(term), _width(names, batch)
 
 
-def _width(term: Term, batch: Batch) -> int:
+def _width(names: Iterable[str], batch: Batch) -> int:
     """Return the bits per value of the widest column."""
-    return max((batch.width(name) for name in column_names(term)), default=0)
+    return max((batch.width(name) for name in names), default=0)
 
 
 def _is_computed(term: Term) -> bool:
