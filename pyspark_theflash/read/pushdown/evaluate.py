@@ -87,7 +87,7 @@ def rows_for_which(term: Term, batch: Batch, among: Mask | None = None) -> Mask:
 
 def _rows_for_which(term: Term, batch: Batch, among: Mask | None) -> Mask:
     named = [(each, list(column_names(each))) for each in _conjuncts(term)]
-    named.sort(key=lambda each: _cost(*each, batch))
+    named.sort(key=lambda each: _cost(each[0], each[1], batch))
     rest, mask = batch, np.ones(batch.rows, np.bool_) if among is None else among
     places: npt.NDArray[np.int64] | None = None
     last_use = {name.lower(): at for at, (_, names) in enumerate(named) for name in names}
