@@ -40,9 +40,10 @@ def children(pid: int) -> list[int]:
     """Return the running processes that a process has started."""
     found: list[int] = []
     with suppress(OSError):
-        # Each thread has those that it has started.
+        # Each thread has those that it has started; a thread may end while this reads.
         for task in (_PROC / str(pid) / "task").iterdir():
-            found += map(int, (task / "children").read_text().split())
+            with suppress(OSError):
+                found += map(int, (task / "children").read_text().split())
     return found
 
 

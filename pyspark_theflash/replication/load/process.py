@@ -91,7 +91,8 @@ class ReaderProcesses:
                 )
                 self._processes.append(process)
             self._own.process = process
-            _send(process.stdin, self._request)
+            with contextlib.suppress(OSError):  # the next message fails too
+                _send(process.stdin, self._request)
         return process
 
 
