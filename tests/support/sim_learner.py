@@ -58,7 +58,7 @@ class LoggedCluster(SimCluster):
         super().__init__()
         self.logs: dict[int, list[KeyEntry | SplitEntry]] = {1: []}
         self.max_ts = 0
-        self.known = [region.located() for region in self.sorted()]
+        self.cached = [region.located() for region in self.sorted()]
         self.tick: Callable[[], None] = lambda: None
         """Called whenever a reader waits, or could be overtaken."""
 
@@ -86,7 +86,7 @@ class LoggedCluster(SimCluster):
         self, ranges: Sequence[RawKeyRange], deadline: Deadline
     ) -> list[tuple[LocatedRegion, list[RawKeyRange]]]:
         self.tick()
-        found = [(region, region.parts_of(ranges)) for region in self.known]
+        found = [(region, region.parts_of(ranges)) for region in self.cached]
         return [(region, parts) for region, parts in found if parts]
 
     def read_index(
@@ -99,7 +99,7 @@ class LoggedCluster(SimCluster):
         self.tick()
         now = self.regions.get(region.id)
         if now is None or now.located() != region or now.leader is None:
-            self.known = [each.located() for each in self.sorted()]
+            self.cached = [each.located() for each in self.sorted()]
             return None
         self.max_ts = max(self.max_ts, snapshot_ts)
         for key, lock in self.memory_locks.items():

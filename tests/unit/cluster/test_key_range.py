@@ -43,13 +43,13 @@ def test_bounds_agree_with_keys(is_common: bool) -> None:
         keys = EncodedKeyRange(encode_bytes(start) if start else b"", encode_bytes(end))
         if rng.random() < 0.2:
             keys = EncodedKeyRange(keys.start, b"")
-        found = handle_bounds(TABLE, keys, is_common=is_common)
+        bounds_of_handles = handle_bounds(TABLE, keys, is_common=is_common)
         for handle, raw in zip(handles, raws, strict=True):
-            inside = found is not None
-            if found is not None and found[0] is not None:
-                inside &= handle >= found[0]  # type: ignore[operator]
-            if found is not None and found[1] is not None:
-                inside &= handle < found[1]  # type: ignore[operator]
+            inside = bounds_of_handles is not None
+            if bounds_of_handles is not None and bounds_of_handles[0] is not None:
+                inside &= handle >= bounds_of_handles[0]  # type: ignore[operator]
+            if bounds_of_handles is not None and bounds_of_handles[1] is not None:
+                inside &= handle < bounds_of_handles[1]  # type: ignore[operator]
             assert inside == keys.contains(encode_bytes(raw)), (keys, handle)
 
 

@@ -25,7 +25,7 @@ def test_bytes_written_out():
 
 
 def test_every_field():
-    found = _lock(
+    lock = _lock(
         ttl=3000,
         short_value=b"row",
         for_update_ts=TS + 1,
@@ -38,7 +38,7 @@ def test_every_field():
         with_conflict=True,
         generation=4,
     )
-    assert found == Lock(
+    assert lock == Lock(
         key=KEY,
         kind=LockKind.PUT,
         primary=b"primary",
@@ -90,13 +90,13 @@ HOLDERS = [
 
 
 def test_shared_locks_in_their_first_form():
-    found = decode_lock(KEY, LockRecord("H", b"", 11, shared_by=HOLDERS).encode())
-    assert found.kind is LockKind.SHARED
-    assert [(h.kind, h.primary, h.start_ts) for h in found.shared_by] == [
+    lock = decode_lock(KEY, LockRecord("H", b"", 11, shared_by=HOLDERS).encode())
+    assert lock.kind is LockKind.SHARED
+    assert [(h.kind, h.primary, h.start_ts) for h in lock.shared_by] == [
         (LockKind.LOCK, b"p1", 11),
         (LockKind.PESSIMISTIC, b"p2", 12),
     ]
-    assert found.shared_by[1].for_update_ts == 13
+    assert lock.shared_by[1].for_update_ts == 13
 
 
 def test_shared_locks_in_their_second_form():
@@ -146,8 +146,8 @@ def test_rows_are_not_in_the_text():
     ],
 )
 def test_data_blocks_from_where_it_can_commit(kind, min_commit_ts, snapshot_ts, blocks):
-    found = _lock(kind, min_commit_ts=min_commit_ts)
-    assert found.blocks(TimeStamp(snapshot_ts)) == blocks
+    lock = _lock(kind, min_commit_ts=min_commit_ts)
+    assert lock.blocks(TimeStamp(snapshot_ts)) == blocks
 
 
 @pytest.mark.parametrize("kind", "LSH")

@@ -147,15 +147,15 @@ class Scene:
 
     def outcome(self, policy: LockPolicy) -> str:
         try:
-            found = self.read(LockResolver(self.tikv, policy))
+            resolved = self.read(LockResolver(self.tikv, policy))
         except KeyIsLockedError as error:
             named = f"a meta key is locked by transaction start_ts={self.start}" in str(error)
             return BLOCKED if named else f"blocked by something else: {error}"
         except LockResolveError:
             return ERROR
-        assert found.ignored | set(found.committed) == {self.start}
-        assert not (found.ignored and found.committed)
-        return IGNORED if found.ignored else COMMITTED
+        assert resolved.ignored | set(resolved.committed) == {self.start}
+        assert not (resolved.ignored and resolved.committed)
+        return IGNORED if resolved.ignored else COMMITTED
 
 
 def possible(state: str, kind: LockKind) -> bool:
@@ -191,17 +191,17 @@ def test_every_state(state: str, kind: LockKind, policy: LockPolicy) -> None:
 @pytest.mark.parametrize("state", EXPECTED)
 def test_transactions_above_the_snapshot(state: str, policy: LockPolicy) -> None:
     scene = Scene(state)
-    found = scene.read(LockResolver(scene.tikv, policy), scene.start - 1)
-    assert (found, scene.tikv.calls) == (ResolvedLocks(), [])
+    resolved = scene.read(LockResolver(scene.tikv, policy), scene.start - 1)
+    assert (resolved, scene.tikv.calls) == (ResolvedLocks(), [])
 
 
 def test_a_lock_that_says_itself_that_it_commits_above() -> None:
     scene = Scene("live")
     lock = replace(scene.tikv.locks[KEY], min_commit_ts=TimeStamp(scene.snapshot + 1))
-    found = LockResolver(scene.tikv, FAIL).resolve(
+    resolved = LockResolver(scene.tikv, FAIL).resolve(
         [lock], scene.snapshot, Deadline(ManualClock(), 100)
     )
-    assert (found.ignored, scene.tikv.calls) == ({scene.start}, [])
+    assert (resolved.ignored, scene.tikv.calls) == ({scene.start}, [])
 
 
 @pytest.mark.parametrize("state", EXPECTED)
@@ -210,13 +210,13 @@ def test_resolving_twice_ends_the_same(state: str) -> None:
     resolver = LockResolver(first.tikv, RESOLVE)
     lock = first.tikv.locks.get(KEY)
     try:
-        found = first.read(resolver)
+        resolved = first.read(resolver)
     except (KeyIsLockedError, LockResolveError):
         return
-    asked = len(first.tikv.calls)
+    calls = len(first.tikv.calls)
     first.tikv.locks.setdefault(KEY, lock)
-    assert first.read(resolver) == found == second.read(LockResolver(second.tikv, RESOLVE))
-    again = [c for c in first.tikv.calls[asked:] if c != "resolve"]
+    assert first.read(resolver) == resolved == second.read(LockResolver(second.tikv, RESOLVE))
+    again = [c for c in first.tikv.calls[calls:] if c != "resolve"]
     # Only undecided transactions are checked again.
     assert again in ([], ["now", "check_status"])
 
@@ -228,10 +228,10 @@ def test_waiting_sees_the_owner_commit() -> None:
         if PRIMARY in scene.tikv.locks:
             scene.tikv.commit(scene.start, scene.below, [PRIMARY])
 
-    found = LockResolver(scene.tikv, WAIT).resolve(
+    resolved = LockResolver(scene.tikv, WAIT).resolve(
         [scene.tikv.locks[KEY]], scene.snapshot, Deadline(ManualClock(commit), 2000)
     )
-    assert found == ResolvedLocks(frozenset(), {scene.start: scene.below})
+    assert resolved == ResolvedLocks(frozenset(), {scene.start: scene.below})
 
 
 def test_waiting_ends_when_time_is_up() -> None:
@@ -257,10 +257,10 @@ def test_resolving_waits_for_the_owner_to_die() -> None:
             scene.tikv.prewrite(scene.start, PRIMARY, {PRIMARY: b"p"}, ttl_ms=age_ms + TTL_MS)
 
     clock = ManualClock(keep_alive)
-    found = LockResolver(scene.tikv, RESOLVE).resolve(
+    resolved = LockResolver(scene.tikv, RESOLVE).resolve(
         [scene.tikv.locks[KEY]], scene.snapshot, Deadline(clock, 60_000)
     )
-    assert found.ignored == {scene.start}
+    assert resolved.ignored == {scene.start}
     assert scene.tikv.now_ms >= alive_until
 
 
@@ -271,8 +271,8 @@ def test_a_time_to_live_of_zero_is_over() -> None:
     snapshot, deadline = tikv.tso(), Deadline(ManualClock(), 100)
     with pytest.raises(KeyIsLockedError):
         LockResolver(tikv, WAIT).resolve([tikv.locks[KEY]], snapshot, deadline)
-    found = LockResolver(tikv, RESOLVE).resolve([tikv.locks[KEY]], snapshot, deadline)
-    assert (found.ignored, tikv.locks) == ({start}, {})
+    resolved = LockResolver(tikv, RESOLVE).resolve([tikv.locks[KEY]], snapshot, deadline)
+    assert (resolved.ignored, tikv.locks) == ({start}, {})
 
 
 def test_many_locks_of_some_transactions() -> None:
@@ -284,8 +284,8 @@ def test_many_locks_of_some_transactions() -> None:
             tikv.commit(start, tikv.tso(), [keys[n]])
     tikv.pass_ms(TTL_MS + 1)
     locks = list(tikv.locks.values())
-    found = LockResolver(tikv, RESOLVE).resolve(locks, tikv.tso(), Deadline(ManualClock(), 100))
-    assert (len(found.ignored), len(found.committed), tikv.locks) == (3, 2, {})
+    resolved = LockResolver(tikv, RESOLVE).resolve(locks, tikv.tso(), Deadline(ManualClock(), 100))
+    assert (len(resolved.ignored), len(resolved.committed), tikv.locks) == (3, 2, {})
 
 
 class Slow(Percolator):
@@ -317,10 +317,10 @@ def test_cleaning_up_may_fail() -> None:
     scene = Scene("rolled back")
     broken = Broken()
     broken.locks, broken.records = scene.tikv.locks, scene.tikv.records
-    found = LockResolver(broken, RESOLVE).resolve(
+    resolved = LockResolver(broken, RESOLVE).resolve(
         [scene.tikv.locks[KEY]], scene.snapshot, Deadline(ManualClock(), 100)
     )
-    assert found.ignored == {scene.start}
+    assert resolved.ignored == {scene.start}
 
 
 class Strange(Percolator):

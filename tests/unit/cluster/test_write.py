@@ -12,9 +12,9 @@ TS = 470613076829274114
 
 @pytest.mark.parametrize("vector", codec_vectors("cf.write"), ids=lambda v: v["hex"])
 def test_golden(vector):
-    found = decode_write(bytes.fromhex(vector["hex"]))
+    write = decode_write(bytes.fromhex(vector["hex"]))
     start_ts, value = vector["in"]
-    assert found == Write(
+    assert write == Write(
         WriteKind(ord(vector["type"])), int(start_ts), bytes.fromhex(value) or None
     )
 

@@ -26,8 +26,8 @@ def test_conf(built):
 
 
 def test_catalog(built):
-    found = jar.spark_conf("/a.jar", "tidb", "/s", {"zero_dates": "null"})
-    assert found == {
+    conf = jar.spark_conf("/a.jar", "tidb", "/s", {"zero_dates": "null"})
+    assert conf == {
         "spark.jars": f"/a.jar,{built}",
         "spark.theflash.python": sys.executable,
         "spark.sql.catalog.tidb": "io.theflash.spark.TheFlashCatalog",

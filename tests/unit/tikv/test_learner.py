@@ -461,9 +461,9 @@ def test_a_file_of_a_bulk_load(learning: Learning) -> None:
         tikv.ingest(cf, [(k, v) for c, k, v in pairs if c == cf], cf.encode())
     commit(tikv, 100, 30, "changed")
     send(learning)
-    found = texts(learning, 50)
-    assert len(found) == 21
-    assert (found[100], found[101], found[102]) == ("changed", LONG, "102")
+    values = texts(learning, 50)
+    assert len(values) == 21
+    assert (values[100], values[101], values[102]) == ("changed", LONG, "102")
 
 
 def test_a_bulk_load_that_cannot_be_followed() -> None:
@@ -559,10 +559,10 @@ def test_compaction_changes_nothing(learning: Learning) -> None:
 
 def test_a_schema_that_is_not_there_yet() -> None:
     learning = Learning(FakeRaftCluster(), HISTORY, None)
-    known = [PhysicalTables(SchemaHistory(HISTORY.start_ts, TimeStamp(15), HISTORY.events, ()))]
+    schemas = [PhysicalTables(SchemaHistory(HISTORY.start_ts, TimeStamp(15), HISTORY.events, ()))]
     published = [manifest.ManifestChange([manifest.Record("schema", "k", b"v")])]
     engine = MemoryEngine()
-    learner = Learner(SameThread(engine), lambda _: known[-1], CLOCK, extra=lambda: published[0])
+    learner = Learner(SameThread(engine), lambda _: schemas[-1], CLOCK, extra=lambda: published[0])
     builder = SnapshotBuilder()
     for chunk in learning.tikv.snapshot(learning.tikv.regions[1]):
         builder.add(chunk)
@@ -571,7 +571,7 @@ def test_a_schema_that_is_not_there_yet() -> None:
     learner.apply(decode_commands(batch(entry for _, _, entry in learning.tikv.log)))
     with pytest.raises(SchemaOutdatedError):
         learner.flush()
-    known.append(PhysicalTables(HISTORY))
+    schemas.append(PhysicalTables(HISTORY))
     learner.flush()
     assert engine.stats(engine.read([]), TABLE.physical_ids[0]).rows == 1
     assert engine.read(["schema"]).of_kind("schema") == {"k": b"v"}
@@ -676,9 +676,9 @@ def _handles(learner: Learner, path: Path, identity: StoreIdentity, ts: int) -> 
     (view,) = open_tables(learner.store, TABLE.physical_ids, TimeStamp(ts))
     stored, columns = reader.read([]), [scan_column(TABLE, TABLE.columns[0])]
     batches = read_rows(view, reader, stored, PhysicalTables(HISTORY), columns)
-    found = [handle for each in batches for handle in each.column(0).to_pylist()]
+    handles = [handle for each in batches for handle in each.column(0).to_pylist()]
     reader.close()
-    return sorted(found)
+    return sorted(handles)
 
 
 def test_an_engine_that_does_not_open() -> None:

@@ -138,11 +138,11 @@ def test_rows_that_a_failed_flush_holds_go_too(tmp_path: Path) -> None:
     def no_schema(ts: TimeStamp) -> Any:
         raise SchemaOutdatedError("schema", ts)
 
-    flusher, known = learning.learner.flusher, learning.learner.flusher._schema
+    flusher, schema = learning.learner.flusher, learning.learner.flusher._schema
     flusher._schema = no_schema
     with pytest.raises(SchemaOutdatedError):
         learning.learner.flush()
-    flusher._schema = known
+    flusher._schema = schema
     learning.send([learning.tikv.destroy(middle(learning))])
     learning.purge_left()
     learning.learner.flush()

@@ -34,7 +34,7 @@ class Scene:
         for key in (KEYS[3], KEYS[6]):
             self.cluster.split(key)
         self.replica.apply_all()
-        self.cluster.known = [region.located() for region in self.cluster.sorted()]
+        self.cluster.cached = [region.located() for region in self.cluster.sorted()]
         self.opened: list[dict[RegionID, int]] = []
         """The arguments of each attempt to open a view."""
         self.asleep = lambda _: None
@@ -124,7 +124,7 @@ def test_no_leader():
 
 def test_a_gap():
     scene = Scene()
-    del scene.replica.regions[scene.cluster.known.pop(1).id]
+    del scene.replica.regions[scene.cluster.cached.pop(1).id]
     with pytest.raises(RegionGapError, match=KEYS[3].hex()):
         scene.run()
 

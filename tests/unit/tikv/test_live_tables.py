@@ -37,7 +37,7 @@ def _changes(captured: dict[str, Any]) -> list[Change]:
 
 def _shown(learning: Learning, table: TableInfo, names: list[str]) -> Counter[tuple[Any, ...]]:
     """Return the rows in TiDB's text format."""
-    found: Counter[tuple[Any, ...]] = Counter()
+    counts: Counter[tuple[Any, ...]] = Counter()
     for view in open_tables(learning.learner.store, table.physical_ids, TS):
         for each in learning.read(table, view, unresolved):
             columns = dict(
@@ -46,8 +46,8 @@ def _shown(learning: Learning, table: TableInfo, names: list[str]) -> Counter[tu
             arrays = dict(zip(columns, each.drop_columns([HANDLE]).columns, strict=True))
             texts = {n: TEXT.apply(v, columns[n].type, n).to_pylist() for n, v in arrays.items()}
             texts[ROWID_NAME] = [str(handle) for handle in each.column(HANDLE).to_pylist()]
-            found.update(zip(*(texts[name] for name in names), strict=True))
-    return found
+            counts.update(zip(*(texts[name] for name in names), strict=True))
+    return counts
 
 
 def _as_shown(text: Any, field_type: FieldType | None) -> str | bytes | None:

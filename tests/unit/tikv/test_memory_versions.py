@@ -49,14 +49,14 @@ def expected(
         if commit_ts <= ts:
             cells = {1: handle, 3: None, **row(handle, commit_ts)}
             newest[handle] = tuple(cells[c.id] for c in columns) if is_put else None
-    return {handle: found for handle, found in newest.items() if found is not None}
+    return {handle: cells for handle, cells in newest.items() if cells is not None}
 
 
 def read(
-    found: MemoryVersions | None, columns: Sequence[ScanColumn]
+    versions: MemoryVersions | None, columns: Sequence[ScanColumn]
 ) -> dict[int, tuple[object, ...]]:
     rows = {}
-    for batch in found.batches(columns, with_handle=True) if found else ():
+    for batch in versions.batches(columns, with_handle=True) if versions else ():
         for handle, *cells in zip(*(c.to_pylist() for c in batch.columns), strict=True):
             assert handle not in rows
             rows[handle] = tuple(cells)
@@ -66,7 +66,7 @@ def read(
 @pytest.mark.parametrize("seed", range(8))
 def test_reads_among_commits(seed: int) -> None:
     rng = random.Random(seed)
-    known, parts, commits = NewestRows(), [], []
+    cache, parts, commits = NewestRows(), [], []
     ts = 2
     for _ in range(40):
         piece = []
@@ -84,7 +84,7 @@ def test_reads_among_commits(seed: int) -> None:
             gone = sum(len(part) for part in parts[:flushed])
             parts, commits = parts[flushed:], commits[gone:]
             if rng.random() < 0.5:
-                known.forget()
+                cache.forget()
         at = ts if rng.random() < 0.7 else rng.randrange(1, ts + 1)
         resolved = []
         more = list(commits)
@@ -92,10 +92,10 @@ def test_reads_among_commits(seed: int) -> None:
             resolved = [version(99, at, encode_row_v2(row(99, at), TYPES))]
             more.append((99, at, True))
         columns = rng.sample(COLUMNS, rng.randrange(len(COLUMNS) + 1))
-        found = known.at(ID, list(parts), resolved, TimeStamp(at), tables(at))
-        assert read(found, columns) == expected(more, at, columns)
+        versions = cache.at(ID, list(parts), resolved, TimeStamp(at), tables(at))
+        assert read(versions, columns) == expected(more, at, columns)
         deciding = sorted({handle for handle, commit_ts, _ in more if commit_ts <= at})
-        assert (found.handles.handles.to_pylist() if found else []) == deciding
+        assert (versions.handles.handles.to_pylist() if versions else []) == deciding
 
 
 def test_a_row_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,12 +107,12 @@ def test_a_row_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
         return decode(physical_id, versions, definition, names)
 
     monkeypatch.setattr(newest_module, "decode_versions", counting)
-    known, under = NewestRows(), tables(100)
+    cache, under = NewestRows(), tables(100)
     parts = [version(handle, 50, encode_row_v2(row(handle, 50), TYPES)) for handle in (3, 1, 2)]
 
     def newest(count: int) -> dict[int, tuple[object, ...]]:
-        found = known.at(ID, parts[:count], [], TimeStamp(60), under)
-        return read(found, COLUMNS[1:])
+        versions = cache.at(ID, parts[:count], [], TimeStamp(60), under)
+        return read(versions, COLUMNS[1:])
 
     for count in (2, 2, 3, 3):
         assert len(newest(count)) == count
@@ -120,12 +120,12 @@ def test_a_row_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_cannot_be_decoded_is_told_each_time() -> None:
-    known = NewestRows()
+    cache = NewestRows()
     parts = [version(1, 50, b"\x80\x00")]
     for _ in range(2):
-        found = known.at(ID, parts, [], TimeStamp(60), tables(100))
+        versions = cache.at(ID, parts, [], TimeStamp(60), tables(100))
         with pytest.raises(CodecError):
-            read(found, COLUMNS)
+            read(versions, COLUMNS)
 
 
 def test_what_rows_lack_is_told_by_the_table_that_is_read() -> None:
@@ -137,13 +137,13 @@ def test_what_rows_lack_is_told_by_the_table_that_is_read() -> None:
 
     written, shown = with_default("5"), with_default("7")
     event = TableEvent(TimeStamp(1), TABLE.db, TABLE.id, written)
-    known = PhysicalTables(SchemaHistory(TimeStamp(1), TimeStamp(90), [event], ()))
+    schema = PhysicalTables(SchemaHistory(TimeStamp(1), TimeStamp(90), [event], ()))
     rows = ({2: "a"}, {2: "b", 3: 3})
     parts = [version(n, 50, encode_row_v2(row, TYPES)) for n, row in enumerate(rows, 1)]
-    found = NewestRows().at(ID, [concat(parts)], [], TimeStamp(90), known)
+    versions = NewestRows().at(ID, [concat(parts)], [], TimeStamp(90), schema)
     for _ in range(2):
-        assert read(found, [scan_column(shown, shown.columns[2])]) == {1: (7,), 2: (3,)}
-        assert read(found, [scan_column(written, written.columns[2])]) == {1: (5,), 2: (3,)}
+        assert read(versions, [scan_column(shown, shown.columns[2])]) == {1: (7,), 2: (3,)}
+        assert read(versions, [scan_column(written, written.columns[2])]) == {1: (5,), 2: (3,)}
 
 
 def test_long_defaults_come_in_small_batches() -> None:
@@ -151,8 +151,8 @@ def test_long_defaults_come_in_small_batches() -> None:
     added = replace(TABLE.columns[1], id=ColumnID(9), name="added", origin_default=text)
     shown = replace(TABLE, columns=(*TABLE.columns, added))
     parts = [version(n, 50, encode_row_v2({2: "a"}, TYPES)) for n in range(100)]
-    found = NewestRows().at(ID, [concat(parts)], [], TimeStamp(90), tables(100))
-    assert found is not None
-    batches = list(found.batches([scan_column(shown, added)], budget=Budget(1 << 20)))
+    versions = NewestRows().at(ID, [concat(parts)], [], TimeStamp(90), tables(100))
+    assert versions is not None
+    batches = list(versions.batches([scan_column(shown, added)], budget=Budget(1 << 20)))
     assert max(batch.nbytes for batch in batches) <= 1 << 18
     assert [row for batch in batches for row in batch.column(0).to_pylist()] == [text] * 100

@@ -60,12 +60,12 @@ def laid_over(stored, rows, clock=None):
 def scanned(reader, columns=COLUMNS, **options):
     view = reader.read([])
     regions = {stats.region_id for stats in reader.regions(view, ID)}
-    found = []
+    rows = []
     for region in reader.plan(view, ID):
         assert region.region_id in regions
         for batch in reader.scan(region, ScanSpec(columns, TS, **options)):
-            found += zip(*(c.to_pylist() for c in batch.columns), strict=True)
-    return sorted(found)
+            rows += zip(*(c.to_pylist() for c in batch.columns), strict=True)
+    return sorted(rows)
 
 
 class Like:
@@ -78,9 +78,9 @@ class Like:
 
     def rows(self, batch, visible=None):
         texts = batch.column(column_name(COLUMNS[1].id)).to_pylist()
-        asked = np.ones(len(texts), np.bool_) if visible is None else visible
-        self.seen += [text for text, is_asked in zip(texts, asked, strict=True) if is_asked]
-        return asked & [self.wanted in text for text in texts]
+        mask = np.ones(len(texts), np.bool_) if visible is None else visible
+        self.seen += [text for text, is_visible in zip(texts, mask, strict=True) if is_visible]
+        return mask & [self.wanted in text for text in texts]
 
 
 def test_changed_rows_are_read_once(stored):

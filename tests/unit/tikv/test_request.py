@@ -35,14 +35,14 @@ def _request(rng: random.Random) -> raft_cmdpb_pb2.Request:
 def test_what_protobuf_says() -> None:
     rng = random.Random(5)
     requests = [_request(rng) for _ in range(400)]
-    found = decode_requests([request.SerializeToString() for request in requests])
+    decoded = decode_requests([request.SerializeToString() for request in requests])
     rows = np.arange(len(requests))
-    keys, values = found.keys(rows), found.values(rows)
+    keys, values = decoded.keys(rows), decoded.values(rows)
     for n, request in enumerate(requests):
         is_put = request.cmd_type == raft_cmdpb_pb2.Put
         content = request.put if is_put else request.delete
-        assert bool(found.is_put[n]) == is_put
-        assert Family(found.family[n]) == FAMILIES[content.cf or "default"]
+        assert bool(decoded.is_put[n]) == is_put
+        assert Family(decoded.family[n]) == FAMILIES[content.cf or "default"]
         assert keys[n] == content.key
         assert values[n] == (request.put.value if is_put else b"")
 
@@ -51,10 +51,10 @@ def test_pairs_of_a_snapshot() -> None:
     rng = random.Random(6)
     pairs = [(rng.randbytes(rng.choice(SIZES[1:9])), rng.randbytes(n)) for n in SIZES]
     messages = [raft_serverpb_pb2.KeyValue(key=k, value=v).SerializeToString() for k, v in pairs]
-    found = decode_pairs(messages, Family.LOCK)
+    decoded = decode_pairs(messages, Family.LOCK)
     rows = np.arange(len(pairs))
-    assert list(zip(found.keys(rows), found.values(rows), strict=True)) == pairs
-    assert set(found.family.tolist()) == {Family.LOCK}
+    assert list(zip(decoded.keys(rows), decoded.values(rows), strict=True)) == pairs
+    assert set(decoded.family.tolist()) == {Family.LOCK}
 
 
 def _put(key: bytes = b"k", value: bytes = b"v") -> bytes:
@@ -120,12 +120,12 @@ def test_keys_of_rows() -> None:
     }
     messages = [_put(at_ts(encoded(raw), 3)) for raw in raws]
     requests = decode_requests(messages)
-    found = record_keys(requests, np.arange(len(messages)))
+    decoded = record_keys(requests, np.arange(len(messages)))
     expected = [place for place in raws.values() if place is not None]
-    assert found.table_id.tolist() == [table_id for table_id, _ in expected]
-    is_int = found.has_int_handle(requests, 8)
+    assert decoded.table_id.tolist() == [table_id for table_id, _ in expected]
+    is_int = decoded.has_int_handle(requests, 8)
     assert is_int.tolist() == [handle is not None for _, handle in expected]
-    ints = found.select(np.flatnonzero(is_int))
+    ints = decoded.select(np.flatnonzero(is_int))
     handles = ints.int_handles(requests.reader, requests.key_at[ints.rows])
     assert handles.tolist() == [handle for _, handle in expected if handle is not None]
 
@@ -135,6 +135,6 @@ def test_a_damaged_integer_key() -> None:
     for at in (17, 22):
         broken = bytes(key[:at] + bytes([key[at] ^ 1]) + key[at + 1 :])
         requests = decode_requests([_put(at_ts(broken, 3))])
-        found = record_keys(requests, np.arange(1))
+        decoded = record_keys(requests, np.arange(1))
         with pytest.raises(CodecError, match="memcomparable"):
-            found.int_handles(requests.reader, requests.key_at)
+            decoded.int_handles(requests.reader, requests.key_at)

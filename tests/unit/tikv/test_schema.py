@@ -19,10 +19,10 @@ class Source:
 
     def __init__(self, end_ts: int) -> None:
         self.end_ts = end_ts
-        self.asked: list[int | None] = []
+        self.requested: list[int | None] = []
 
     def read(self, after: SchemaHistory | None, at_least: TimeStamp | None) -> SchemaHistory:
-        self.asked.append(at_least)
+        self.requested.append(at_least)
         if after is not None and at_least is None:
             return after
         end_ts = min(at_least or 10, self.end_ts)
@@ -35,7 +35,7 @@ def test_it_is_read_on_where_it_must_be():
     assert keeper.tables(TimeStamp(10)).history.end_ts == 10
     assert keeper.tables(TimeStamp(25)).history.end_ts == 25
     assert keeper.tables(TimeStamp(24)) is keeper.tables(TimeStamp(25))
-    assert source.asked == [None, 25]
+    assert source.requested == [None, 25]
     with pytest.raises(SchemaOutdatedError):
         keeper.tables(TimeStamp(101))
 

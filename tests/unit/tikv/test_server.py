@@ -71,11 +71,11 @@ def rows(learner: Learner, path: Path, ts: int) -> dict[int, str]:
     reader = registry.open_reader(path, _identity(), FS, CLOCK)
     (view,) = open_tables(learner.store, TABLE.physical_ids, TimeStamp(ts))
     columns = [scan_column(TABLE, c) for c in TABLE.public_columns]
-    found = {}
+    values = {}
     for each in read_rows(view, reader, reader.read([]), TABLES, columns):
-        found.update(zip(*(c.to_pylist() for c in each.columns), strict=True))
+        values.update(zip(*(c.to_pylist() for c in each.columns), strict=True))
     reader.close()
-    return found
+    return values
 
 
 def _index(answer: Applied) -> int:

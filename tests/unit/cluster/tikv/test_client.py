@@ -196,9 +196,9 @@ def test_covering(tikv, client, soon):
         RawKeyRange(KEYS[14], KEYS[15]),
         RawKeyRange(KEYS[15], KEYS[19]),
     ]
-    asked = len(tikv.pd.calls)
+    calls = len(tikv.pd.calls)
     client.regions.cover(wanted, soon)
-    assert len(tikv.pd.calls) == asked
+    assert len(tikv.pd.calls) == calls
 
 
 def test_many_regions_are_asked_for_at_once(tikv, client, soon):
@@ -212,14 +212,14 @@ def test_many_regions_are_asked_for_at_once(tikv, client, soon):
 def test_a_store_that_has_not_heard_of_a_split(tikv, client, soon):
     ts = fill(tikv)
     assert client.get(KEYS[7], ts, soon) == b"vk07"
-    known = client.regions.locate(KEYS[7], soon)
-    before = metapb_pb2.Region(id=known.id, region_epoch=metapb_pb2.RegionEpoch(version=1))
+    region = client.regions.locate(KEYS[7], soon)
+    before = metapb_pb2.Region(id=region.id, region_epoch=metapb_pb2.RegionEpoch(version=1))
     behind = errorpb_pb2.EpochNotMatch(current_regions=[before])
     tikv.faults = [errorpb_pb2.Error(epoch_not_match=behind)]
-    asked = len(tikv.pd.calls)
+    calls = len(tikv.pd.calls)
     assert client.get(KEYS[7], ts, soon) == b"vk07"
-    assert client.regions.locate(KEYS[7], soon) == known
-    assert len(tikv.pd.calls) == asked
+    assert client.regions.locate(KEYS[7], soon) == region
+    assert len(tikv.pd.calls) == calls
 
 
 def test_stores_by_tls(soon):
@@ -314,13 +314,13 @@ def test_all_versions_of_a_key(tikv, client, soon):
     model = tikv.cluster.tikv
     model.rollback(model.tso(), [b"m"])
     model.prewrite(start := model.tso(), b"m", {b"m": b"4"})
-    found = client.mvcc_get(RawKey(b"m"), soon)
-    assert [(w.commit_ts, w.value) for w in found.writes] == [
+    versions = client.mvcc_get(RawKey(b"m"), soon)
+    assert [(w.commit_ts, w.value) for w in versions.writes] == [
         (commits[0], b"1"),
         (commits[1], b"2" * 300),
         (commits[2], None),
     ]
-    assert found.locked_ts == start
+    assert versions.locked_ts == start
     assert client.mvcc_get(RawKey(b"x"), soon).writes == ()
 
 

@@ -16,7 +16,7 @@ def directory(pd):
     return Directory(pd)
 
 
-def asked(tikv):
+def calls(tikv):
     return tikv.pd.calls.count(CALL)
 
 
@@ -25,17 +25,17 @@ def test_one_hold_for_all(tikv, directory):
     hold = SharedHold(directory, "us", clock=clock)
     hold.ensure(TimeStamp(50))
     hold.ensure(TimeStamp(70))
-    assert (held[b"us"], hold.held, asked(tikv)) == (50, 50, 1)
+    assert (held[b"us"], hold.held, calls(tikv)) == (50, 50, 1)
     hold.ensure(TimeStamp(40))
     assert held[b"us"] == 40
     hold.follow(lambda: TimeStamp(70))
     assert held[b"us"] == 70
-    before = asked(tikv)
+    before = calls(tikv)
     hold.follow(lambda: TimeStamp(70))
-    assert asked(tikv) == before
+    assert calls(tikv) == before
     clock.now_ms += 100_000
     hold.follow(lambda: TimeStamp(70))
-    assert asked(tikv) == before + 1
+    assert calls(tikv) == before + 1
     hold.follow(lambda: None)
     assert held == {b"gc_worker": 0}
     hold.ensure(TimeStamp(80))

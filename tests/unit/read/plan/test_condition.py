@@ -54,7 +54,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return builder.publish(300, {TABLE: [(row[0], 150, row) for row in rows]}).path
 
 
-def found(store: Path, where: str, columns: list[str] | None = None) -> list[Any]:
+def select(store: Path, where: str, columns: list[str] | None = None) -> list[Any]:
     shown = Presentation(ZeroDates.STRING)
     with open_snapshot(store) as snapshot:
         batches = snapshot.scan("shop.item", columns or ["id"], shown, where)
@@ -93,16 +93,16 @@ def found(store: Path, where: str, columns: list[str] | None = None) -> list[Any
     ],
 )
 def test_rows_are_those_that_tidb_would_find(store: Path, where: str, ids: list[int]) -> None:
-    assert found(store, where) == [(number,) for number in ids]
+    assert select(store, where) == [(number,) for number in ids]
 
 
 def test_a_number_beyond_all_others(store: Path) -> None:
     with pytest.raises(UnrepresentableValueError, match="out of range"):
-        found(store, "price < '1e9223372036854775807'")
+        select(store, "price < '1e9223372036854775807'")
 
 
 def test_the_columns_read_need_not_be_shown(store: Path) -> None:
-    assert found(store, "code = 'A' AND big = 0", ["name", "day"]) == [("one ", "0000-00-00")]
+    assert select(store, "code = 'A' AND big = 0", ["name", "day"]) == [("one ", "0000-00-00")]
 
 
 def test_a_row_that_is_left_out_is_not_refused(store: Path) -> None:

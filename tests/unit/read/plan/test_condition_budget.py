@@ -103,7 +103,7 @@ def test_a_row_that_needs_more_than_the_budget() -> None:
 
 
 @pytest.mark.parametrize(
-    ("where", "found"),
+    ("where", "predicate"),
     [
         ("n IN (1, 2, 7000)", lambda n: n % 5 and n % 1000 in (1, 2)),
         ("n NOT IN (1, 2)", lambda n: n % 5 and n % 1000 not in (1, 2)),
@@ -133,8 +133,8 @@ def test_a_row_that_needs_more_than_the_budget() -> None:
         ("concat(c, NULL) IS NULL", lambda n: True),
     ],
 )
-def test_constants_beside_rows(where: str, found: Any) -> None:
-    assert rows(where, count=8000) == [n for n in range(8000) if found(n)]
+def test_constants_beside_rows(where: str, predicate: Any) -> None:
+    assert rows(where, count=8000) == [n for n in range(8000) if predicate(n)]
 
 
 def test_slices_give_the_same_rows() -> None:

@@ -117,7 +117,7 @@ def number(value: Any, kind: LiteralKind = LiteralKind.INT) -> Term:
     return term.LiteralTerm(kind, value)
 
 
-def told(name: str, *arguments: Term) -> Term:
+def call(name: str, *arguments: Term) -> Term:
     return term.FunctionTerm(name, arguments)
 
 
@@ -127,27 +127,27 @@ ID = column_("ID")
 @pytest.mark.parametrize(
     ("filter", "inside", "outside"),
     [
-        (told("=", ID, number(5)), [(5, 6)], [(6, 7), (None, 5)]),
-        (told("<=>", number(5), ID), [(5, 6)], [(6, 7), (None, 5)]),
-        (told("in", ID, number(1), number(100)), [(0, 2)], [(2, 100)]),
+        (call("=", ID, number(5)), [(5, 6)], [(6, 7), (None, 5)]),
+        (call("<=>", number(5), ID), [(5, 6)], [(6, 7), (None, 5)]),
+        (call("in", ID, number(1), number(100)), [(0, 2)], [(2, 100)]),
         (
-            told(
+            call(
                 "and",
-                told(">", ID, number(3)),
-                told("is null", column_("name")),
-                told("<", ID, number(9)),
+                call(">", ID, number(3)),
+                call("is null", column_("name")),
+                call("<", ID, number(9)),
             ),
             [(4, 5)],
             [(9, None), (None, 4)],
         ),
-        (told("or", *(told("=", ID, number(n)) for n in (1, 5, 9))), [(5, 6)], [(2, 5), (6, 9)]),
-        (told("not", told("=", ID, number(1))), [(1, 2)], []),
-        (told("=", ID, number(None, LiteralKind.NULL)), [(1, 2)], []),
-        (told("in", ID, number(1), number(None, LiteralKind.NULL)), [(5, 6)], []),
-        (told("=", ID, number(1.0, LiteralKind.DOUBLE)), [(5, 6)], []),
-        (told("=", ID, number(True, LiteralKind.BOOL)), [(5, 6)], []),
-        (told("is not null", ID), [(5, 6)], []),
-        (told(">", ID, number(2**70)), [], [(None, None)]),
+        (call("or", *(call("=", ID, number(n)) for n in (1, 5, 9))), [(5, 6)], [(2, 5), (6, 9)]),
+        (call("not", call("=", ID, number(1))), [(1, 2)], []),
+        (call("=", ID, number(None, LiteralKind.NULL)), [(1, 2)], []),
+        (call("in", ID, number(1), number(None, LiteralKind.NULL)), [(5, 6)], []),
+        (call("=", ID, number(1.0, LiteralKind.DOUBLE)), [(5, 6)], []),
+        (call("=", ID, number(True, LiteralKind.BOOL)), [(5, 6)], []),
+        (call("is not null", ID), [(5, 6)], []),
+        (call(">", ID, number(2**70)), [], [(None, None)]),
     ],
 )
 def test_filters(filter: Term, inside: list[Any], outside: list[Any]) -> None:
@@ -158,7 +158,7 @@ def test_filters(filter: Term, inside: list[Any], outside: list[Any]) -> None:
 
 def test_several_conditions_hold_at_once() -> None:
     where = Condition.parse("id > 5", SIGNED).expression.tree
-    ranges = HandleRanges([where, node_of(told("<", ID, number(9)))], SIGNED)
+    ranges = HandleRanges([where, node_of(call("<", ID, number(9)))], SIGNED)
     assert ranges.reach(6, 7)
     assert not ranges.reach(9, None)
     assert not ranges.reach(None, 6)

@@ -110,8 +110,8 @@ def test_they_are_read_like_any_table(shop):
         ]
         with pytest.raises(ColumnNotFoundError):
             snapshot.plan(name, ["none"])
-        found = snapshot.sql('SELECT sum(versions) FROM shop."items$files"')
-        assert [batch.to_pylist() for batch in found] == [[{"sum(versions)": 6}]]
+        batches = snapshot.sql('SELECT sum(versions) FROM shop."items$files"')
+        assert [batch.to_pylist() for batch in batches] == [[{"sum(versions)": 6}]]
     with connect(shop) as api:
         for kind in KINDS:
             plan = api.plan(f"shop.items${kind}", moment=Moment(200))

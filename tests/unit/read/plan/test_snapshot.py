@@ -77,10 +77,10 @@ def test_without_a_timestamp_the_newest_is_read(store: Path) -> None:
 def test_a_task_survives_pickle_and_reads_what_was_planned(store: Path) -> None:
     with open_snapshot(store, TimeStamp(200)) as snapshot:
         tasks = pickle.loads(pickle.dumps(snapshot.plan("shop.item", ["id"]).tasks))
-        found = [
+        ids = [
             row["id"] for task in tasks for batch in read_task(task) for row in batch.to_pylist()
         ]
-    assert sorted(found) == [1, 2]
+    assert sorted(ids) == [1, 2]
 
 
 def test_a_task_on_another_store_raises(store: Path, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ IDS = [int(row[0]) for row in RECORDED["rows"]]
 ANSWERS: dict[str, list[int]] = dict(RECORDED["answers"])
 
 
-def found(text: str) -> Sequence[int] | None:
+def matching_ids(text: str) -> Sequence[int] | None:
     """Return the ids of the rows; None if the condition is rejected."""
     try:
         kept = Condition.parse(text, TABLE).rows(BATCH)
@@ -36,11 +36,11 @@ def found(text: str) -> Sequence[int] | None:
 
 @pytest.mark.parametrize("text", FOUND)
 def test_condition_that_was_once_answered_otherwise(text: str) -> None:
-    assert found(text) in (ANSWERS[text], None)
+    assert matching_ids(text) in (ANSWERS[text], None)
 
 
 def test_random_conditions() -> None:
-    answers = {text: found(text) for text in ANSWERS}
+    answers = {text: matching_ids(text) for text in ANSWERS}
     refused = [text for text, ids in answers.items() if ids is None]
     assert [t for t, ids in answers.items() if ids is not None and ids != ANSWERS[t]] == []
     # Rejections are correct, too, but not useful.

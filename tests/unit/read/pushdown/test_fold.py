@@ -129,8 +129,8 @@ def test_least_and_largest_conditions() -> None:
     keys = pa.array(["a", "b", "a", "b", "c", "d"])
     values = pa.array([True, False, None, True, None, False])
     rows = folded(Aggregation(("k",), ends), [keys, values], [keys, values]).to_pylist()
-    found = {row["k"]: (row["a0"], row["a1"]) for row in rows}
-    assert found == {"a": (True, True), "b": (False, True), "c": (None, None), "d": (False, False)}
+    by_key = {row["k"]: (row["a0"], row["a1"]) for row in rows}
+    assert by_key == {"a": (True, True), "b": (False, True), "c": (None, None), "d": (False, False)}
     (row,) = folded(Aggregation((), ends), [values], [values]).to_pylist()
     assert row == {"a0": False, "a1": True}
     (row,) = folded(Aggregation((), ends), [values.slice(2, 1)]).to_pylist()

@@ -71,8 +71,8 @@ def keys(term, **columns):
 @pytest.mark.parametrize("days", [DAYS, DAYS[5:400], DAYS[:5]], ids=["far", "near", "few"])
 def test_parts_of_days(name, of, days):
     wanted = [None if day is None else of(day) for day in days]
-    found = keys(call(name, X), x=pa.array(days, pa.date32()))
-    assert found == {each: wanted.count(each) for each in wanted}
+    counts = keys(call(name, X), x=pa.array(days, pa.date32()))
+    assert counts == {each: wanted.count(each) for each in wanted}
 
 
 @pytest.mark.parametrize(
@@ -158,8 +158,8 @@ def test_texts(encode):
     words = words.dictionary_encode() if encode else words
     for begin, count in ((1, 1), (2, 5), (0, 2)):
         wanted = {w and w[max(begin - 1, 0) :][:count] for w in WORDS}
-        found = keys(call("substring", X, whole(begin), whole(count)), x=words)
-        assert set(found) == wanted
+        counts = keys(call("substring", X, whole(begin), whole(count)), x=words)
+        assert set(counts) == wanted
     assert set(keys(call("length", X), x=words)) == {3, 2, 0, None}
     none = call("coalesce", X, call("as string", text("tea")))
     assert keys(none, x=words) == {"tea": 6, "öl": 3, "": 3, "🙂x": 3}

@@ -151,8 +151,8 @@ def test_other_names_of_databases_can_be_read(db: str) -> None:
 
 def test_periods_in_names_mix_up_no_tables() -> None:
     tables = Databases(("a", "b.c"), ("a.b", "c"))
-    found = rows('SELECT l.name, r.name AS other FROM a."b.c" l, "a.b".c r', tables)
-    assert found == [("a/b.c", "a.b/c")]
+    joined = rows('SELECT l.name, r.name AS other FROM a."b.c" l, "a.b".c r', tables)
+    assert joined == [("a/b.c", "a.b/c")]
 
 
 def test_sums_are_wider_than_what_they_sum(tables: Tables) -> None:

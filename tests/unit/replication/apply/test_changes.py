@@ -34,7 +34,7 @@ UNSIGNED = table_info(8, "shop.big", [UNSIGNED_KEY])
 HIDDEN = table_info(9, "shop.log", [column("line", MySQLType.VARCHAR)], has_rowid=True)
 
 Change = tuple[int, bytes]
-Found = list[tuple[Any, ...]]
+Rows = list[tuple[Any, ...]]
 
 
 def row(table: TableInfo, *values: object, rowid: int | None = None) -> bytes:
@@ -65,7 +65,7 @@ def delete(old: bytes) -> Change:
     return DELETE_ROW, old
 
 
-def versions(table: TableInfo, *transactions: Sequence[Change]) -> Found:
+def versions(table: TableInfo, *transactions: Sequence[Change]) -> Rows:
     """Return the versions of transactions that commit at 11, 21, 31, ...: (physical id, row...)."""
     changes = TableChanges(table)
     for number, rows in enumerate(transactions, 1):
@@ -76,9 +76,9 @@ def versions(table: TableInfo, *transactions: Sequence[Change]) -> Found:
         )
         changes.add(mutations, TimeStamp(number * 10), TimeStamp(number * 10 + 1))
     return [
-        (version.physical_id, *found.values())
+        (version.physical_id, *cells.values())
         for version in changes.to_versions()
-        for found in version.batch.to_pylist()
+        for cells in version.batch.to_pylist()
     ]
 
 
@@ -111,13 +111,13 @@ def test_a_row_is_known_to_be_as_wide_as_its_columns() -> None:
 
 
 def test_each_change_is_a_version_sorted_by_row_and_time() -> None:
-    found = versions(
+    stored = versions(
         PLAIN,
         [insert(PLAIN, 2, 2, "two"), insert(PLAIN, 1, 1, "one")],
         [update(row(PLAIN, 2, "two"), row(PLAIN, 2, None))],
         [delete(row(PLAIN, 1, "one"))],
     )
-    assert found == [
+    assert stored == [
         (7, 1, 11, 10, 1, 1, "one"),
         (7, 1, 31, 30, 0, None, None),
         (7, 2, 11, 10, 1, 2, "two"),
@@ -137,19 +137,19 @@ def test_of_several_changes_in_a_transaction_the_last_counts() -> None:
 
 def test_an_unsigned_key_keeps_its_bits() -> None:
     top = 2**64 - 1
-    found = versions(UNSIGNED, [insert(UNSIGNED, -1, top)], [delete(row(UNSIGNED, top))])
-    assert found == [(8, -1, 11, 10, 1, top), (8, -1, 21, 20, 0, None)]
+    stored = versions(UNSIGNED, [insert(UNSIGNED, -1, top)], [delete(row(UNSIGNED, top))])
+    assert stored == [(8, -1, 11, 10, 1, top), (8, -1, 21, 20, 0, None)]
 
 
 def test_rows_without_a_key_are_found_by_their_rowid() -> None:
     """Equal rows are distinguished by column -1 of updates and deletes."""
-    found = versions(
+    stored = versions(
         HIDDEN,
         [insert(HIDDEN, 1, "same"), insert(HIDDEN, 2, "same")],
         [update(row(HIDDEN, "same", rowid=2), row(HIDDEN, "other", rowid=2))],
         [delete(row(HIDDEN, "same", rowid=1))],
     )
-    assert found == [
+    assert stored == [
         (9, 1, 11, 10, 1, "same"),
         (9, 1, 31, 30, 0, None),
         (9, 2, 11, 10, 1, "same"),
@@ -198,7 +198,7 @@ def test_integers_beyond_their_type_are_kept() -> None:
     table = table_info(7, "shop.item", [id_column(), byte])
     wide = table_info(7, "shop.item", [id_column(), column("b", MySQLType.LONGLONG, flag=unsigned)])
     rows = [insert(wide, 1, 1, 255), insert(wide, 2, 2, 2**64 - 1), insert(wide, 3, 3, None)]
-    assert [found[-1] for found in versions(table, rows)] == [255, 2**64 - 1, None]
+    assert [cells[-1] for cells in versions(table, rows)] == [255, 2**64 - 1, None]
     key = column("id", MySQLType.LONG, flag=unsigned | ColumnFlag.NOT_NULL | ColumnFlag.PRI_KEY)
     keyed = table_info(8, "shop.key", [key])
     assert versions(keyed, [(INSERT, encode_insert_v1([-1], [BIGINT], b"\0"))]) == [
@@ -229,7 +229,7 @@ def clustered_by_text(collate: str, length: int = -1) -> TableInfo:
     )
 
 
-def insert_text(table: TableInfo, in_handle: str | bytes, in_row: str | None) -> Found:
+def insert_text(table: TableInfo, in_handle: str | bytes, in_row: str | None) -> Rows:
     """Return the version of an insert; None omits the value from the row."""
     types = {1: table.columns[0].type}
     stored = encode_row_v1({} if in_row is None else {1: in_row}, types)

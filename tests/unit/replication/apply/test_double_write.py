@@ -74,8 +74,8 @@ ONCE_AND_AGAIN = {
 @pytest.mark.parametrize(("once", "again"), ONCE_AND_AGAIN.values(), ids=[*ONCE_AND_AGAIN])
 def test_what_is_done_once_and_again(once: list[RowChange], again: list[RowChange]) -> None:
     changes = [*once, *again]
-    found = strict([*changes, *changes])
-    assert found == [*[False] * len(once), *[True] * len(again)] * 2
+    is_again = strict([*changes, *changes])
+    assert is_again == [*[False] * len(once), *[True] * len(again)] * 2
 
 
 def test_at_first_an_update_only_deletes_in_another_new_partition() -> None:
@@ -87,8 +87,8 @@ def test_at_first_an_update_only_deletes_in_another_new_partition() -> None:
         came(6, OLD, NEW),
         came(9, OLD, NEW),
     ]
-    found = strict(changes, is_delete_only=True)
-    assert found == [False, True, False, False, False, True]
+    is_again = strict(changes, is_delete_only=True)
+    assert is_again == [False, True, False, False, False, True]
     assert strict(changes) is None
 
 

@@ -117,16 +117,16 @@ def keys_at(
     *transactions: tuple[int, int, list[Change]],
     may_guess: bool = False,
     moments: Sequence[int] = (COPIED - 1, END),
-    is_known: bool = True,
+    names_last_version: bool = True,
 ) -> dict[int, list[int]]:
     """Return the rows after transactions (commit_ts, version, changes). Raises as a read does.
 
-    With `is_known`, a transaction that names the last version has arrived before them.
+    With `names_last_version`, a transaction that names the last version has arrived before them.
     """
-    known: list[tuple[int, int, list[Change]]] = [(200, 62, [])] if is_known else []
+    earlier: list[tuple[int, int, list[Change]]] = [(200, 62, [])] if names_last_version else []
     messages = [
         message
-        for commit_ts, version, changes in (*known, *transactions)
+        for commit_ts, version, changes in (*earlier, *transactions)
         for message in transaction(
             commit_ts - 5, commit_ts, prewrite_value(version, {PLAIN.id: changes})
         )
@@ -159,8 +159,8 @@ def test_a_row_that_is_written_twice_is_there_once_unless_it_was_copied_too(tmp_
         (1150, 61, [came(7, 8), came(8, 8), went(2, 15), went(2, 15)]),
     )
     copied = Cluster({RecordKey(NEW[0].id, 3): False, RecordKey(NEW[1].id, 5): True})
-    found = keys_at(tmp_path, copied, *transactions)
-    assert found == {COPIED - 1: [6, 7, 15, 16], END: [6, 7, 8, 16, 16]}
+    rows = keys_at(tmp_path, copied, *transactions)
+    assert rows == {COPIED - 1: [6, 7, 15, 16], END: [6, 7, 8, 16, 16]}
     with pytest.raises(TableSetAsideError, match=r"shop\.log: .* 1100; 2 rows"):
         keys_at(tmp_path, Cluster({}), *transactions, moments=[COPIED])
     before = keys_at(tmp_path, Cluster({}), *transactions, moments=[COPIED - 1])
@@ -170,24 +170,24 @@ def test_a_row_that_is_written_twice_is_there_once_unless_it_was_copied_too(tmp_
 
 
 def test_an_update_to_another_new_partition_has_a_new_rowid_there(tmp_path: Path) -> None:
-    found = keys_at(
+    rows = keys_at(
         tmp_path,
         Cluster({RecordKey(NEW[1].id, 1): False}),
         (900, 59, [came(1, 5)]),
         (1050, 60, [changed(1, 5, 15), came(2, 15), went(1, 5)]),
         (1150, 61, [went(2, 15), went(2, 15)]),
     )
-    assert found == {COPIED - 1: [15], END: []}
+    assert rows == {COPIED - 1: [15], END: []}
 
 
 def test_rows_that_are_not_written_while_tidb_copies_need_nobody_who_knows(tmp_path: Path) -> None:
-    found = keys_at(
+    rows = keys_at(
         tmp_path,
         Cluster({}),
         (900, 59, [came(1, 5), came(2, 15)]),
         (1050, 60, [went(1, 5), went(1, 5), changed(2, 15, 16), changed(2, 15, 16)]),
     )
-    assert found == {COPIED - 1: [16], END: [16]}
+    assert rows == {COPIED - 1: [16], END: [16]}
 
 
 def test_the_schema_is_known_up_to_where_readers_are_answered(tmp_path: Path) -> None:
@@ -210,8 +210,8 @@ def test_a_statement_that_began_before_its_state_was_loaded(tmp_path: Path) -> N
     """It records version 60, loaded while it ran, and wrote each row once, as under 59."""
     once = (1050, 60, [came(1, 5), came(2, 6)])
     copied = Cluster({RecordKey(NEW[0].id, rowid): True for rowid in (1, 2)})
-    found = keys_at(tmp_path, copied, once, is_known=False)
-    assert found == {COPIED - 1: [5, 6], END: [5, 6]}
+    rows = keys_at(tmp_path, copied, once, names_last_version=False)
+    assert rows == {COPIED - 1: [5, 6], END: [5, 6]}
 
 
 def test_from_what_is_not_written_twice_on_a_table_is_set_aside(tmp_path: Path) -> None:
@@ -222,8 +222,8 @@ def test_from_what_is_not_written_twice_on_a_table_is_set_aside(tmp_path: Path) 
         (1060, 60, [came(4, 7), came(5, 7)]),
         (1150, 61, [came(6, 8), came(7, 8)]),
     )
-    found = keys_at(tmp_path, Cluster({}), *transactions, moments=[1039, 1049])
-    assert found == {1039: [], 1049: [5]}
+    rows = keys_at(tmp_path, Cluster({}), *transactions, moments=[1039, 1049])
+    assert rows == {1039: [], 1049: [5]}
     for moment in (1050, COPIED, END):
         with pytest.raises(TableSetAsideError, match=r"from 1050 .* start_ts=1045 commit_ts=1050"):
             keys_at(tmp_path, Cluster({}), *transactions, moments=[moment])

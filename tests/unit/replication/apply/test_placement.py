@@ -75,7 +75,7 @@ class Cluster:
         has_written: Callable[[RecordKey, TimeStamp], bool],
         history: SchemaHistory = HISTORY,
     ) -> None:
-        self.asked: list[RecordKey] = []
+        self.checked: list[RecordKey] = []
         self._has_written, self._history = has_written, history
 
     def read(self, after: SchemaHistory | None, at_least: TimeStamp | None) -> SchemaHistory:
@@ -85,19 +85,19 @@ class Cluster:
         """Return None: these tests have no orphans."""
 
     def has_written(self, key: RawKey, start_ts: TimeStamp) -> bool:
-        self.asked.append(decode_record_key(key))
-        return self._has_written(self.asked[-1], start_ts)
+        self.checked.append(decode_record_key(key))
+        return self._has_written(self.checked[-1], start_ts)
 
 
 def wrote_to(*ids: PhysicalTableID, history: SchemaHistory = HISTORY) -> Cluster:
     return Cluster(lambda key, _: key.table_id in ids, history)
 
 
-Found: TypeAlias = Callable[..., dict[PhysicalTableID, set[int]]]
+Placement: TypeAlias = Callable[..., dict[PhysicalTableID, set[int]]]
 
 
 @pytest.fixture
-def found(tmp_path: Path) -> Found:
+def placement(tmp_path: Path) -> Placement:
     """cluster, version, start_ts, commit_ts, handles -> where the rows are that it inserts."""
     return partial(rows_of, tmp_path / "binlog")
 
@@ -113,8 +113,8 @@ def rows_of(
 ) -> dict[PhysicalTableID, set[int]]:
     value = prewrite_value(version, {PLAIN.id: [insert(handle) for handle in handles]})
     messages = transaction(start_ts, commit_ts, value)
-    found = rows_after(path, messages, cluster, may_guess=may_guess)
-    return {physical_id: {row[0] for row in rows} for physical_id, rows in found.items()}
+    stored = rows_after(path, messages, cluster, may_guess=may_guess)
+    return {physical_id: {row[0] for row in rows} for physical_id, rows in stored.items()}
 
 
 def rows_after(
@@ -166,17 +166,17 @@ def changing(kind: int, handle: int, start_ts: int, commit_ts: int, version: int
 
 @pytest.mark.parametrize("where", [OLD, NEW])
 def test_who_names_the_version_before_may_have_met_either(
-    found: Found, where: PhysicalTableID
+    placement: Placement, where: PhysicalTableID
 ) -> None:
     """A transaction uses one definition for all rows of a table, so one row decides."""
     cluster = wrote_to(where)
-    assert found(cluster, 59, 1004, 1100, 1, 2, 70) == {where: {1, 2}, OTHER: {70}}
-    assert {key.handle for key in cluster.asked} == {1}
+    assert placement(cluster, 59, 1004, 1100, 1, 2, 70) == {where: {1, 2}, OTHER: {70}}
+    assert {key.handle for key in cluster.checked} == {1}
 
 
-def test_who_began_before_and_names_the_new_version_too(found: Found) -> None:
-    assert found(wrote_to(OLD), 60, 995, 1100, 1) == {OLD: {1}}
-    assert found(wrote_to(NEW), 60, 995, 1100, 1) == {NEW: {1}}
+def test_who_began_before_and_names_the_new_version_too(placement: Placement) -> None:
+    assert placement(wrote_to(OLD), 60, 995, 1100, 1) == {OLD: {1}}
+    assert placement(wrote_to(NEW), 60, 995, 1100, 1) == {NEW: {1}}
 
 
 @pytest.mark.parametrize(
@@ -185,69 +185,78 @@ def test_who_began_before_and_names_the_new_version_too(found: Found) -> None:
     ids=["over before", "in a partition that stays"],
 )
 def test_nobody_is_asked_what_is_certain(
-    found: Found, version: int, start_ts: int, commit_ts: int, handle: int, where: PhysicalTableID
+    placement: Placement,
+    version: int,
+    start_ts: int,
+    commit_ts: int,
+    handle: int,
+    where: PhysicalTableID,
 ) -> None:
     cluster = wrote_to()
-    assert found(cluster, version, start_ts, commit_ts, handle) == {where: {handle}}
-    assert cluster.asked == []
+    assert placement(cluster, version, start_ts, commit_ts, handle) == {where: {handle}}
+    assert cluster.checked == []
 
 
 def test_a_statement_may_name_a_version_that_came_while_it_ran(
-    found: Found, caplog: pytest.LogCaptureFixture
+    placement: Placement, caplog: pytest.LogCaptureFixture
 ) -> None:
     """TiDB had not loaded the change when it began, and records the version at its end."""
-    assert found(wrote_to(OLD), 60, 1001, 1100, 1) == {OLD: {1}}
-    assert found(wrote_to(NEW), 60, 1001, 1100, 1) == {NEW: {1}}
-    assert found(wrote_to(), 60, 1001, 1100, 1) == {NEW: {1}}, "which is far likelier"
+    assert placement(wrote_to(OLD), 60, 1001, 1100, 1) == {OLD: {1}}
+    assert placement(wrote_to(NEW), 60, 1001, 1100, 1) == {NEW: {1}}
+    assert placement(wrote_to(), 60, 1001, 1100, 1) == {NEW: {1}}, "which is far likelier"
     assert caplog.text == ""
 
 
-@pytest.mark.parametrize("known", ["named", "lease"])
+@pytest.mark.parametrize("reason", ["named", "lease"])
 def test_a_change_that_is_known_by_then_leaves_no_doubt(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str
 ) -> None:
     cluster, state = wrote_to(OLD), "pyspark_theflash.replication.apply.state"
     messages = inserting(1, 1020, 1030, 60)
-    if known == "named":
+    if reason == "named":
         monkeypatch.setattr(f"{state}._LAG", 10)
         messages = [*transaction(1005, 1010, prewrite_value(60, {})), *messages]
     else:
         monkeypatch.setattr(f"{state}._LEASE", 20)
     assert rows_after(tmp_path / "binlog", messages, cluster) == {NEW: {(1,)}}
-    assert cluster.asked == []
+    assert cluster.checked == []
 
 
-def test_a_row_that_left_nothing_does_not_decide(found: Found) -> None:
+def test_a_row_that_left_nothing_does_not_decide(placement: Placement) -> None:
     cluster = Cluster(lambda key, _: key == RecordKey(NEW, 2))
-    assert found(cluster, 59, 1004, 1100, 1, 2) == {NEW: {1, 2}}
+    assert placement(cluster, 59, 1004, 1100, 1, 2) == {NEW: {1, 2}}
 
 
 @pytest.mark.parametrize("before", [[], [(100, BEFORE), (500, None)]], ids=["created", "recovered"])
 def test_a_table_may_be_younger_than_the_transaction(
-    found: Found, before: list[tuple[int, TableInfo | None]]
+    placement: Placement, before: list[tuple[int, TableInfo | None]]
 ) -> None:
     """TRUNCATE TABLE, or DROP and CREATE, between BEGIN and the first statement on the table."""
     cluster = wrote_to(history=history(*before, (1000, BEFORE)))
-    assert found(cluster, 59, 900, 1100, 1) == {OLD: {1}}
-    assert cluster.asked == []
+    assert placement(cluster, 59, 900, 1100, 1) == {OLD: {1}}
+    assert cluster.checked == []
 
 
-def test_a_younger_table_whose_partitions_have_changed_since_is_asked_for(found: Found) -> None:
+def test_a_younger_table_whose_partitions_have_changed_since_is_asked_for(
+    placement: Placement,
+) -> None:
     cluster = wrote_to(NEW, history=history((1000, BEFORE), (1050, AFTER)))
-    assert found(cluster, 59, 900, 1100, 1) == {NEW: {1}}
-    assert {key.handle for key in cluster.asked} == {1}
+    assert placement(cluster, 59, 900, 1100, 1) == {NEW: {1}}
+    assert {key.handle for key in cluster.checked} == {1}
     with pytest.raises(TableSetAsideError):
-        found(wrote_to(history=history((1000, BEFORE), (1050, AFTER))), 59, 900, 1100, 1)
+        placement(wrote_to(history=history((1000, BEFORE), (1050, AFTER))), 59, 900, 1100, 1)
 
 
-def test_what_nobody_knows_is_refused(found: Found) -> None:
+def test_what_nobody_knows_is_refused(placement: Placement) -> None:
     with pytest.raises(TableSetAsideError, match=r"from 1100 .*start_ts=1004 commit_ts=1100"):
-        found(wrote_to(), 59, 1004, 1100, 1)
+        placement(wrote_to(), 59, 1004, 1100, 1)
 
 
-def test_what_nobody_knows_may_be_guessed(found: Found, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_nobody_knows_may_be_guessed(
+    placement: Placement, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.WARNING):
-        assert found(wrote_to(), 59, 1004, 1100, 1, may_guess=True) == {OLD: {1}}
+        assert placement(wrote_to(), 59, 1004, 1100, 1, may_guess=True) == {OLD: {1}}
     assert "shop.item" in caplog.text
     assert "start_ts=1004 commit_ts=1100" in caplog.text
 
@@ -271,9 +280,9 @@ def test_what_is_inserted_was_not_there_before(tmp_path: Path) -> None:
     assert rows_after(tmp_path / "binlog", messages, wrote_to()) == {OLD: {(1,)}, NEW: {(1,)}}
 
 
-def test_a_cluster_that_does_not_answer_is_not_guessed_over(found: Found) -> None:
+def test_a_cluster_that_does_not_answer_is_not_guessed_over(placement: Placement) -> None:
     def away(_key: RecordKey, _start_ts: TimeStamp) -> bool:
         raise ServiceUnavailableError("tidb", "away")
 
     with pytest.raises(ServiceUnavailableError):
-        found(Cluster(away), 59, 1004, 1100, 1)
+        placement(Cluster(away), 59, 1004, 1100, 1)

@@ -30,8 +30,8 @@ ID = PhysicalTableID(1)
 def version(handle: int, commit_ts: int, row: bytes | None) -> Versions:
     kind = WriteKind.DELETE if row is None else WriteKind.PUT
     write = Write(kind, TimeStamp(commit_ts - 1))
-    (found,) = versions_of([(key(handle) + encode_uint_desc(commit_ts), write, row or b"")])
-    return found
+    (decoded,) = versions_of([(key(handle) + encode_uint_desc(commit_ts), write, row or b"")])
+    return decoded
 
 
 @pytest.mark.parametrize("names", [[], ["c1"], ["c2"], ["c3"], ["c3", "c1"]])

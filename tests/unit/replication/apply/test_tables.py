@@ -36,40 +36,43 @@ def tables(*events: TableEvent) -> PhysicalTables:
 
 
 def shown(
-    found: PhysicalTables, physical_id: int, *commits: int
+    physical: PhysicalTables, physical_id: int, *commits: int
 ) -> list[tuple[int, int, list[int]]]:
     """Return (table, number of columns, commits) for each definition."""
     commit_ts = np.array(commits, np.uint64)
     return [
         (d.id, len(d.columns), commit_ts[places].tolist())
-        for d, places in found.definitions(PhysicalTableID(physical_id), commit_ts)
+        for d, places in physical.definitions(PhysicalTableID(physical_id), commit_ts)
     ]
 
 
 def test_a_table_that_grows() -> None:
-    found = tables(event(5, PLAIN), event(50, WIDER))
-    assert shown(found, 20, 60, 10, 49, 50) == [(20, 2, [10, 49]), (20, 3, [60, 50])]
-    assert not found.has(PhysicalTableID(21))
+    physical = tables(event(5, PLAIN), event(50, WIDER))
+    assert shown(physical, 20, 60, 10, 49, 50) == [(20, 2, [10, 49]), (20, 3, [60, 50])]
+    assert not physical.has(PhysicalTableID(21))
 
 
 def test_partitions_belong_from_their_making_on() -> None:
-    found = tables(
+    physical = tables(
         event(5, parts(11)), event(30, parts(11, adding=(12,))), event(40, parts(11, 12))
     )
-    assert found.has(PhysicalTableID(12))
-    assert not found.has(PhysicalTableID(10))
-    assert [(i, commits) for i, _, commits in shown(found, 12, 35, 45)] == [(10, [35]), (10, [45])]
+    assert physical.has(PhysicalTableID(12))
+    assert not physical.has(PhysicalTableID(10))
+    assert [(i, commits) for i, _, commits in shown(physical, 12, 35, 45)] == [
+        (10, [35]),
+        (10, [45]),
+    ]
 
 
 def test_exchanged_partitions() -> None:
     """From 50 on, 20 is a partition of table 10, and table 11 has the rows of partition 11."""
     moved = replace(PLAIN, id=TableID(11))
     gone = TableEvent(TimeStamp(50), "d", TableID(20), None)
-    found = tables(
+    physical = tables(
         event(5, PLAIN), event(6, parts(11)), event(50, parts(20)), event(50, moved), gone
     )
-    assert [(i, c) for i, _, c in shown(found, 20, 10, 60)] == [(20, [10]), (10, [60])]
-    assert [(i, c) for i, _, c in shown(found, 11, 10, 60)] == [(10, [10]), (11, [60])]
+    assert [(i, c) for i, _, c in shown(physical, 20, 10, 60)] == [(20, [10]), (10, [60])]
+    assert [(i, c) for i, _, c in shown(physical, 11, 10, 60)] == [(10, [10]), (11, [60])]
 
 
 def test_commits_beyond_the_history() -> None:
@@ -78,12 +81,12 @@ def test_commits_beyond_the_history() -> None:
 
 
 def test_tables_in_a_range() -> None:
-    found = tables(*(event(5, replace(PLAIN, id=TableID(n))) for n in (3, 20, 30)))
+    physical = tables(*(event(5, replace(PLAIN, id=TableID(n))) for n in (3, 20, 30)))
     everything = EncodedKeyRange(b"", b"")
-    assert list(found.within(everything)) == [3, 20, 30]
+    assert list(physical.within(everything)) == [3, 20, 30]
     middle = EncodedKeyRange(
         record_range(PhysicalTableID(4)).start, record_range(PhysicalTableID(20)).end
     )
-    assert list(found.within(middle)) == [20]
-    assert list(found.within(EncodedKeyRange(b"", b"m"))) == []
-    assert list(found.within(EncodedKeyRange(b"u", b""))) == []
+    assert list(physical.within(middle)) == [20]
+    assert list(physical.within(EncodedKeyRange(b"", b"m"))) == []
+    assert list(physical.within(EncodedKeyRange(b"u", b""))) == []

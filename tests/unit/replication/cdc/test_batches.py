@@ -36,8 +36,8 @@ def test_a_small_batch_is_not_copied() -> None:
 def test_a_commit_timestamp_is_never_divided() -> None:
     chunks = [versions((3, 400), (1, 400), (2, 10)), versions((2, 900), (3, 1), (5, 10))]
     batches = list(cut(chunks, TimeStamp(9), 600))
-    found = [(sorted(concat(c).commit_ts.tolist()), reached) for c, reached, _ in batches]
-    assert found == [([1], 1), ([2, 2], 2), ([3, 3, 5], 9)]
+    summary = [(sorted(concat(c).commit_ts.tolist()), reached) for c, reached, _ in batches]
+    assert summary == [([1], 1), ([2, 2], 2), ([3, 3, 5], 9)]
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -62,7 +62,7 @@ def test_random_batches(seed: int) -> None:
 def test_a_large_transaction_is_published_between_what_is_before_and_after() -> None:
     chunks = [versions((3, 5), (5, 5), (6, 5), (8, 5), (9, 5))]
     large = iter([versions((5, 9)), versions((5, 9), (5, 9)), versions((8, 9))])
-    found = [
+    summary = [
         (
             [ts for chunk in batch.chunks for ts in chunk.commit_ts.tolist()],
             batch.reached,
@@ -70,7 +70,7 @@ def test_a_large_transaction_is_published_between_what_is_before_and_after() -> 
         )
         for batch in with_large(chunks, large, TimeStamp(10), 1000)
     ]
-    assert found == [
+    assert summary == [
         ([3], 4, []),
         ([5], 5, [1, 2]),
         ([6], 7, []),

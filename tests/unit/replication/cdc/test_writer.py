@@ -93,8 +93,8 @@ def test_versions_are_readable_at_their_commits(stores: Any, log: ChangeLog) -> 
     log.write(300, key(1, 7), row(c2=2))
     log.write(400, key(1, 7), None)
     store.reach(500)
-    found = {ts: store.rows("d.t", ts) for ts in (150, 200, 300, 399, 400, 500)}
-    assert found == {150: [], 200: [(7, 1)], 300: [(7, 2)], 399: [(7, 2)], 400: [], 500: []}
+    rows = {ts: store.rows("d.t", ts) for ts in (150, 200, 300, 399, 400, 500)}
+    assert rows == {150: [], 200: [(7, 1)], 300: [(7, 2)], 399: [(7, 2)], 400: [], 500: []}
     with pytest.raises(NotCaughtUpError):
         store.rows("d.t", 501)
     assert store.writer.report.transactions == 3

@@ -37,18 +37,18 @@ def damage(tikv):
     records[key(A, 380)] = records[key(A, 390)]
 
 
-def found(store, client):
+def differences(store, client):
     with open_snapshot(store) as snapshot:
         return TableCheck(snapshot, client, snapshot.table("shop.a")).run()
 
 
 def test_the_same_rows(store, client):
-    assert found(store, client) == []
+    assert differences(store, client) == []
 
 
 def test_rows_that_differ_are_named(tikv, store, client):
     damage(tikv)
-    first, second = found(store, client)
+    first, second = differences(store, client)
     assert (first.start, first.end, first.rows_here, first.rows_in_tikv) == (-3, 250, 253, 252)
     assert (first.missing, first.extra, first.changed) == ([], [7], [])
     assert (second.start, second.end, second.rows_here, second.rows_in_tikv) == (
@@ -67,7 +67,7 @@ def test_rows_that_differ_are_named(tikv, store, client):
 def test_only_some_ranges_are_read_again(tikv, store, client, monkeypatch):
     damage(tikv)
     monkeypatch.setattr(verify, "RANGES_READ_AGAIN", 1)
-    first, second = found(store, client)
+    first, second = differences(store, client)
     assert first.extra
     assert second.changed == ()
     assert "150 here, 151 in TiKV" in str(second)

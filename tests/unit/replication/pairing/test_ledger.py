@@ -68,11 +68,11 @@ def test_lookup():
 
 @pytest.mark.parametrize("batch", [100, 20_000, 100_000])
 def test_many_entries_in_any_order(batch):
-    known, others = entries(100_000), {entry.start_ts for entry in entries(1000, seed=2)}
+    recorded, others = entries(100_000), {entry.start_ts for entry in entries(1000, seed=2)}
     ledger = TransactionLedger()
-    for at in range(0, len(known), batch):
-        ledger.add(known[at : at + batch])
-    assert len(ledger) == len(known)
-    assert all(ledger.lookup(entry.start_ts) == entry for entry in known[::50])
-    known_ts = {entry.start_ts for entry in known}
-    assert all(ledger.lookup(ts) is None for ts in others - known_ts)
+    for at in range(0, len(recorded), batch):
+        ledger.add(recorded[at : at + batch])
+    assert len(ledger) == len(recorded)
+    assert all(ledger.lookup(entry.start_ts) == entry for entry in recorded[::50])
+    recorded_ts = {entry.start_ts for entry in recorded}
+    assert all(ledger.lookup(ts) is None for ts in others - recorded_ts)

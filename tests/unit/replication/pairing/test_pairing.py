@@ -239,8 +239,8 @@ def test_vouch():
 def test_unmatched_below():
     pairing = Writer().add(prewrite(4), commit(2, 5), prewrite(1)).pairing
     # 1 arrived after a commit at 5, so it commits above 5; 2 committed at 5.
-    found = [[p.start_ts for p in pairing.unmatched_below(ts)] for ts in (4, 5, 6)]
-    assert found == [[], [2, 4], [1, 2, 4]]
+    unmatched = [[p.start_ts for p in pairing.unmatched_below(ts)] for ts in (4, 5, 6)]
+    assert unmatched == [[], [2, 4], [1, 2, 4]]
 
 
 def test_only_what_is_resolved_can_be_taken():
@@ -306,8 +306,8 @@ def test_what_others_tell_before_and_after_the_frames():
 
 def test_the_primary_key_is_kept_and_completed():
     old = PendingTransaction(1, 0, 1, b"value", None)
-    told = Entity(EntityKind.PREWRITE, 1, 0, b"value", None, "f", 0, b"key")
-    pairing = Writer(pending=[old]).add(told).pairing
+    completed = Entity(EntityKind.PREWRITE, 1, 0, b"value", None, "f", 0, b"key")
+    pairing = Writer(pending=[old]).add(completed).pairing
     (kept,) = pairing.pending()
     assert kept.primary == b"key"
     assert PendingTransaction.from_bytes(kept.to_bytes()) == kept

@@ -34,10 +34,10 @@ def pairing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pairing:
     """A pairing with eight pending payloads, and memory for three."""
     monkeypatch.setattr(pairing_module, "BUDGET_BYTES", 3 * 1500)
     monkeypatch.setattr(pairing_module, "WORTH_BYTES", 1)
-    found = Pairing(TransactionLedger(), spill=Spill(tmp_path))
+    spilling = Pairing(TransactionLedger(), spill=Spill(tmp_path))
     for start_ts, payload in PAYLOADS.items():
-        found.add(entity(EntityKind.PREWRITE, start_ts, payload=payload))
-    return found
+        spilling.add(entity(EntityKind.PREWRITE, start_ts, payload=payload))
+    return spilling
 
 
 def test_what_is_put_is_read_until_nobody_needs_it(tmp_path: Path) -> None:

@@ -221,8 +221,8 @@ def test_an_error_that_is_not_ours_is_told_to_all_now_and_later(tmp_path):
 
         async def body(group):
             with armed("spool.sync", fail):
-                found = await outcomes(group, [(message,) for message in MESSAGES[:1]])
-            return found + await outcomes(group, [(message,) for message in MESSAGES[1:3]])
+                failures = await outcomes(group, [(message,) for message in MESSAGES[:1]])
+            return failures + await outcomes(group, [(message,) for message in MESSAGES[1:3]])
 
         assert run(spool, body) == [InternalError, EngineError, EngineError]
         assert content(spool) == []

@@ -80,10 +80,10 @@ def test_eight_at_once(spool):
             thread.join()
         assert server.counters().payloads == 200
     assert answers == [""] * 200
-    found = content(spool)
-    assert sorted(found) == sorted(message for own in sent for message in own)
+    stored = content(spool)
+    assert sorted(stored) == sorted(message for own in sent for message in own)
     for own in sent:
-        assert [message for message in found if message in set(own)] == own
+        assert [message for message in stored if message in set(own)] == own
 
 
 # What is refused.
@@ -254,11 +254,11 @@ def test_pull(spool):
     with serving(spool) as server, PumpWriter(server.address) as writer:
         for message in messages:
             writer.write(message)
-        found = pulled(server.address, 0, 0, 9)
-        assert [each.payload for each in found] == messages
-        assert found[-1].suffix > 1
+        pulled_messages = pulled(server.address, 0, 0, 9)
+        assert [each.payload for each in pulled_messages] == messages
+        assert pulled_messages[-1].suffix > 1
         for number in (2, 5, 8):
-            each = found[number - 1]
+            each = pulled_messages[number - 1]
             rest = pulled(server.address, each.suffix, each.offset, 9 - number)
             assert [other.payload for other in rest] == messages[number:]
 
@@ -268,9 +268,9 @@ def test_pull_waits_for_what_comes(spool):
         writer.write(MESSAGES[0])
         thread = threading.Timer(0.1, writer.write, (MESSAGES[1],))
         thread.start()
-        found = pulled(server.address, 0, 0, 2)
+        pulled_messages = pulled(server.address, 0, 0, 2)
         thread.join()
-        assert [each.payload for each in found] == MESSAGES[:2]
+        assert [each.payload for each in pulled_messages] == MESSAGES[:2]
 
 
 @pytest.mark.parametrize(

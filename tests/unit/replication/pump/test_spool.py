@@ -218,10 +218,10 @@ def test_a_disk_that_fails_at_any_call(tmp_path, failure, lasting, count):
         spool.close()
         again = opened(folder)
         # What was written and not acknowledged may be there or not; nothing else is, or is twice.
-        found = content(again)
-        assert found[: len(acknowledged)] == acknowledged
-        assert set(found) <= {*messages, more}
-        assert len(found) == len(set(found))
+        stored = content(again)
+        assert stored[: len(acknowledged)] == acknowledged
+        assert set(stored) <= {*messages, more}
+        assert len(stored) == len(set(stored))
         again.close()
         shutil.rmtree(folder)
 

@@ -81,8 +81,8 @@ def test_position_is_behind_the_last_entity(tmp_path):
     assert positions == [f"a:{ends[0]}", f"a:{ends[1]}", f"b.gz:{ends[2]}", f"b.gz:{ends[3]}"]
     for number, position in enumerate(positions, 1):
         source = FileSource(tmp_path)
-        found = [(e.kind.name, e.start_ts) for e in source.entities(position)]
-        assert found == EXPECTED[number:]
+        rest = [(e.kind.name, e.start_ts) for e in source.entities(position)]
+        assert rest == EXPECTED[number:]
         assert source.position == positions[-1]
 
 
@@ -96,13 +96,13 @@ def test_position_inside_of_a_message_that_is_two_entities(tmp_path):
 
 
 def test_polling_a_folder_that_grows(tmp_path):
-    found, position = [], None
+    entities, position = [], None
     for size in range(len(CONTENT) + 1):
         (tmp_path / "binlog-1").write_bytes(CONTENT[:size])
         source = FileSource(tmp_path)
-        found += [(e.kind.name, e.start_ts) for e in source.entities(position)]
+        entities += [(e.kind.name, e.start_ts) for e in source.entities(position)]
         position = source.position
-    assert found == EXPECTED
+    assert entities == EXPECTED
     binlog_writer.write_file(tmp_path / "binlog-2", MESSAGES[:2])
     source = FileSource(tmp_path)
     assert [e.start_ts for e in source.entities(position)] == [1, 1]
@@ -197,8 +197,8 @@ def test_every_flipped_bit_is_found_or_harmless(tmp_path, name):
         flipped[bit // 8] ^= 1 << bit % 8
         path.write_bytes(flipped)
         try:
-            found = starts(FileSource(path))
+            entities = starts(FileSource(path))
         except BinlogCorruptionError:
             continue
         assert name.endswith(".gz")
-        assert found == EXPECTED[:2]
+        assert entities == EXPECTED[:2]

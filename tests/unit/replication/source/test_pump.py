@@ -102,10 +102,10 @@ def test_a_poll_that_is_broken_off_loses_nothing(spool, server):
 def test_a_poll_ends_while_there_is_more(spool, server):
     append(spool, MESSAGES)
     with source_of(server, PullLimits(idle_ms=5000, poll_ms=0)) as source:
-        found = []
-        while len(found) < 5:
-            found += names(source.entities(source.position))
-    assert found == RAW
+        received = []
+        while len(received) < 5:
+            received += names(source.entities(source.position))
+    assert received == RAW
 
 
 def test_server_that_comes_back(spool, server):
@@ -180,11 +180,11 @@ def test_who_does_not_take_stops_the_stream(spool, server, monkeypatch):
         connect_ms=2000,
         max_message_bytes=1 << 20,
     )
-    found = []
-    while len(found) < len(messages):
-        found.append(stream.next(2000).payload)
+    received = []
+    while len(received) < len(messages):
+        received.append(stream.next(2000).payload)
         assert stream.buffered_bytes < 2000
-    assert found == messages
+    assert received == messages
     append(spool, messages)
     stream.close()
 

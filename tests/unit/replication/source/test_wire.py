@@ -65,8 +65,8 @@ def test_commit_of_a_ddl_job():
 
 def test_commit_of_nothing_in_a_merged_stream():
     heartbeat = encode_heartbeat(TimeStamp(2**63 + 7))
-    (found,) = decode_entities(heartbeat, "f", 9, merged=True)
-    assert found == entity(EntityKind.COMMIT, 2**63 + 7, 2**63 + 7)
+    (decoded,) = decode_entities(heartbeat, "f", 9, merged=True)
+    assert decoded == entity(EntityKind.COMMIT, 2**63 + 7, 2**63 + 7)
     assert len(decode_entities(binlog_writer.commit(5, 8), "f", 9, merged=True)) == 2
     assert len(decode_entities(binlog_writer.rollback(5), "f", 9, merged=True)) == 1
 

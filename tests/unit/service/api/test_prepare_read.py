@@ -41,14 +41,14 @@ def prepare(tmp_path):
 
 
 def test_the_moment_is_fixed_and_the_table_told(prepare):
-    found = prepare(path="D.T")
-    assert found.request == message.PlanRequest(
+    prepared = prepare(path="D.T")
+    assert prepared.request == message.PlanRequest(
         message.Moment(200), "d.t", presentation=message.Presentation("raise", False)
     )
-    identity, day = found.table.columns
+    identity, day = prepared.table.columns
     assert (identity.name, identity.nullable, identity.in_handle) == ("id", False, True)
     assert (day.name, day.nullable, day.comment) == ("day", False, "when")
-    schema = pa.ipc.read_schema(pa.py_buffer(found.table.arrow_schema))
+    schema = pa.ipc.read_schema(pa.py_buffer(prepared.table.arrow_schema))
     assert schema == pa.schema([("id", pa.int64()), ("day", pa.date32())])
 
 
@@ -58,17 +58,17 @@ def test_the_longest_column(prepare):
 
 
 def test_options_become_a_request(prepare):
-    found = prepare(
+    prepared = prepare(
         TABLE="d.t", versionAsOf="160", columns="day", where="id > 1", zero_dates="null"
     )
-    assert found.request == message.PlanRequest(
+    assert prepared.request == message.PlanRequest(
         message.Moment(160),
         "d.t",
         ("day",),
         where="id > 1",
         presentation=message.Presentation("null", False),
     )
-    assert [(c.name, c.nullable) for c in found.table.columns] == [("day", True)]
+    assert [(c.name, c.nullable) for c in prepared.table.columns] == [("day", True)]
 
 
 @pytest.mark.parametrize(

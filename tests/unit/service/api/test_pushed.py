@@ -17,13 +17,13 @@ from pyspark_theflash.service.wire.message import Expression, Literal, PlanReque
 from tests.support.pushed_cases import call, column, literal
 
 
-def value_of(told):
-    pushed = pushed_of(PlanRequest(filter=call("=", column("a"), told)))
+def value_of(term):
+    pushed = pushed_of(PlanRequest(filter=call("=", column("a"), term)))
     return pushed.filter.arguments[1].value
 
 
 @pytest.mark.parametrize(
-    ("told", "expected"),
+    ("term", "expected"),
     [
         (literal("null"), None),
         (literal("bool", "true"), True),
@@ -44,9 +44,9 @@ def value_of(told):
         (literal("timestamp_ntz", "253402300799999999"), 253402300799999999),
     ],
 )
-def test_literals(told, expected):
-    found = value_of(told)
-    assert (type(found), str(found)) == (type(expected), str(expected))
+def test_literals(term, expected):
+    value = value_of(term)
+    assert (type(value), str(value)) == (type(expected), str(expected))
 
 
 def test_a_float_that_is_none():
@@ -77,10 +77,10 @@ def test_what_is_no_literal(kind, text):
         value_of(literal(kind, text))
 
 
-@pytest.mark.parametrize("told", [literal("interval", "1"), literal("")])
-def test_types_that_there_are_not(told):
+@pytest.mark.parametrize("term", [literal("interval", "1"), literal("")])
+def test_types_that_there_are_not(term):
     with pytest.raises(UnsupportedError):
-        value_of(told)
+        value_of(term)
 
 
 def test_a_literal_without_a_value():

@@ -54,8 +54,8 @@ def served(request, store, tmp_path):
 
     @contextmanager
     def begin(address, **settings):
-        known = {"limits": LIMITS, "timeouts": PATIENT, **settings}
-        with request.param(store, address, file, **known) as server:
+        arguments = {"limits": LIMITS, "timeouts": PATIENT, **settings}
+        with request.param(store, address, file, **arguments) as server:
             yield server.address
 
     return begin

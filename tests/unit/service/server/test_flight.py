@@ -42,8 +42,8 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def address(store, tmp_path_factory):
-    known = tokens(tmp_path_factory.mktemp("tokens"))
-    settings = {"tokens": known, "timeouts": Timeouts(failure_ms=0)}
+    accepted = tokens(tmp_path_factory.mktemp("tokens"))
+    settings = {"tokens": accepted, "timeouts": Timeouts(failure_ms=0)}
     with serving_flight(store, "127.0.0.1:0", **settings) as server:
         yield server.address
 
@@ -56,7 +56,7 @@ def client(address):
     transport.close()
 
 
-def told(error):
+def error_name(error):
     return decode(Error, error.value.extra_info).name
 
 
@@ -95,17 +95,17 @@ def test_what_is_no_action(client, action):
     plain, options = client
     with pytest.raises(flight.FlightServerError) as caught:
         list(plain.do_action(flight.Action(action, b"{}"), options))
-    assert told(caught) in ("UnknownMethodError", "UnsupportedError")
+    assert error_name(caught) in ("UnknownMethodError", "UnsupportedError")
 
 
 def test_nonsense(client):
     plain, options = client
     with pytest.raises(flight.FlightServerError) as caught:
         plain.do_get(flight.Ticket(b"nonsense"), options).read_all()
-    assert told(caught) == "TicketError"
+    assert error_name(caught) == "TicketError"
     with pytest.raises(flight.FlightServerError) as caught:
         plain.get_flight_info(flight.FlightDescriptor.for_command(b"\xff"), options)
-    assert told(caught) == "CodecError"
+    assert error_name(caught) == "CodecError"
 
 
 REFUSED = [(m.name, role) for m in METHODS.values() for role in Role if role < m.role]
@@ -143,8 +143,8 @@ def test_headers_that_are_no_token(address):
 
 
 def test_a_token_that_is_taken_back(store, tmp_path):
-    known = tokens(tmp_path)
-    with serving_flight(store, "127.0.0.1:0", tokens=known) as server:
+    accepted = tokens(tmp_path)
+    with serving_flight(store, "127.0.0.1:0", tokens=accepted) as server:
         transport = FlightTransport(server.address, TOKENS[Role.READ].value)
         assert transport.client.list_actions(transport.options(TIMEOUT_MS))
         write_tokens(tmp_path / "tokens", {ADMIN: "admin"})
@@ -267,10 +267,10 @@ def resident_bytes(pid):
     ],
 )
 def test_unsafe_addresses(store, tmp_path, address, given):
-    known = {"tokens": tokens(tmp_path), "tls": server_tls()}
+    security = {"tokens": tokens(tmp_path), "tls": server_tls()}
     with (
         pytest.raises(OptionError),
-        serving_flight(store, address.format(tmp_path), **{name: known[name] for name in given}),
+        serving_flight(store, address.format(tmp_path), **{name: security[name] for name in given}),
     ):
         pass
 

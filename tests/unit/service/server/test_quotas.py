@@ -61,12 +61,12 @@ def store(tmp_path_factory):
 def begin(store, tmp_path):
     """Serve in this process, by one of the transports."""
     roles = {ADMIN: "admin", READ: "read", OTHER: "read"}
-    known = Tokens(write_tokens(tmp_path / "tokens", roles))
+    tokens = Tokens(write_tokens(tmp_path / "tokens", roles))
 
     @contextmanager
     def started(server, timeouts=PATIENT, **limits):
         chosen = Limits(**limits) if limits else LIMITS
-        settings = {"tokens": known, "timeouts": timeouts, "limits": chosen}
+        settings = {"tokens": tokens, "timeouts": timeouts, "limits": chosen}
         with server(store, "127.0.0.1:0", **settings) as made:
             yield made.address
 
@@ -133,8 +133,8 @@ class Stalled(grpc.GenericRpcHandler):
 def test_calls_that_wait_are_not_dropped(store, tmp_path, transport):
     """By default gRPC drops calls at random, anyone's, if more than 1,000 wait to be handled."""
     stalled = Stalled()
-    known = Tokens(write_tokens(tmp_path / "tokens", {READ: "read"}))
-    with transport(store, "127.0.0.1:0", tokens=known) as server, ExitStack() as undo:
+    tokens = Tokens(write_tokens(tmp_path / "tokens", {READ: "read"}))
+    with transport(store, "127.0.0.1:0", tokens=tokens) as server, ExitStack() as undo:
         server._server.add_generic_rpc_handlers((stalled,))
         channels = [open_channel(server.address, None, max_message_bytes=MIB) for _ in range(25)]
         for channel in channels:

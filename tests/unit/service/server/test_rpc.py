@@ -47,8 +47,8 @@ def refused(address, token, name, body, shown=None):
     transport.close()
     assert CLOCK.boottime_ms() - begin < 4 * SECOND_MS
     assert peak_bytes() - before < BYTES_MAX
-    told = dict(caught.value.trailing_metadata() or ()).get(RpcServer.ERROR_KEY)
-    return caught.value.code(), None if told is None else decode(Error, told).name
+    encoded = dict(caught.value.trailing_metadata() or ()).get(RpcServer.ERROR_KEY)
+    return caught.value.code(), None if encoded is None else decode(Error, encoded).name
 
 
 def peak_bytes():
@@ -63,16 +63,16 @@ def test_unary_methods_are_most():
 @pytest.mark.parametrize("name", UNARY)
 @pytest.mark.parametrize("token", [None, "not-one-of-the-tokens", ""])
 def test_no_method_without_a_token(address, name, token):
-    found = refused(address, token, name, b"")
-    assert found == (grpc.StatusCode.UNAUTHENTICATED, "AuthenticationError")
+    refusal = refused(address, token, name, b"")
+    assert refusal == (grpc.StatusCode.UNAUTHENTICATED, "AuthenticationError")
 
 
 @pytest.mark.parametrize(
     ("name", "role"), [(m, r) for m in UNARY for r in Role if r < METHODS[m].role]
 )
 def test_no_method_with_too_small_a_role(address, name, role):
-    found = refused(address, TOKENS[role].value, name, b"")
-    assert found == (grpc.StatusCode.PERMISSION_DENIED, "RoleError")
+    refusal = refused(address, TOKENS[role].value, name, b"")
+    assert refusal == (grpc.StatusCode.PERMISSION_DENIED, "RoleError")
 
 
 @pytest.mark.parametrize("name", UNARY)
@@ -81,14 +81,14 @@ def test_messages_that_are_too_large(address, name):
     code, _ = refused(address, TOKENS[Role.ADMIN].value, name, body)
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
     # Without a token, it is not even looked at how large they are.
-    code, told = refused(address, None, name, body)
-    assert (code, told) == (grpc.StatusCode.UNAUTHENTICATED, "AuthenticationError")
+    code, error = refused(address, None, name, body)
+    assert (code, error) == (grpc.StatusCode.UNAUTHENTICATED, "AuthenticationError")
 
 
 @pytest.mark.parametrize("name", UNARY)
 def test_messages_that_are_none(address, name):
-    found = refused(address, TOKENS[Role.ADMIN].value, name, b"\xff\xff")
-    assert found == (grpc.StatusCode.INVALID_ARGUMENT, "CodecError")
+    refusal = refused(address, TOKENS[Role.ADMIN].value, name, b"\xff\xff")
+    assert refusal == (grpc.StatusCode.INVALID_ARGUMENT, "CodecError")
 
 
 @pytest.mark.parametrize("name", [*OTHERS, "Nonsense"])
@@ -98,8 +98,8 @@ def test_what_is_not_unary(address, name):
 
 
 def test_a_token_that_is_taken_back(store, tmp_path):
-    known = tokens(tmp_path)
-    with serving_grpc(store, "127.0.0.1:0", tokens=known) as server:
+    accepted = tokens(tmp_path)
+    with serving_grpc(store, "127.0.0.1:0", tokens=accepted) as server:
         transport = GrpcTransport(server.address, TOKENS[Role.READ].value)
         assert transport.raw("GetStatus", b"", SECOND_MS)
         write_tokens(tmp_path / "tokens", {TOKENS[Role.ADMIN].value: "admin"})
@@ -129,10 +129,10 @@ def test_certificates(store, tmp_path, shown):
     ("address", "given"), [("0.0.0.0:0", ["tokens"]), ("127.0.0.1:0", []), ("unix:{}/s", ["tls"])]
 )
 def test_unsafe_addresses(store, tmp_path, address, given):
-    known = {"tokens": tokens(tmp_path), "tls": server_tls()}
+    security = {"tokens": tokens(tmp_path), "tls": server_tls()}
     with (
         pytest.raises(OptionError),
-        serving_grpc(store, address.format(tmp_path), **{name: known[name] for name in given}),
+        serving_grpc(store, address.format(tmp_path), **{name: security[name] for name in given}),
     ):
         pass
 

@@ -99,29 +99,29 @@ def test_methods_are_those_of_the_protocol():
 @pytest.mark.parametrize("token", [None, AccessToken("not-one-of-the-tokens")])
 def test_no_method_without_a_token(plain, name, token):
     transport = RemoteTransport(plain, clock=CLOCK, token=token)
-    asked = METHODS[name]
+    method = METHODS[name]
     with closing(transport):
-        refused(AuthenticationError, lambda: transport.call(asked, asked.request(), SECOND_MS))
+        refused(AuthenticationError, lambda: transport.call(method, method.request(), SECOND_MS))
 
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("role", Role)
 def test_no_method_with_too_small_a_role(plain, name, role):
     transport = RemoteTransport(plain, clock=CLOCK, token=TOKENS[role])
-    asked = METHODS[name]
+    method = METHODS[name]
     with closing(transport):
-        if role < asked.role:
-            text = refused(RoleError, lambda: transport.call(asked, asked.request(), SECOND_MS))
+        if role < method.role:
+            text = refused(RoleError, lambda: transport.call(method, method.request(), SECOND_MS))
             assert name in text
-        elif asked.role is Role.READ:
+        elif method.role is Role.READ:
             # An empty request may be refused, but not for who asks.
             with suppress(*EMPTY):
-                transport.call(asked, asked.request(), SECOND_MS)
+                transport.call(method, method.request(), SECOND_MS)
 
 
 def test_unknown_method(plain):
-    asked = METHODS["GetStatus"]
-    unknown = type(asked)("Nonsense", asked.role, asked.request, asked.response, "__init__")
+    method = METHODS["GetStatus"]
+    unknown = type(method)("Nonsense", method.role, method.request, method.response, "__init__")
     transport = RemoteTransport(plain, clock=CLOCK, token=TOKENS[Role.ADMIN])
     with closing(transport):
         refused(UnknownMethodError, lambda: transport.call(unknown, message.StatusRequest(), 1000))
@@ -296,8 +296,8 @@ def test_old_tls(secured):
     ],
 )
 def test_unsafe_addresses(store, tmp_path, address, settings, reason):
-    known = {"tokens": tokens(tmp_path), "tls": server_tls()}
-    chosen = {name: known[name] for name in settings}
+    security = {"tokens": tokens(tmp_path), "tls": server_tls()}
+    chosen = {name: security[name] for name in settings}
 
     def begin():
         with serving(store, address.format(tmp_path), **chosen):
@@ -339,7 +339,7 @@ def hello(sock, token=TOKENS[Role.ADMIN]):
     assert receive(sock)[0].type is FrameType.READY
 
 
-def told(sock):
+def read_error(sock):
     """Return the name of the error that the server sends before it closes the connection."""
     header, body = receive(sock)
     assert header.type is FrameType.ERROR
@@ -387,7 +387,7 @@ def test_nonsense_after_the_token(plain, sent):
     with dial(plain) as sock:
         hello(sock)
         sock.sendall(sent)
-        assert told(sock) == "ProtocolError"
+        assert read_error(sock) == "ProtocolError"
     assert CLOCK.boottime_ms() - begin < 4 * SECOND_MS
     assert peak_bytes() - before < 64 << 20
 
@@ -405,7 +405,7 @@ def test_requests_that_say_nothing(plain, is_json):
             name = wire.decode(Error, answer, as_json=is_json).name
             assert name in ("CodecError", "TableNotFoundError")
         sock.sendall(Header(FrameType.REQUEST, 6, 3).to_bytes() + b"abc")
-        assert told(sock) == "ProtocolError"
+        assert read_error(sock) == "ProtocolError"
 
 
 def test_json_is_enough(plain):

@@ -67,7 +67,7 @@ def frame(type_, body=b"", call=1):
     return Header(type_, call, len(body)).to_bytes() + body
 
 
-def asked(value, timeout_ms=5_000, name="Write"):
+def request_frame(value, timeout_ms=5_000, name="Write"):
     return frame(FrameType.REQUEST, Request(name, timeout_ms, wire.encode(value)).to_bytes())
 
 
@@ -97,7 +97,7 @@ def answered(address, *sent, token=TOKENS[Role.WRITE]):
         assert peak_bytes() - before < BYTES_MAX
         name = wire.decode(Error, body).name
         try:
-            sock.sendall(asked(StatusRequest(), name="GetStatus"))
+            sock.sendall(request_frame(StatusRequest(), name="GetStatus"))
             goes_on = receive(sock)
         except OSError:
             goes_on = None
@@ -108,7 +108,7 @@ def test_rows_that_are_all_there(store, address):
     body, value = stream(), request(store.held, [TABLE], resolved_ts=200)
     with closing(dial(address)) as sock:
         hello(sock, TOKENS[Role.WRITE])
-        sock.sendall(asked(value) + data(body) + end(body))
+        sock.sendall(request_frame(value) + data(body) + end(body))
         header, _ = receive(sock)
         assert header.type is FrameType.RESPONSE
     assert store.status().rows == 100
@@ -145,7 +145,7 @@ def test_rows_that_are_damaged(store, address, which):
     body, batches, rows = damaged()[which]
     before = state(store)
     value = request(store.held, [TABLE], resolved_ts=200)
-    sent = asked(value) + data(body) + end(body, batches, rows)
+    sent = request_frame(value) + data(body) + end(body, batches, rows)
     assert answered(address, sent) == ("CodecError", True)
     assert state(store) == before
 
@@ -158,7 +158,7 @@ def test_every_flipped_byte_is_refused_or_harmless(store, address):
         body[at] ^= 0xFF
         with closing(dial(address)) as sock:
             hello(sock, TOKENS[Role.WRITE])
-            sock.sendall(asked(value) + data(bytes(body)) + end(body, 1, 3))
+            sock.sendall(request_frame(value) + data(bytes(body)) + end(body, 1, 3))
             header, answer = receive(sock)
             if header.type is FrameType.ERROR:
                 names.add(wire.decode(Error, answer).name)
@@ -169,7 +169,7 @@ def test_every_flipped_byte_is_refused_or_harmless(store, address):
 @pytest.mark.parametrize("sent", [0, 1, 100, 5000])
 def test_a_cut_stream_writes_nothing(store, address, sent, tmp_path):
     body, before = stream(), state(store)
-    whole = asked(request(store.held, [TABLE], resolved_ts=200)) + data(body) + end(body)
+    whole = request_frame(request(store.held, [TABLE], resolved_ts=200)) + data(body) + end(body)
     with closing(dial(address)) as sock:
         hello(sock, TOKENS[Role.WRITE])
         sock.sendall(whole[: len(whole) - 1 - sent % len(whole)])
@@ -186,7 +186,7 @@ def test_who_may_not_is_told_before_all_rows_came(store, address):
         (TOKENS[Role.WRITE], WriteRequest(), "CodecError"),
         (TOKENS[Role.WRITE], request((), [TABLE]), "OptionError"),
     ):
-        sent = asked(value) + data(body) + end(body)
+        sent = request_frame(value) + data(body) + end(body)
         assert answered(address, sent, token=token) == (error, True)
     assert state(store) == before
 
@@ -194,7 +194,7 @@ def test_who_may_not_is_told_before_all_rows_came(store, address):
 @pytest.mark.parametrize(
     "sent",
     [
-        asked(StatusRequest(), name="GetStatus"),
+        request_frame(StatusRequest(), name="GetStatus"),
         frame(FrameType.DATA, b"x", call=2),
         Header(FrameType.DATA, 1, DATA_BYTES_MAX + 1).to_bytes(),
         Header(FrameType.DATA, 1, (1 << 32) - 1).to_bytes(),
@@ -207,31 +207,31 @@ def test_who_may_not_is_told_before_all_rows_came(store, address):
 def test_what_is_no_row(store, address, sent):
     before = state(store)
     value = request(store.held, [TABLE])
-    name, _ = answered(address, asked(value) + data(stream()[:100]) + sent)
+    name, _ = answered(address, request_frame(value) + data(stream()[:100]) + sent)
     assert name in ("ProtocolError", "CodecError")
     assert state(store) == before
 
 
 def test_a_write_that_is_given_up(store, address):
     value = request(store.held, [TABLE])
-    sent = asked(value) + data(stream()) + frame(FrameType.CANCEL)
+    sent = request_frame(value) + data(stream()) + frame(FrameType.CANCEL)
     assert answered(address, sent) == ("CallCancelledError", True)
 
 
 def test_who_does_not_go_on_is_sent_away(store, address):
     with closing(dial(address)) as sock:
         hello(sock, TOKENS[Role.WRITE])
-        sock.sendall(asked(request(store.held, [TABLE])) + data(stream()[:100]))
+        sock.sendall(request_frame(request(store.held, [TABLE])) + data(stream()[:100]))
         sock.settimeout(IN_TIME_MS / 1000)
         assert receive(sock) is None
-    sent = asked(request(store.held, [TABLE]), timeout_ms=100) + data(stream()[:100])
+    sent = request_frame(request(store.held, [TABLE]), timeout_ms=100) + data(stream()[:100])
     name, _ = answered(address, sent)
     assert name == "DeadlineExceededError"
 
 
 def test_more_than_a_write_may_have(store, address, monkeypatch):
     monkeypatch.setattr("pyspark_theflash.service.api.write.WRITE_BYTES_MAX", 1000)
-    sent = asked(request(store.held, [TABLE])) + data(stream()) + end(stream())
+    sent = request_frame(request(store.held, [TABLE])) + data(stream()) + end(stream())
     assert answered(address, sent) == ("OptionError", True)
 
 

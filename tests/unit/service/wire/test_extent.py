@@ -13,16 +13,16 @@ TOO_LARGE = r"at most|more than"
 SIZED = (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES)
 
 
-def fields(kind, found=None):
+def fields(kind, collected=None):
     """All fields of a request and of the messages in it, by name."""
-    found = {} if found is None else found
+    collected = {} if collected is None else collected
     for field in kind.fields:
         name = f"{kind.name}.{field.name}"
-        if name not in found:
-            found[name] = field
+        if name not in collected:
+            collected[name] = field
             if field.message_type is not None:
-                fields(field.message_type, found)
-    return found
+                fields(field.message_type, collected)
+    return collected
 
 
 def test_the_tables_name_fields_of_requests():

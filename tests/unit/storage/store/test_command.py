@@ -45,8 +45,8 @@ def holder(manifests: tuple[Manifest, Manifest], clock: ManualClock) -> Mailbox:
 
 
 def rows(manifest: Manifest) -> dict[str, bytes]:
-    with transient.opened(manifest, write=False) as found:
-        return found.rows(transient.COMMAND_KIND)
+    with transient.opened(manifest, write=False) as records:
+        return records.rows(transient.COMMAND_KIND)
 
 
 def test_a_command_is_taken_and_answered(
@@ -130,8 +130,8 @@ def test_an_error_of_another_version(
 ) -> None:
     command = asker.ask(Verb.COMPACT, None, 100)
     failed = dataclasses.replace(command, state=State.FAILED, text=json.dumps([name, 1, 2, 3]))
-    with transient.opened(manifests[0], write=True) as found:
-        found.put(transient.COMMAND_KIND, failed.id, failed.to_body())
+    with transient.opened(manifests[0], write=True) as records:
+        records.put(transient.COMMAND_KIND, failed.id, failed.to_body())
     with pytest.raises(EngineError, match=name):
         asker.answer(command)
 
@@ -147,8 +147,8 @@ def test_what_nobody_waits_for_is_cleared(
     assert holder.take() is None
     dead = dataclasses.replace(Holder.here(clock), pid=2**22 + 1)
     command = StoreCommand("x", Verb.STOP, None, dead, clock.now_ms + 100)
-    with transient.opened(manifests[0], write=True) as found:
-        found.put(transient.COMMAND_KIND, command.id, command.to_body())
+    with transient.opened(manifests[0], write=True) as records:
+        records.put(transient.COMMAND_KIND, command.id, command.to_body())
     assert holder.take() is None
     assert rows(manifests[0]) == {}
 
@@ -178,7 +178,7 @@ def test_a_command_whose_holder_died_is_taken_again(
 def test_a_row_that_is_no_command(
     holder: Mailbox, manifests: tuple[Manifest, Manifest], body: bytes
 ) -> None:
-    with transient.opened(manifests[0], write=True) as found:
-        found.put(transient.COMMAND_KIND, "x", body)
+    with transient.opened(manifests[0], write=True) as records:
+        records.put(transient.COMMAND_KIND, "x", body)
     with pytest.raises(CorruptionError, match="command x"):
         holder.take()

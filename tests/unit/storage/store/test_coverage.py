@@ -33,15 +33,15 @@ def parts(ids: Sequence[int], **states: Sequence[int]) -> TableInfo:
     plain = table_info(1, "d.p", COLUMNS)
     info: dict[str, Any] = json.loads(plain.json_text)
 
-    def told(of: Sequence[int]) -> list[dict[str, Any]]:
+    def definitions(of: Sequence[int]) -> list[dict[str, Any]]:
         return [{"id": i, "name": {"O": f"p{i}", "L": f"p{i}"}} for i in of]
 
     info["partition"] = {
         "type": 2,
         "expr": "`a`",
         "enable": True,
-        "definitions": told(ids),
-        **{f"{state}_definitions": told(of) for state, of in states.items()},
+        "definitions": definitions(ids),
+        **{f"{state}_definitions": definitions(of) for state, of in states.items()},
     }
     return parse_table_info("d", info)
 
@@ -59,13 +59,13 @@ def lacking(
         kept.setdefault(record.kind, {})[record.key] = record.body
     history = SchemaHistory(START, END, events, ())
     coverage = Coverage(View(Generation(1), kept), history)
-    found = coverage.lacking(event(ts, table), TimeStamp(ts))
-    if found is None:
+    missing = coverage.lacking(event(ts, table), TimeStamp(ts))
+    if missing is None:
         coverage.check(table, TimeStamp(ts))
         return None
-    with pytest.raises(TableNotLoadedError, match=found.source):
+    with pytest.raises(TableNotLoadedError, match=missing.source):
         coverage.check(table, TimeStamp(ts))
-    return found.source
+    return missing.source
 
 
 def test_tables_that_were_there_and_new_ones() -> None:
@@ -144,6 +144,6 @@ def test_a_list_goes_over_the_history_once_not_once_a_table() -> None:
     looked = Looked(history.events)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(history, "events", looked)
-        found = [coverage.lacking(event, END) is not None for event in events]
-    assert found == [True, *[False] * 7]
+        is_missing = [coverage.lacking(event, END) is not None for event in events]
+    assert is_missing == [True, *[False] * 7]
     assert looked.times == 1

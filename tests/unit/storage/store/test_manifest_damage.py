@@ -82,16 +82,16 @@ def damages(files: Files, count: int) -> list[tuple[str, int]]:
 @pytest.mark.parametrize("count", [150, pytest.param(4000, marks=SLOW)])
 def test_a_flipped_bit_is_never_another_state(count: int, store: Path, files: Files) -> None:
     put_back(store, files)
-    right, found = read(store), Counter[tuple[str, bool]]()
+    right, outcomes = read(store), Counter[tuple[str, bool]]()
     for name, bit in damages(files, count):
         put_back(store, flipped(files, name, bit))
         try:
             assert read(store) == right, (name, bit)
-            found[name, False] += 1
+            outcomes[name, False] += 1
         except CorruptionError:
-            found[name, True] += 1
-    assert all(found[name, True] > count // 50 for name in files)
-    _log.info("(file, noticed): %s", dict(found))
+            outcomes[name, True] += 1
+    assert all(outcomes[name, True] > count // 50 for name in files)
+    _log.info("(file, noticed): %s", dict(outcomes))
 
 
 @pytest.mark.parametrize("count", [60, pytest.param(2000, marks=SLOW)])
@@ -100,7 +100,7 @@ def test_a_commit_on_damage_is_never_another_state(count: int, store: Path, file
     right = read(store)
     commit(store, "new")
     right_after = read(store)
-    found = Counter[str]()
+    outcomes = Counter[str]()
     for name, bit in damages(files, count):
         put_back(store, flipped(files, name, bit))
         is_acknowledged = False
@@ -110,11 +110,11 @@ def test_a_commit_on_damage_is_never_another_state(count: int, store: Path, file
         try:
             state = read(store)
             assert state == right_after or (state == right and not is_acknowledged), (name, bit)
-            found["acknowledged" if is_acknowledged else "refused"] += 1
+            outcomes["acknowledged" if is_acknowledged else "refused"] += 1
         except CorruptionError:
-            found["corrupt"] += 1
-    assert len(found) > 1
-    _log.info("%s", dict(found))
+            outcomes["corrupt"] += 1
+    assert len(outcomes) > 1
+    _log.info("%s", dict(outcomes))
 
 
 def test_a_head_that_is_read_by_itself(store: Path) -> None:

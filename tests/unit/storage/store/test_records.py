@@ -75,11 +75,11 @@ def test_schema_history() -> None:
     ]
     versions = [SchemaVersionAt(TimeStamp(5), SchemaVersion(1))]
     history = SchemaHistory(TimeStamp(0), TimeStamp(MAX_TS), events, versions)
-    found = schema_history(view(*schema_records(history)))
-    assert found is not None
-    assert (found.start_ts, found.end_ts) == (history.start_ts, history.end_ts)
-    assert list(found.events) == events
-    assert list(found.versions) == versions
+    decoded = schema_history(view(*schema_records(history)))
+    assert decoded is not None
+    assert (decoded.start_ts, decoded.end_ts) == (history.start_ts, history.end_ts)
+    assert list(decoded.events) == events
+    assert list(decoded.versions) == versions
 
 
 def test_every_captured_event_survives_being_stored() -> None:
@@ -94,9 +94,9 @@ def test_every_captured_event_survives_being_stored() -> None:
 def test_the_schema_of_a_store_of_format_1_is_still_read(fixtures: Path, tmp_path: Path) -> None:
     unpack(fixtures / "stores" / "format1.tar.gz", tmp_path)
     with closing(open_manifest(tmp_path / "format1", LocalFileSystem())) as manifest:
-        found = schema_history(manifest.read([SCHEMA_KIND]))
-    assert found is not None
-    assert found.events == schema_of("bank").until(found.end_ts)
+        decoded = schema_history(manifest.read([SCHEMA_KIND]))
+    assert decoded is not None
+    assert decoded.events == schema_of("bank").until(decoded.end_ts)
 
 
 def test_a_definition_is_read_only_when_it_is_asked_for() -> None:
@@ -107,19 +107,19 @@ def test_a_definition_is_read_only_when_it_is_asked_for() -> None:
         Record(r.kind, r.key, r.body[:-8]) if r.key.endswith("1") else r
         for r in schema_records(history)
     ]
-    found = schema_history(view(*broken))
-    assert found is not None
-    assert found.table_by_name("DB.t2", TimeStamp(5)) == tables[2]
+    decoded = schema_history(view(*broken))
+    assert decoded is not None
+    assert decoded.table_by_name("DB.t2", TimeStamp(5)) == tables[2]
     with pytest.raises(CodecError):
-        found.table_by_name("db.t1", TimeStamp(5))
+        decoded.table_by_name("db.t1", TimeStamp(5))
 
 
 def listed(history: SchemaHistory, ts: TimeStamp) -> list[tuple[object, ...]]:
-    found = history.listed_at(ts)
-    shapes = [event.shape for event in found]
+    listed_events = history.listed_at(ts)
+    shapes = [event.shape for event in listed_events]
     return [
         (event.table_id, event.full_name, shape.columns, shape.partitions)
-        for event, shape in zip(found, shapes, strict=True)
+        for event, shape in zip(listed_events, shapes, strict=True)
         if shape is not None
     ]
 

@@ -49,8 +49,8 @@ def test_rows_come_and_go(manifest: Manifest) -> None:
 def test_every_bit_of_a_row_counts(store: Path, manifest: Manifest, column: str) -> None:
     old = {"key": b"a", "body": ROWS["a"]}.get(column)
     with closing(sqlite3.connect(store / DATABASE)) as db:
-        found = db.execute(f"SELECT {column} FROM board WHERE key = 'a'").fetchone()[0]
-    value = found.encode() if isinstance(found, str) else found
+        stored = db.execute(f"SELECT {column} FROM board WHERE key = 'a'").fetchone()[0]
+    value = stored.encode() if isinstance(stored, str) else stored
     assert old in (None, value)
     for bit in range(len(value) * 8):
         damaged = bytearray(value)

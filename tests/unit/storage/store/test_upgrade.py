@@ -73,9 +73,9 @@ def check_upgraded(store: Path) -> None:
 def test_opening_a_store_of_format_1_brings_it_up_to_date(format1: Path) -> None:
     with closing(sqlite3.connect(format1 / DATABASE)) as db:
         records = db.execute("SELECT count(*) FROM record").fetchone()[0]
-    found = content(format1)
-    assert found.pop("feed") == {"main": b"stream"}
-    assert sum(map(len, found.values())) == records
+    upgraded = content(format1)
+    assert upgraded.pop("feed") == {"main": b"stream"}
+    assert sum(map(len, upgraded.values())) == records
     check_upgraded(format1)
 
 
@@ -201,7 +201,7 @@ def test_a_store_of_format_2_gets_what_latches_need(fixtures: Path, tmp_path: Pa
     with connect(store) as api:
         latch = api.acquire_latch(AcquireRequest("write", name="test"))
         assert latch.token
-        assert [found.id for found in api.latches().latches] == [latch.id]
+        assert [listed.id for listed in api.latches().latches] == [latch.id]
         rows = api.read(api.plan("shop.items"))
         assert sum(batch.num_rows for batch in rows) == 4
     assert (store / FORMAT_FILE).read_text() == "theflash-store 4\n"

@@ -31,10 +31,10 @@ def text_type(collate: str) -> FieldType:
 
 
 def keys(values: "pa.Array[Any]", collate: str) -> list[bytes | None]:
-    found = sort_keys(values, text_type(collate))
-    found.validate(full=True)
-    assert found.type == pa.binary()
-    as_python: list[bytes | None] = found.to_pylist()
+    encoded = sort_keys(values, text_type(collate))
+    encoded.validate(full=True)
+    assert encoded.type == pa.binary()
+    as_python: list[bytes | None] = encoded.to_pylist()
     return as_python
 
 

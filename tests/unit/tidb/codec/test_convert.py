@@ -196,8 +196,8 @@ def test_what_the_session_tells(
     if isinstance(value, str) and old.tp != T.VARCHAR:
         value = datetime.fromisoformat(value.replace("Z", "+00:00"))
     old_values = pa.array([value, None], arrow_type(old))
-    found = convert_column(old_values, old, new, "c", session)
-    texts = [None if v is None else str(v) for v in found.to_pylist()]
+    converted = convert_column(old_values, old, new, "c", session)
+    texts = [None if v is None else str(v) for v in converted.to_pylist()]
     shown = wanted.replace("T", " ").replace("Z", "+00:00")
     assert texts == [shown, None]
 
@@ -249,8 +249,8 @@ def test_what_not_even_the_session_tells(
     ],
 )
 def test_to_json(old: FieldType, value: Any, wanted: str | None) -> None:
-    found = convert_column(pa.array([value, None], arrow_type(old)), old, JSON, "c", UTC)
-    assert convert_column(found, JSON, varchar(30), "c").to_pylist() == [wanted, None]
+    as_json = convert_column(pa.array([value, None], arrow_type(old)), old, JSON, "c", UTC)
+    assert convert_column(as_json, JSON, varchar(30), "c").to_pylist() == [wanted, None]
 
 
 @pytest.mark.parametrize(
@@ -277,9 +277,9 @@ def test_to_json(old: FieldType, value: Any, wanted: str | None) -> None:
 )  # fmt: skip
 def test_from_json(text: str, new: FieldType, wanted: Any) -> None:
     value = convert_column(pa.array([text, None]), varchar(30), JSON, "c")
-    found = convert_column(value, JSON, new, "c", UTC)
-    assert found.type == arrow_type(new)
-    assert found.to_pylist() == [wanted, None]
+    converted = convert_column(value, JSON, new, "c", UTC)
+    assert converted.type == arrow_type(new)
+    assert converted.to_pylist() == [wanted, None]
 
 
 @pytest.mark.parametrize(

@@ -35,8 +35,8 @@ def _values(columns: tuple[ColumnInfo, ...], row: bytes) -> dict[str, "pa.Array[
     decode = decode_rows_v2 if row[0] == 128 else decode_rows_v1
     decoded = decode(RowBuffer.from_list([row]), column_specs(columns)).columns
     return {
-        c.name: found.values if found.absent is None else None
-        for c, found in zip(columns, decoded, strict=True)
+        c.name: column.values if column.absent is None else None
+        for c, column in zip(columns, decoded, strict=True)
     }
 
 
@@ -89,9 +89,9 @@ def test_first_column_of_an_index(
         else:
             encoded = encode_bytes_array(key_strings(values, column.type, length))
             expected[b"\1" + encoded[0].as_py()] += 1
-    found = [bytes.fromhex(key) for key, _ in table["index_kvs"]]
+    index_keys = [bytes.fromhex(key) for key, _ in table["index_kvs"]]
     wanted_id = (index_id + 2**63).to_bytes(8, "big")
-    ours = [key[INDEX_ID.stop :] for key in found if key[INDEX_ID] == wanted_id]
+    ours = [key[INDEX_ID.stop :] for key in index_keys if key[INDEX_ID] == wanted_id]
     assert len(ours) == len(table["records"])
     for datum, count in expected.items():
         assert sum(key.startswith(datum) for key in ours) == count

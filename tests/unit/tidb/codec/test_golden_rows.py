@@ -158,11 +158,11 @@ def _both_formats(info: TableInfo, row: bytes) -> tuple[bytes, bytes]:
 def _check_row(info: TableInfo, handle: int | bytes, row: bytes, texts: dict[str, Any]) -> None:
     in_key = _from_handle(info, handle)
     decoded = _decode(row, column_specs(info.public_columns))
-    for column, found in zip(info.public_columns, decoded.columns, strict=True):
+    for column, decoded_column in zip(info.public_columns, decoded.columns, strict=True):
         if column.is_virtual:
             continue
-        absent = found.absent is not None and column.name in in_key
-        values = in_key[column.name] if absent else found.values
+        absent = decoded_column.absent is not None and column.name in in_key
+        values = in_key[column.name] if absent else decoded_column.values
         assert format_column(values, column.type)[0].as_py() == _as_shown(
             texts[column.name], column.type
         )

@@ -104,9 +104,9 @@ def test_no_rows() -> None:
 
 
 def test_integers_keep_their_sign() -> None:
-    found, null = evaluate_integers(parse("u"), COLUMNS, 4, "t")
-    assert found.dtype == "uint64"
-    assert found.tolist()[1] == 2**64 - 1
+    values, null = evaluate_integers(parse("u"), COLUMNS, 4, "t")
+    assert values.dtype == "uint64"
+    assert values.tolist()[1] == 2**64 - 1
     assert null.tolist() == [False, False, True, False]
 
 

@@ -40,9 +40,9 @@ def stored(history: SchemaHistory) -> SchemaHistory:
     """The history as the next process reads it from the store."""
     records = schema_records(history)
     view = View(Generation(1), {"schema": {record.key: record.body for record in records}})
-    found = schema_history(view)
-    assert found is not None
-    return found
+    decoded = schema_history(view)
+    assert decoded is not None
+    return decoded
 
 
 @pytest.fixture
@@ -79,11 +79,11 @@ def test_other_content_is_read(path: Path) -> None:
 
 def test_a_store_whose_history_names_no_content_learns_it(path: Path) -> None:
     """One of an earlier version, for instance."""
-    known = FileSchema(path).read()
-    before = SchemaHistory(known.start_ts, known.end_ts, known.events, known.versions)
+    current = FileSchema(path).read()
+    before = SchemaHistory(current.start_ts, current.end_ts, current.events, current.versions)
     assert before.source is None
     after = FileSchema(path).read(stored(before))
-    assert after.source == known.source
+    assert after.source == current.source
     assert [r.key for r in schema_records(after, before)] == ["span"]
 
 

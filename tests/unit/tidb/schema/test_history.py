@@ -42,13 +42,13 @@ def history(*events: TableEvent, end_ts: int = 100) -> SchemaHistory:
     )
 
 
-def names(found: SchemaHistory, ts: int) -> list[str]:
-    return [table.full_name for table in tables_at(found, TimeStamp(ts))]
+def names(tables: SchemaHistory, ts: int) -> list[str]:
+    return [table.full_name for table in tables_at(tables, TimeStamp(ts))]
 
 
 def test_a_table_is_what_it_was_at_a_timestamp() -> None:
-    found = history(event(10, "a"), event(31, "b"), event(60, None))
-    assert [names(found, ts) for ts in (9, 10, 30, 31, 59, 60)] == [
+    versions = history(event(10, "a"), event(31, "b"), event(60, None))
+    assert [names(versions, ts) for ts in (9, 10, 30, 31, 59, 60)] == [
         [],
         ["shop.a"],
         ["shop.a"],
@@ -56,26 +56,26 @@ def test_a_table_is_what_it_was_at_a_timestamp() -> None:
         ["shop.b"],
         [],
     ]
-    assert found.table_by_name("SHOP.B", TimeStamp(40)).name == "b"
+    assert versions.table_by_name("SHOP.B", TimeStamp(40)).name == "b"
     with pytest.raises(TableNotFoundError, match=r"shop\.a at timestamp 40"):
-        found.table_by_name("shop.a", TimeStamp(40))
+        versions.table_by_name("shop.a", TimeStamp(40))
 
 
 def test_a_schema_version_means_what_was_written_right_after_it() -> None:
-    found = history(event(10, "a"), event(21, "b"), event(31, "c"), event(51, None))
+    renames = history(event(10, "a"), event(21, "b"), event(31, "c"), event(51, None))
     by_version = {
         v: table and table.name
         for v in (6, 7, 8, 9, 10)
-        for table in [found.table_by_version(TableID(1), SchemaVersion(v))]
+        for table in [renames.table_by_version(TableID(1), SchemaVersion(v))]
     }
     assert by_version == {6: "a", 7: "b", 8: "c", 9: "c", 10: None}
     with pytest.raises(SchemaOutdatedError, match="schema version 11"):
-        found.table_by_version(TableID(1), SchemaVersion(11))
+        renames.table_by_version(TableID(1), SchemaVersion(11))
 
 
 def test_a_table_that_moves_to_another_database_is_there_all_the_time() -> None:
-    found = history(event(10, "a"), event(40, "a", db="attic"), event(40, None))
-    assert names(found, 40) == ["attic.a"]
+    moves = history(event(10, "a"), event(40, "a", db="attic"), event(40, None))
+    assert names(moves, 40) == ["attic.a"]
 
 
 def test_a_history_goes_on_only_as_it_began() -> None:
@@ -113,17 +113,17 @@ def test_a_schema_file_of_any_compression(tmp_path: Path, captured: SchemaHistor
 def test_hides_what_statements_cannot_name() -> None:
     """System tables, and a table that is being dropped; rows of both can be decoded."""
     doomed = parse_table_info("shop", {**json.loads(_json("shop.t")), "state": 2})
-    found = history(
+    states = history(
         event(20, "t"),
         event(20, "user", db="mysql", table_id=2),
         TableEvent(TimeStamp(40), "shop", TableID(1), doomed),
     )
-    assert [t.full_name for t in tables_at(found, TimeStamp(30))] == ["shop.t"]
-    assert tables_at(found, TimeStamp(40)) == []
+    assert [t.full_name for t in tables_at(states, TimeStamp(30))] == ["shop.t"]
+    assert tables_at(states, TimeStamp(40)) == []
     with pytest.raises(TableNotFoundError):
-        found.table_by_name("mysql.user", TimeStamp(30))
-    assert found.table_by_version(TableID(1), SchemaVersion(10)) is doomed
-    user = found.table_by_version(TableID(2), SchemaVersion(10))
+        states.table_by_name("mysql.user", TimeStamp(30))
+    assert states.table_by_version(TableID(1), SchemaVersion(10)) is doomed
+    user = states.table_by_version(TableID(2), SchemaVersion(10))
     assert user is not None
     assert user.name == "user"
 
@@ -131,11 +131,11 @@ def test_hides_what_statements_cannot_name() -> None:
 def test_versions_from_before_the_start_mean_the_first_tables() -> None:
     """Version 7 is from before the start of the history, whose tables are those of 8."""
     versions = [SchemaVersionAt(TimeStamp(5), SchemaVersion(8))]
-    found = SchemaHistory(TimeStamp(10), TimeStamp(20), [event(10, "t")], versions)
-    tables = [found.table_by_version(TableID(1), SchemaVersion(v)) for v in (6, 7, 8)]
+    later = SchemaHistory(TimeStamp(10), TimeStamp(20), [event(10, "t")], versions)
+    tables = [later.table_by_version(TableID(1), SchemaVersion(v)) for v in (6, 7, 8)]
     assert [table and table.name for table in tables] == ["t"] * 3
     with pytest.raises(SchemaOutdatedError, match="schema version 9"):
-        found.table_by_version(TableID(1), SchemaVersion(9))
+        later.table_by_version(TableID(1), SchemaVersion(9))
 
 
 def _columns(table: TableInfo) -> list[tuple[str, bool]]:
@@ -151,33 +151,35 @@ def test_rows_are_read_by_the_state_at_their_commit_and_the_one_before() -> None
     ]
     tables = [(ts, table_info(1, "shop.t", columns)) for ts, columns in states]
     dropped = TableEvent(TimeStamp(50), "shop", TableID(1), None)
-    found = history(
+    changes = history(
         *(TableEvent(TimeStamp(ts), "shop", TableID(1), table) for ts, table in tables), dropped
     )
-    shown = {ts: _columns(found.table_at_commit(TableID(1), TimeStamp(ts))) for ts in (29, 30, 40)}
+    shown = {
+        ts: _columns(changes.table_at_commit(TableID(1), TimeStamp(ts))) for ts in (29, 30, 40)
+    }
     assert shown == {
         29: [("id", True), ("b", True)],
         30: [("id", True), ("c", True), ("b", False)],
         40: [("id", True), ("c", True), ("d", True)],
     }
-    last = found.table_at_commit(TableID(1), TimeStamp(45))
+    last = changes.table_at_commit(TableID(1), TimeStamp(45))
     assert last is tables[2][1]
-    assert found.table_at_commit(TableID(1), TimeStamp(60)) == last
-    assert [c.name for c in found.table_at_commit(TableID(1), TimeStamp(30)).public_columns] == [
+    assert changes.table_at_commit(TableID(1), TimeStamp(60)) == last
+    assert [c.name for c in changes.table_at_commit(TableID(1), TimeStamp(30)).public_columns] == [
         "id",
         "c",
     ]
 
 
 def test_no_table_is_known_before_it_is_made_or_after_the_end() -> None:
-    found = history(event(20, "t"))
+    created = history(event(20, "t"))
     with pytest.raises(SchemaOutdatedError, match="table with id 1 at 19"):
-        found.table_at_commit(TableID(1), TimeStamp(19))
+        created.table_at_commit(TableID(1), TimeStamp(19))
     with pytest.raises(SchemaOutdatedError, match="table with id 2 at 30"):
-        found.table_at_commit(TableID(2), TimeStamp(30))
-    assert found.table_at_commit(TableID(1), TimeStamp(100)).name == "t"
+        created.table_at_commit(TableID(2), TimeStamp(30))
+    assert created.table_at_commit(TableID(1), TimeStamp(100)).name == "t"
     with pytest.raises(SchemaOutdatedError, match="no schema at 101"):
-        found.table_at_commit(TableID(1), TimeStamp(101))
+        created.table_at_commit(TableID(1), TimeStamp(101))
 
 
 def _int_column(column_id: int, name: str) -> dict[str, object]:

@@ -15,8 +15,8 @@ HISTORY = schema_of("ddl")
 
 
 def test_reorganised_partitions_move_their_rows() -> None:
-    found = Lineage(HISTORY).moves
-    assert [(m.after.name, sorted(m.from_ids), sorted(m.to_ids)) for m in found] == [
+    moves = Lineage(HISTORY).moves
+    assert [(m.after.name, sorted(m.from_ids), sorted(m.to_ids)) for m in moves] == [
         ("pr", [178, 179], [213, 214, 215])
     ]
 

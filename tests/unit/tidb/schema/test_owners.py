@@ -53,9 +53,9 @@ def test_a_modified_column_comes_from_the_one_it_replaced() -> None:
     first = events[0][0].id
     table, ts = [(table, ts) for table, ts in events if table.id == first][-1]
     past = Owners(HISTORY).past_of(table, ts)
-    found = past.source(ColumnID(24))
-    assert found is not None
-    source, before = found
+    origin = past.source(ColumnID(24))
+    assert origin is not None
+    source, before = origin
     assert (source.id, source.name, source.type.tp) == (2, "a", MySQLType.LONGLONG)
     assert before.tables == past.tables[: len(before.tables)]
     assert [past.source(ColumnID(i)) for i in (1, 6, 7, 23)] == [None] * 4
@@ -126,6 +126,6 @@ def test_rows_are_untouched_until_another_column_is_changed() -> None:
         ((before, other, after, changed), False),
         ((after, changed), False),
     ]:
-        found = Past(tables).source(ColumnID(3))
-        assert found is not None
-        assert found[0].rows_untouched is is_untouched
+        origin = Past(tables).source(ColumnID(3))
+        assert origin is not None
+        assert origin[0].rows_untouched is is_untouched

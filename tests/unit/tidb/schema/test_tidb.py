@@ -51,12 +51,12 @@ Shown = list[tuple[int, str, int, tuple[str, ...] | None]]
 @pytest.fixture
 def cluster() -> MetaCluster:
     """Databases `shop`, with tables `t` (11) and `u` (12), and `archive`, which is empty."""
-    found = MetaCluster()
-    found.step(CREATE_DATABASE, database=(SHOP, "shop"))
-    found.step(CREATE_DATABASE, database=(ARCHIVE, "archive"))
-    found.step(CREATE_TABLE, [(SHOP, 11, info(11, "t", "a", "b"))])
-    found.step(CREATE_TABLE, [(SHOP, 12, info(12, "u", "a"))])
-    return found
+    made = MetaCluster()
+    made.step(CREATE_DATABASE, database=(SHOP, "shop"))
+    made.step(CREATE_DATABASE, database=(ARCHIVE, "archive"))
+    made.step(CREATE_TABLE, [(SHOP, 11, info(11, "t", "a", "b"))])
+    made.step(CREATE_TABLE, [(SHOP, 12, info(12, "u", "a"))])
+    return made
 
 
 def read(
@@ -283,10 +283,10 @@ def test_a_change_during_the_first_look_starts_it_over(cluster: MetaCluster) -> 
     listed = cluster.list_databases
 
     def create() -> list:
-        found = listed()
+        listing = listed()
         if cluster.version == 4:
             cluster.step(CREATE_TABLE, [(SHOP, 13, info(13, "w", "a"))])
-        return found
+        return listing
 
     cluster.list_databases = create  # type: ignore[method-assign]
     history = read(cluster)
@@ -402,10 +402,10 @@ def test_a_column_that_is_dropped_may_be_missing_in_a_lost_state(cluster: MetaCl
     assert columns(read(cluster, begin), 11, 5) == [(1, "a"), (2, "b!")]
 
 
-@pytest.mark.parametrize("known", [None, 1, 2])
+@pytest.mark.parametrize("collected_state", [None, 1, 2])
 @pytest.mark.parametrize("has_rowid", [True, False])
 def test_what_reorganize_partition_moves_is_told_where_its_states_are_lost(
-    cluster: MetaCluster, known: int | None, has_rowid: bool
+    cluster: MetaCluster, collected_state: int | None, has_rowid: bool
 ) -> None:
     """All three intermediate states are lost, or all but one."""
     cluster.step(CREATE_TABLE, [(SHOP, 13, partitioned([51, 52], has_rowid=has_rowid))])
@@ -413,7 +413,7 @@ def test_what_reorganize_partition_moves_is_told_where_its_states_are_lost(
     for state in (1, 2, 3):
         middle = partitioned([51, 52], [53, 54], [52], state, has_rowid=has_rowid)
         at = cluster.step(REORGANIZE, [(SHOP, 13, middle)], ends=False)
-        if state == known:
+        if state == collected_state:
             cluster.collect(cluster.tso())
             history = read(cluster, history)
         else:
@@ -539,9 +539,9 @@ def test_the_session_of_a_changed_column_is_waited_for(cluster: MetaCluster) -> 
     clock = ManualClock(lambda _: cluster.jobs.append(job))
     at_least = cluster.tso()
     source = TidbSchemaSource(cluster, clock)
-    found = source.read(at_least, history)
+    updated = source.read(at_least, history)
     assert clock.now_ms == 1_000_050
-    assert session_of(found, at_least) == ReorgSession(
+    assert session_of(updated, at_least) == ReorgSession(
         "Asia/Kolkata", 0, 7, physical_ms(commit_ts), 1 << 32
     )
 
@@ -551,7 +551,7 @@ def test_a_job_that_never_turns_up_is_not_waited_for_for_ever(cluster: MetaClust
     modified(cluster)
     clock = ManualClock()
     at_least = cluster.tso()
-    found = TidbSchemaSource(cluster, clock).read(at_least, history)
+    updated = TidbSchemaSource(cluster, clock).read(at_least, history)
     assert clock.now_ms == 1_020_000
-    assert found.end_ts >= at_least
-    assert session_of(found, at_least) is None
+    assert updated.end_ts >= at_least
+    assert session_of(updated, at_least) is None

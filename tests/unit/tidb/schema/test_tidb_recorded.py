@@ -26,10 +26,10 @@ def histories(recording: dict[str, Any]) -> list[SchemaHistory]:
     """Return the history of each read; every read continues the previous one."""
     api = ReplayedApi(recording["reads"])
     source = TidbSchemaSource(api, SystemClock())
-    found: list[SchemaHistory] = []
+    read: list[SchemaHistory] = []
     for _ in recording["reads"]:
-        found.append(source.read(api.next_read(), found[-1] if found else None))
-    return found
+        read.append(source.read(api.next_read(), read[-1] if read else None))
+    return read
 
 
 def test_shows_what_tidb_showed(recording: dict[str, Any], histories: list[SchemaHistory]) -> None:
@@ -60,9 +60,9 @@ def test_states_in_the_middle_of_ddl_are_there(histories: list[SchemaHistory]) -
 def test_a_changed_column_has_the_session_that_changed_it(histories: list[SchemaHistory]) -> None:
     history = histories[-1]
     tables = [e.table for e in history.events if e.table and e.table.name == "t"]
-    found = Past(tuple(tables)).source(ColumnID(5))
-    assert found is not None
-    source, _ = found
+    origin = Past(tuple(tables)).source(ColumnID(5))
+    assert origin is not None
+    source, _ = origin
     assert source.session is not None
     # TiDB's default.
     assert source.session.sql_mode == 1436549152

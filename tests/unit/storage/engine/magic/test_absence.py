@@ -34,12 +34,17 @@ ENUM = FieldType(MySQLType.ENUM, 0, 1, -1, "utf8mb4", "utf8mb4_bin", ("a",))
 TEXT = FieldType(MySQLType.VARCHAR, 0, 20, -1, "utf8mb4", "utf8mb4_bin")
 KEY = ScanColumn(ColumnID(1), pa.int64(), Default(pa.scalar(None, pa.int64())))
 OLD = ScanColumn(ColumnID(2), pa.uint64(), Default(pa.scalar(None, pa.uint64())))
-UNKNOWN = ScanColumn(ColumnID(3), pa.string(), Converted(OLD, BIT, ENUM, "shop.t.a"))
-KNOWN = ScanColumn(ColumnID(4), pa.string(), Converted(OLD, BIT, TEXT, "shop.t.b"))
+UNCONVERTIBLE = ScanColumn(ColumnID(3), pa.string(), Converted(OLD, BIT, ENUM, "shop.t.a"))
+CONVERTIBLE = ScanColumn(ColumnID(4), pa.string(), Converted(OLD, BIT, TEXT, "shop.t.b"))
 ADDED = ScanColumn(ColumnID(5), pa.int32(), Default(pa.scalar(7, pa.int32())))
-COLUMNS = [KEY, OLD, UNKNOWN, KNOWN, ADDED]
+COLUMNS = [KEY, OLD, UNCONVERTIBLE, CONVERTIBLE, ADDED]
 BEFORE = [(KEY.id, KEY.type), (OLD.id, OLD.type)]
-AFTER = [*BEFORE, (UNKNOWN.id, UNKNOWN.type), (KNOWN.id, KNOWN.type), (ADDED.id, ADDED.type)]
+AFTER = [
+    *BEFORE,
+    (UNCONVERTIBLE.id, UNCONVERTIBLE.type),
+    (CONVERTIBLE.id, CONVERTIBLE.type),
+    (ADDED.id, ADDED.type),
+]
 
 
 @pytest.fixture
@@ -76,17 +81,17 @@ def test_a_value_that_nobody_knows_fails_the_reads_of_it_alone(
     for ts in (40, 41):
         report = engine.compact(TABLE, COLUMNS, safe_point=safe_point, everything=True)
         assert report.files_written == (ts == 40)
-        assert read(engine, 30, KEY, KNOWN) == [(1, "65"), (2, "66"), (3, "67")]
+        assert read(engine, 30, KEY, CONVERTIBLE) == [(1, "65"), (2, "66"), (3, "67")]
         with pytest.raises(UnsupportedError, match=r"shop\.t\.a: .*BIT to ENUM"):
-            read(engine, 30, KEY, UNKNOWN)
+            read(engine, 30, KEY, UNCONVERTIBLE)
         put(engine, [(5, ts, ts - 1, Op.PUT, 5, 69, "1", "69", 5)], AFTER)
         assert len(read(engine, 41, KEY)) == 4
         engine.compact(TABLE, COLUMNS, everything=True)
     put(engine, [(1, 50, 49, Op.PUT, 1, 65, "null", "65", 1)], AFTER)
     # All rows that are visible now have the column.
-    assert (1, "null") in read(engine, 50, KEY, UNKNOWN)
+    assert (1, "null") in read(engine, 50, KEY, UNCONVERTIBLE)
     engine.compact(TABLE, COLUMNS, everything=True)
-    assert (1, "null") in read(engine, 50, KEY, UNKNOWN)
+    assert (1, "null") in read(engine, 50, KEY, UNCONVERTIBLE)
 
 
 def test_a_region_is_divided_and_united_with_what_nobody_knows(engine: MagicEngine) -> None:
@@ -94,11 +99,11 @@ def test_a_region_is_divided_and_united_with_what_nobody_knows(engine: MagicEngi
     (region,) = engine.regions(engine.read([]), TABLE)
     engine.split(TABLE, region.region_id, 2, COLUMNS)
     low, high = engine.regions(engine.read([]), TABLE)
-    assert read(engine, 30, KEY, KNOWN) == [(1, "65"), (2, "66"), (3, "67")]
+    assert read(engine, 30, KEY, CONVERTIBLE) == [(1, "65"), (2, "66"), (3, "67")]
     engine.merge(TABLE, low.region_id, high.region_id, COLUMNS)
-    assert read(engine, 30, KEY, KNOWN) == [(1, "65"), (2, "66"), (3, "67")]
+    assert read(engine, 30, KEY, CONVERTIBLE) == [(1, "65"), (2, "66"), (3, "67")]
     with pytest.raises(UnsupportedError):
-        read(engine, 30, UNKNOWN)
+        read(engine, 30, UNCONVERTIBLE)
 
 
 def test_a_default_is_what_the_table_that_is_read_says(engine: MagicEngine) -> None:
@@ -143,7 +148,7 @@ def test_a_file_that_cannot_be_read_does_not_stop_the_engine(
     engine.publish(Publication([VersionBatch(other, batch)], ManifestChange()))
     damaged.write_bytes(content)
     engine.compact(TABLE, COLUMNS, everything=True)
-    assert read(engine, 30, KEY, KNOWN) == [(1, "65"), (2, "66"), (3, "67")]
+    assert read(engine, 30, KEY, CONVERTIBLE) == [(1, "65"), (2, "66"), (3, "67")]
 
 
 def test_integers_beyond_their_type_are_carried(engine: MagicEngine) -> None:

@@ -93,8 +93,8 @@ def test_files_as_the_writer_makes_them_are_sound(tmp_path: Path) -> None:
 def test_rows_that_contradict_each_other(
     change: dict[str, list[Any]], reason: str, tmp_path: Path
 ) -> None:
-    (found,) = damages(tmp_path, write(tmp_path, 1, {**FIRST, **change}))
-    assert reason in found
+    (damage,) = damages(tmp_path, write(tmp_path, 1, {**FIRST, **change}))
+    assert reason in damage
 
 
 @pytest.mark.parametrize(
@@ -113,16 +113,16 @@ def test_pointers_that_lead_astray(
     change: dict[str, list[Any]], reason: str, tmp_path: Path
 ) -> None:
     first = write(tmp_path, 1, FIRST)
-    found = damages(tmp_path, first, write(tmp_path, 2, {**SECOND, **change}))
-    assert len(found) == 1
-    assert reason in found[0]
+    reported = damages(tmp_path, first, write(tmp_path, 2, {**SECOND, **change}))
+    assert len(reported) == 1
+    assert reason in reported[0]
 
 
 def test_nothing_points_at_a_delete(tmp_path: Path) -> None:
     files = [write(tmp_path, 1, FIRST), write(tmp_path, 2, SECOND)]
     third = {**SECOND, "_commit_ts": [40], PREVIOUS_FILE: [2], PREVIOUS_ROW: [0]}
-    (found,) = damages(tmp_path, *files, write(tmp_path, 3, third))
-    assert "does not supersede" in found
+    (damage,) = damages(tmp_path, *files, write(tmp_path, 3, third))
+    assert "does not supersede" in damage
     third = {**third, PREVIOUS_FILE: [None], PREVIOUS_ROW: [None]}
     assert damages(tmp_path, *files, write(tmp_path, 4, third)) == []
 
@@ -162,13 +162,13 @@ def test_files_of_divided_tables(tmp_path: Path) -> None:
         [region(2, None, 2), region(3, 2, None)],
         [region(3, None, 2), region(4, 2, None)],
     ):
-        found = damages(tmp_path, stable, delta, regions=narrower)
-        assert found[0] == "has rows outside of region 3"
+        reported = damages(tmp_path, stable, delta, regions=narrower)
+        assert reported[0] == "has rows outside of region 3"
     regions = [region(2, None, 1), region(5, 1, None)]
     assert damages(tmp_path, stable, regions=regions) == ["belongs to an unknown region 3"]
     other = write(tmp_path, 5, {**FIRST, "_handle": [6, 7, 7]}, FileKind.STABLE, 3)
-    found = damages(tmp_path, stable, other, regions=[region(3, None, None)])
-    assert found == ["is not its region's only stable file"]
+    reported = damages(tmp_path, stable, other, regions=[region(3, None, None)])
+    assert reported == ["is not its region's only stable file"]
 
 
 @pytest.mark.parametrize(
@@ -182,5 +182,5 @@ def test_files_of_divided_tables(tmp_path: Path) -> None:
     ],
 )
 def test_region_maps_with_holes(regions: list[Region], reason: str, tmp_path: Path) -> None:
-    (found,) = damages(tmp_path, write(tmp_path, 1, FIRST), regions=regions)
-    assert reason in found
+    (damage,) = damages(tmp_path, write(tmp_path, 1, FIRST), regions=regions)
+    assert reason in damage

@@ -206,12 +206,12 @@ def test_memory_is_bounded_by_a_region(tmp_path: Path, monkeypatch: pytest.Monke
         store = Store(path, CompactionLimits(region_rows=2000, deltas=99))
         for start in range(0, rows, 1000):
             store.put(range(start, start + 1000), "some text")
-        found = []
+        allocated = []
         original = compaction.merged
 
         def merged(*arguments: Any) -> pa.Table:
             result = original(*arguments)
-            found.append(pa.total_allocated_bytes() - before)
+            allocated.append(pa.total_allocated_bytes() - before)
             return result
 
         with monkeypatch.context() as patch, closing(store.engine):
@@ -219,7 +219,7 @@ def test_memory_is_bounded_by_a_region(tmp_path: Path, monkeypatch: pytest.Monke
             before = pa.total_allocated_bytes()
             store.compact(everything=True)
             assert store.rows() == rows
-        return max(found)
+        return max(allocated)
 
     assert peak(40_000) < 1.5 * peak(2000)
 

@@ -142,8 +142,8 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DataFile]:
     folder, rows = tmp_path_factory.mktemp("large"), 70_000
     table = versions(rows)
     rng = np.random.default_rng(1)
-    known = [f"{n:060d}" for n in range(rows // 4)]
-    many = pa.array(known).take(pa.array(rng.integers(0, len(known), rows)))
+    texts = [f"{n:060d}" for n in range(rows // 4)]
+    many = pa.array(texts).take(pa.array(rng.integers(0, len(texts), rows)))
     few = pa.array(rng.integers(0, 3, rows).astype(np.int8), mask=rng.random(rows) < 0.1)
     table = table.append_column("c3", many).append_column("c4", few)
     table = table.append_column("c5", pa.array(rng.random(rows) < 0.3))
@@ -262,6 +262,6 @@ def test_a_null_that_comes_late(tmp_path: Path) -> None:
         (tmp_path / encoded.info.path).write_bytes(encoded.data)
         schema = pq.read_schema(tmp_path / encoded.info.path)
         assert {f.name for f in schema if f.nullable and f.name in ("c1", "c2")} == nullable
-        found, wanted = everything(tmp_path, encoded.info), pa.concat_tables(added)
-        assert found.equals(wanted.select(found.column_names).cast(found.schema))
+        stored, wanted = everything(tmp_path, encoded.info), pa.concat_tables(added)
+        assert stored.equals(wanted.select(stored.column_names).cast(stored.schema))
         assert encoded.info.rows == len(wanted)

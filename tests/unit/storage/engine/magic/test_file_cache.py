@@ -95,24 +95,24 @@ def test_columns_without_null_are_known_by_the_footer(tmp_path: Path) -> None:
     (tmp_path / encoded.info.path).parent.mkdir()
     (tmp_path / encoded.info.path).write_bytes(encoded.data)
     with opened(FileCache(), tmp_path, encoded.info) as file:
-        known = file.footer.never_null
+        never_null = file.footer.never_null
     assert is_delete.any()
-    assert "c3" in known
-    assert known.isdisjoint({"c4", "c5"})
+    assert "c3" in never_null
+    assert never_null.isdisjoint({"c4", "c5"})
 
 
-@pytest.mark.parametrize(("is_asked", "least", "most"), [(True, 0.4, 0.5), (False, 0.0, 0.0)])
+@pytest.mark.parametrize(("asks_first", "least", "most"), [(True, 0.4, 0.5), (False, 0.0, 0.0)])
 def test_one_of_several_is_admitted_where_others_have_to_go(
-    is_asked: bool, least: float, most: float
+    asks_first: bool, least: float, most: float
 ) -> None:
     """There is room for half of the columns that are read repeatedly, and most of these stay."""
-    cache, found, rounds = LeastRecent[int, int](100), 0, 30
+    cache, hits, rounds = LeastRecent[int, int](100), 0, 30
     for key in (*range(200),) * rounds:
         if cache.get(key) is not None:
-            found += 1
-        elif not is_asked or cache.admits(1):
+            hits += 1
+        elif not asks_first or cache.admits(1):
             cache.put(key, key, 1)
-    assert least <= found / (200 * rounds) <= most
+    assert least <= hits / (200 * rounds) <= most
 
 
 def test_numbers_that_are_looked_at_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,13 +24,13 @@ BINARIES = st.builds(
 
 def check(stored: list[object], wanted: set[object], tp: pa.DataType) -> None:
     stored = sorted(stored)  # type: ignore[type-var]
-    asked = sorted(wanted)  # type: ignore[type-var]
+    keys = sorted(wanted)  # type: ignore[type-var]
     # Slices of longer arrays: a column of a record batch may have any offset.
     handles = pa.array(stored[:1] + stored, tp)[bool(stored) :]
-    rows = SortedHandles(handles).last_rows(pa.array(asked[:1] + asked, tp)[bool(asked) :])
+    rows = SortedHandles(handles).last_rows(pa.array(keys[:1] + keys, tp)[bool(keys) :])
     last = {handle: row for row, handle in enumerate(stored)}
-    assert rows.tolist() == [last.get(handle, -1) for handle in asked]
-    for handle in asked:
+    assert rows.tolist() == [last.get(handle, -1) for handle in keys]
+    for handle in keys:
         assert first_from(handles, handle) == bisect_left(stored, handle)  # type: ignore[type-var]
     assert first_from(handles, None) == 0
 
@@ -48,6 +48,6 @@ def test_binaries(stored: list[object], wanted: set[object]) -> None:
 def test_a_few_long_handles_do_not_widen_all() -> None:
     stored = [encoded(b"%06d" % n, 0, 0) for n in range(10_000)]
     stored += [encoded(b"%06d" % n, 0, 3000) for n in (1, 2, 2, 5)]
-    found = SortedHandles(pa.array(sorted(stored), pa.binary()))
-    assert found.nbytes < 1_000_000
+    sorted_handles = SortedHandles(pa.array(sorted(stored), pa.binary()))
+    assert sorted_handles.nbytes < 1_000_000
     check(stored, {*stored[::2], *stored[-4:], encoded(b"%06d" % 3, 0, 3000)}, pa.binary())

@@ -42,16 +42,16 @@ def values(engine: MagicEngine, ts: int) -> list[object]:
     return [value for batch in batches for value in batch.column(0).to_pylist()]
 
 
-@pytest.mark.parametrize("is_told", [True, False])
+@pytest.mark.parametrize("begins_transactions", [True, False])
 def test_numbers_grow_across_openings(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_told: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begins_transactions: bool
 ) -> None:
     """Also if more numbers were reserved than one generation has."""
     registry.create(tmp_path / "store", registry.MAGIC, LocalFileSystem())
     with closing(opened(tmp_path / "store")) as engine:
         put(engine, 10, 1)
         for _ in range(100):
-            if is_told:
+            if begins_transactions:
                 assert engine.begin(TABLE, [VALUE]) is None
             else:
                 engine._numbers.block()
@@ -67,11 +67,11 @@ def test_numbers_grow_across_openings(
 
 
 def test_a_block_is_nobody_elses() -> None:
-    found = FileNumbers()
-    found.advance(Generation(3))
-    block = found.block()
-    later = found.take()
+    file_numbers = FileNumbers()
+    file_numbers.advance(Generation(3))
+    block = file_numbers.block()
+    later = file_numbers.take()
     assert [next(block), next(block)] == [4 << 24, (4 << 24) + 1]
     assert later == (4 << 24) + BLOCK
-    found.advance(Generation(3))
-    assert found.take() == later + 1
+    file_numbers.advance(Generation(3))
+    assert file_numbers.take() == later + 1

@@ -64,15 +64,15 @@ class Store:
 
     def values(self, ts: int) -> dict[Handle, int]:
         """Return the newest value of each row, which is the time of its publication."""
-        found: dict[Handle, int] = {}
+        newest: dict[Handle, int] = {}
         for region in self.engine.plan(self.engine.read([]), TABLE):
             columns = scan_columns()[:1]
             for batch in self.engine.scan(
                 region, ScanSpec(columns, TimeStamp(ts), with_handle=True)
             ):
                 rows = zip(*(column.to_pylist() for column in batch.columns), strict=True)
-                found.update(rows)  # type: ignore[arg-type]
-        return found
+                newest.update(rows)  # type: ignore[arg-type]
+        return newest
 
 
 @pytest.fixture(params=[int, bytes])

@@ -55,21 +55,21 @@ def store_of(folder: Path, rows: int, text: str = "a", now: Any = OLD) -> Path:
 
 
 def lengths(store: Path, where: str | None = None) -> set[int]:
-    found = set()
+    sizes = set()
     with open_snapshot(store) as snapshot:
         for batch in snapshot.scan(NAME, ["c"], where=where):
-            found |= set(pa.compute.binary_length(batch.column(0)).to_pylist())
-    return found
+            sizes |= set(pa.compute.binary_length(batch.column(0)).to_pylist())
+    return sizes
 
 
 @pytest.mark.parametrize(
-    ("where", "found"),
+    ("where", "expected"),
     [(None, {len(LONG)}), ("c <> 'y' AND id < 20000", {len(LONG)}), ("c = 'y'", set())],
 )
-def test_long_defaults_of_many_rows(where: str | None, found: set[int], tmp_path: Path) -> None:
+def test_long_defaults_of_many_rows(where: str | None, expected: set[int], tmp_path: Path) -> None:
     store = store_of(tmp_path, ROWS, now=NEW)
     with peak_memory() as peak:
-        assert lengths(store, where) == found
+        assert lengths(store, where) == expected
     assert peak.size_bytes < 512 << 20
 
 
