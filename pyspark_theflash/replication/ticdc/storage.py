@@ -8,7 +8,7 @@ Further properties in the URL's query are those of `SinkFormat`: `time-zone` and
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -77,19 +77,24 @@ class SinkStorage:
     def _path(self, path: str) -> str:
         return f"{self._root}/{path}"
 
-    @contextmanager
-    def _available(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise ServiceUnavailableError(self.url, str(error)[:300]) from error
+    def _available(self) -> AbstractContextManager[None]:
+        return _available(self.url)
+
+
+@contextmanager
+def _available(url: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ServiceUnavailableError(url, str(error)[:300]) from error
 
 
 def open_storage(url: str) -> tuple[SinkStorage, SinkFormat]:
     """Open the storage that a URL names.
 
     Raises:
-        OptionError: The URL is invalid, or its folder does not exist.
+        OptionError: The URL is invalid, or its folder or bucket does not exist.
+        ServiceUnavailableError: The storage does not answer.
     """
     parts = urlsplit(url)
     if parts.scheme not in ("file", "s3") or parts.username is not None or parts.fragment:
@@ -108,7 +113,12 @@ def open_storage(url: str) -> tuple[SinkStorage, SinkFormat]:
         return SinkStorage(local, path, shown), _format(query)
     if not parts.netloc:
         raise OptionError("source", f"{shown!r} names no bucket")
-    return SinkStorage(_s3(query), parts.netloc + path, shown), _format(query)
+    files, sink_format = _s3(query), _format(query)
+    with _available(shown):
+        bucket = files.get_file_info(parts.netloc)
+    if bucket.type is fs.FileType.NotFound:
+        raise OptionError("source", f"{shown!r}: there is no bucket {parts.netloc!r}")
+    return SinkStorage(files, parts.netloc + path, shown), sink_format
 
 
 def _shown(url: str) -> str:
