@@ -44,6 +44,7 @@ COMMANDS = {
     "gc": "drop old versions from a store",
     "retention": "set how much history garbage collection keeps",
     "stop": "stop a store's writer",
+    "capture": "record what TiKV's change feed sends, for a report of a defect",
     "verify": "compare a store's rows with those of TiKV at a timestamp",
     "fsck": "check all of a store and list every damage",
 }

@@ -8,7 +8,7 @@ from typing import Final, Protocol, TypeAlias
 from pyspark_theflash.base.types import RegionEpoch, RegionID, TimeStamp
 from pyspark_theflash.cluster.located import LocatedPeer, LocatedRegion, RawKeyRange
 from pyspark_theflash.cluster.tikv.wire.directory import peer_from, region_from
-from pyspark_theflash.tidb.codec.bytes import encode_bytes
+from pyspark_theflash.tidb.codec.bytes import decode_bytes, encode_bytes
 from pyspark_theflash.tidb.codec.key import RawKey
 from pyspark_theflash.tidb.protocol._generated.kvproto import cdcpb_pb2, metapb_pb2
 from pyspark_theflash.tidb.protocol.message import parse_message
@@ -168,6 +168,34 @@ def deregister_request(cluster_id: int, region_id: RegionID, request_id: int) ->
         request_id=request_id,
         deregister=cdcpb_pb2.ChangeDataRequest.Deregister(),
     ).SerializeToString()
+
+
+@dataclass(frozen=True, slots=True)
+class FeedRequest:
+    """A request of a stream. Only one that registers has a range and a timestamp."""
+
+    region_id: RegionID
+    request_id: int
+    registers: bool
+    keys: RawKeyRange
+    checkpoint_ts: TimeStamp
+
+
+def decode_request(data: bytes) -> FeedRequest:
+    """Decode what `register_request` or `deregister_request` encoded.
+
+    Raises:
+        CodecError: The bytes are no such message.
+    """
+    message = parse_message(cdcpb_pb2.ChangeDataRequest, data)
+    bounds = (decode_bytes(key)[0] if key else b"" for key in (message.start_key, message.end_key))
+    return FeedRequest(
+        RegionID(message.region_id),
+        message.request_id,
+        message.HasField("register"),
+        RawKeyRange(*map(RawKey, bounds)),
+        TimeStamp(message.checkpoint_ts),
+    )
 
 
 def _header(cluster_id: int) -> cdcpb_pb2.Header:
