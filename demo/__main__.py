@@ -82,8 +82,10 @@ def read_bank(report: Report, bank: Workload, spark: SparkSession) -> None:
             frames = [load(spark, bank, answer.table, ts).cache() for answer in answers]
             for frame, answer in zip(frames, answers, strict=True):
                 report.say(compare_table(report, frame, answer, bank))
-            found = sum_of_balances(frames)
-            report.say(f"  sum of all balances {found:>12,}  {report.verdict(found == total)}")
+            balances = sum_of_balances(frames)
+            report.say(
+                f"  sum of all balances {balances:>12,}  {report.verdict(balances == total)}"
+            )
 
 
 def chosen_answers(bank: Workload) -> dict[TimeStamp, list[Answer]]:
@@ -120,11 +122,11 @@ def query_tpch(report: Report, tpch: Workload, spark: SparkSession) -> None:
             if query["query"] not in TPCH_QUERIES:
                 continue
             load(spark, tpch, "tpch.lineitem", query["ts"]).createOrReplaceTempView("lineitem")
-            found = [[plain(value) for value in row] for row in spark.sql(query["sql"]).collect()]
-            verdict = report.verdict(found == [[plain(v) for v in row] for row in query["rows"]])
+            rows = [[plain(value) for value in row] for row in spark.sql(query["sql"]).collect()]
+            verdict = report.verdict(rows == [[plain(v) for v in row] for row in query["rows"]])
             title = f"{query['query'].upper()}, {TPCH_QUERIES[query['query']]}"
             report.say(f"snapshot_ts {query['ts']}   {title:<36}  {verdict}")
-            for row in found:
+            for row in rows:
                 report.say("  " + "  ".join(str(value) for value in row))
 
 

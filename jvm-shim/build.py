@@ -45,10 +45,10 @@ def main() -> int:
 
 
 def _spark_jars() -> Path:
-    found = importlib.util.find_spec("pyspark")
-    if found is None or found.origin is None:
+    spec = importlib.util.find_spec("pyspark")
+    if spec is None or spec.origin is None:
         raise SystemExit("pyspark is not installed, and its jars are what the jar is compiled with")
-    return Path(found.origin).parent / "jars"
+    return Path(spec.origin).parent / "jars"
 
 
 def _sources() -> list[Path]:

@@ -80,8 +80,8 @@ def methods_by_credentials(target: Target) -> str:
                 and called.name != "ListLatches"
             ):
                 continue  # a permitted command changes the store
-            found = outcome(transports[credential], called)
-            breach_if(found != expected, f"{called.name} with token {credential}: {found}")
+            actual = outcome(transports[credential], called)
+            breach_if(actual != expected, f"{called.name} with token {credential}: {actual}")
             count += 1
     finally:
         for transport in transports.values():

@@ -106,9 +106,9 @@ def many_at_a_time(target: Target) -> str:
     where = "name"
     for _ in range(4):
         where = f"replace({where}, 'e', 'eeeeeeeeee')"
-    asked = {"columns": ["id"], "where": f"length({where}) > 5"}
+    options = {"columns": ["id"], "where": f"length({where}) > 5"}
     with ThreadPoolExecutor(32) as threads:
-        outcomes = set(threads.map(lambda _: _ask(target, **asked), range(32)))
+        outcomes = set(threads.map(lambda _: _ask(target, **options), range(32)))
     return f"{len(outcomes)} outcomes, {min(outcomes)}"
 
 

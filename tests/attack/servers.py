@@ -265,9 +265,9 @@ def _read_addresses(server: Server) -> None:
     while "frames" not in server.addresses:
         line = server.process.stdout.readline()
         assert line, server.log
-        found = re.fullmatch(r"(serving|learning from) (.*) at (\S+)\n", line)
-        assert found, line
-        verb, what, address = found.groups()
+        match = re.fullmatch(r"(serving|learning from) (.*) at (\S+)\n", line)
+        assert match, line
+        verb, what, address = match.groups()
         protocol = "engine" if verb != "serving" else kinds.get(what, "frames")
         server.addresses[protocol] = address
 

@@ -54,7 +54,7 @@ def _lines(figures: Figures) -> Iterator[str]:
         f"{figures.timestamps:,} timestamps compared ({figures.tables:,} tables, "
         f"{figures.rows:,} rows; {figures.locks_met:,} locks met; "
         f"{figures.from_binlog:,} from the binlog too; TiDB asked again at "
-        f"{figures.asked_again}, which had lost {figures.lost_rows} rows): "
+        f"{figures.compared_again}, which had lost {figures.lost_rows} rows): "
         f"{len(figures.different)} different, {len(figures.wrong_totals)} wrong totals"
     )
     for name, counts in (("sessions", figures.done), ("regions", figures.happened)):

@@ -70,8 +70,8 @@ class LearnerReader:
 
     def read(self, ts: TimeStamp, leaders: RegionLeaders, client: TiKVClient) -> Tables:
         """The rows at a timestamp; locks are resolved by the client's policy."""
-        known = self._schema(ts)
-        tables = [t for t in tables_at(known.history, ts) if t.db == DATABASE]
+        physical = self._schema(ts)
+        tables = [t for t in tables_at(physical.history, ts) if t.db == DATABASE]
         ids = [i for table in tables for i in table.physical_ids]
         deadline = Deadline(CLOCK, _TIMEOUT_MS)
         views = CatchUp(leaders, self._store, client.resolver, ts).open(
@@ -104,15 +104,15 @@ class LearnerReader:
         self, table: TableInfo, views: Sequence[TableView], stored: Any, resolve: Any
     ) -> Rows:
         # Of versions that came meanwhile nothing is asked; of those that did not, all is known.
-        known = self._schema(TimeStamp(max(v.snapshot_ts for v in views)))
+        physical = self._schema(TimeStamp(max(v.snapshot_ts for v in views)))
         columns = [scan_column(table, c) for c in table.public_columns]
-        found: Rows = Counter()
+        rows: Rows = Counter()
         for view in views:
-            for each in read_rows(view, self._engine, stored, known, columns, resolve=resolve):
+            for each in read_rows(view, self._engine, stored, physical, columns, resolve=resolve):
                 pairs = zip(each.columns, table.public_columns, strict=True)
                 texts = [TEXT.apply(values, c.type, c.name).to_pylist() for values, c in pairs]
-                found.update(zip(*texts, strict=True))
-        return found
+                rows.update(zip(*texts, strict=True))
+        return rows
 
 
 def read_by_tidb(session: MySqlConnection, ts: int) -> Tables:
@@ -126,28 +126,28 @@ def read_from_binlog(store: Path, ts: TimeStamp) -> Tables:
     """The rows at a timestamp out of a store that is written from TiDB's binlog."""
     wait_until(store, ts, CLOCK.boottime_ms() + _TIMEOUT_MS, clock=CLOCK, fs=FS)
     with open_snapshot(store, ts) as snapshot:
-        found: Tables = {}
+        tables: Tables = {}
         for table in (t for t in snapshot.tables() if t.db == DATABASE):
-            rows = found[table.name] = Counter()
+            rows = tables[table.name] = Counter()
             for columns in snapshot.texts(snapshot.plan(table.full_name)):
                 rows.update(zip(*(c.to_pylist() for c in columns), strict=True))
-        return found
+        return tables
 
 
 def differences(ts: int, here: Tables, there: Tables) -> list[Difference]:
     """All tables that are not the same."""
-    found = []
+    differing = []
     for name in sorted({*here, *there}):
         ours, theirs = here.get(name), there.get(name)
         if ours is None or theirs is None:
             where = "here" if theirs is None else "there"
-            found.append(Difference(ts, f"{name}, which is only {where}"))
+            differing.append(Difference(ts, f"{name}, which is only {where}"))
         elif ours != theirs:
             only = [
                 sorted((a - b).elements(), key=repr) for a, b in ((ours, theirs), (theirs, ours))
             ]
-            found.append(Difference(ts, name, *only))
-    return found
+            differing.append(Difference(ts, name, *only))
+    return differing
 
 
 def _records(physical_id: int) -> RawKeyRange:

@@ -23,7 +23,7 @@ class Figures:
     rows: int = 0
     locks_met: int = 0
     from_binlog: int = 0
-    asked_again: int = 0
+    compared_again: int = 0
     """Timestamps at which TiDB's first answer was another (see `Doubts`)."""
     lost_rows: int = 0
     """Rows that TiDB's second answer does not have, although TiDB committed them."""
@@ -61,7 +61,7 @@ class Doubts:
         """Compare them; what is different still is a difference."""
         if self._answers:
             peer.sql(*_OTHER_SCHEMAS)
-        figures.asked_again = len({ts for ts, _, _ in self._answers})
+        figures.compared_again = len({ts for ts, _, _ in self._answers})
         for ts, answer, counts in self._answers:
             for each in differences(ts, answer, read_by_tidb(session, ts)):
                 rows = answer.get(each.table)

@@ -63,8 +63,8 @@ class Tap:
         entry, number = json.loads(line), next(self._lines)
         if entry["err"]:
             return None
-        asked, answer = (Message(bytes.fromhex(entry[name])) for name in ("req", "resp"))
-        return Call(number, entry["rpc"], asked, answer)
+        request, answer = (Message(bytes.fromhex(entry[name])) for name in ("req", "resp"))
+        return Call(number, entry["rpc"], request, answer)
 
     def close(self) -> None:
         self._file.close()
@@ -76,11 +76,11 @@ class MirroredTikv(FakeRaftCluster):
     lost: frozenset[int] = frozenset()
     splits = 0
 
-    def _on_splitregion(self, asked: Message, answer: Message) -> list[Change]:
+    def _on_splitregion(self, request: Message, answer: Message) -> list[Change]:
         if answer.many(1):
             return []
         by_region: dict[int, set[bytes]] = {}
-        for raw in asked.many(3):
+        for raw in request.many(3):
             key = encoded(raw)
             region = self.region_of(key)
             if key > region.start and region.id not in self.lost:
@@ -139,7 +139,7 @@ class Follower:
         self._seen_mark = 0
         self._sent: list[bytes] = []
         self._safe_points: list[int] = []
-        self._known: list[LocatedRegion] = []
+        self._regions: list[LocatedRegion] = []
         self._marked_ts = TimeStamp(0)
 
     # What a storm does.
@@ -177,7 +177,7 @@ class Follower:
         self._forget_log()
         for region in self._storm.some():
             self.install(region)
-        self._known = self._look()
+        self._regions = self._look()
 
     def follow(self, over: threading.Event) -> None:
         """Until it is over."""
@@ -203,8 +203,8 @@ class Follower:
         self._tap.close()
 
     def _take(self, call: Call) -> None:
-        if call.rpc == _MARK and not call.asked.many(4):
-            self._seen_mark = max(self._seen_mark, call.asked.number(2))
+        if call.rpc == _MARK and not call.request.many(4):
+            self._seen_mark = max(self._seen_mark, call.request.number(2))
         else:
             self.happened["calls"] += 1
             self.tikv.call(call)
@@ -219,7 +219,7 @@ class Follower:
 
     def _collect(self) -> None:
         """Garbage collection up to what was the newest commit two turns ago."""
-        newest = max((known[-1][0] for known in self.tikv.writes.values() if known), default=0)
+        newest = max((writes[-1][0] for writes in self.tikv.writes.values() if writes), default=0)
         self._safe_points.append(newest)
         if len(self._safe_points) > 2:
             self.tikv.write(self.tikv.collect(self._safe_points.pop(0)))
@@ -239,8 +239,8 @@ class Follower:
     def cover(
         self, ranges: Sequence[RawKeyRange], deadline: Deadline
     ) -> list[tuple[LocatedRegion, list[RawKeyRange]]]:
-        found = [(region, region.parts_of(ranges)) for region in self._known]
-        return [(region, parts) for region, parts in found if parts]
+        covering = [(region, region.parts_of(ranges)) for region in self._regions]
+        return [(region, parts) for region, parts in covering if parts]
 
     def read_index(
         self,
@@ -255,7 +255,7 @@ class Follower:
         with self._moved:
             now = self.tikv.regions.get(region.id)
             if now is None or now.version != region.epoch.version:
-                self._known = self._look()
+                self._regions = self._look()
                 self.happened["stale regions"] += 1
                 return None
             return now.index

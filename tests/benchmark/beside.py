@@ -74,14 +74,14 @@ def main(rounds: int = ROUNDS) -> None:
     """Print the figures."""
     print(f"beside: {ROWS:,} rows, {UPDATED:,} updated, compacted while others are updated")
     ways = {"at once": _at_once, "between polls": _between_polls, "beside": _beside}
-    found = {name: Figures() for name in ways}
+    results = {name: Figures() for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
             with TemporaryDirectory() as folder, ExitStack() as undo:
                 store = Store(Path(folder) / "store")
                 undo.enter_context(closing(store.engine))
-                _measure(store, way, found[name])
-    for name, figures in found.items():
+                _measure(store, way, results[name])
+    for name, figures in results.items():
         p50, most = np.percentile(figures.waits_s, (50, 100))
         rate = len(figures.waits_s) / sum(figures.waits_s)
         waits = f"p50 {1000 * p50:,.0f}, most {1000 * most:,.0f} ms"

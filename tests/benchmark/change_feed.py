@@ -83,7 +83,7 @@ class CannedStreams:
 
     def receive(self, timeout_ms: int) -> Sequence[tuple[Stream, bytes | StreamEnd]]:
         """The ends of the scans of new requests, and the next messages."""
-        found = [
+        messages = [
             cdcpb_pb2.ChangeDataEvent(
                 events=[event(each.region_id, [Row(type=cdcpb_pb2.Event.LogType.INITIALIZED)])]
             ).SerializeToString()
@@ -92,11 +92,11 @@ class CannedStreams:
         self.requests.clear()
         size = 0
         while self.messages and size < RECEIVE_BYTES:
-            found.append(self.messages.pop())
-            size += len(found[-1])
+            messages.append(self.messages.pop())
+            size += len(messages[-1])
         # Tables may be subscribed late.
         again = [] if self.messages else self.progress
-        return [(self, each) for each in (*found, *again)]
+        return [(self, each) for each in (*messages, *again)]
 
     def close(self) -> None:
         self.messages.clear()
@@ -184,8 +184,8 @@ def messages_of(rows: int, size: int, regions: int, first_ts: int) -> Iterator[b
 
 def progress(regions: int, ts: int, request_id: int = 1) -> bytes:
     ids = list(range(1, regions + 1))
-    found = cdcpb_pb2.ResolvedTs(regions=ids, ts=ts, request_id=request_id)
-    return cdcpb_pb2.ChangeDataEvent(resolved_ts=found).SerializeToString()
+    resolved = cdcpb_pb2.ResolvedTs(regions=ids, ts=ts, request_id=request_id)
+    return cdcpb_pb2.ChangeDataEvent(resolved_ts=resolved).SerializeToString()
 
 
 def measure(rows: int, size: int, regions: int) -> dict[str, float]:

@@ -143,8 +143,8 @@ class _Narrow(FakePD):
     def _regions(self, request: Any, _: object) -> pdpb_pb2.ScanRegionsResponse:
         regions = [self._numbered(n) for n in range(self.rows // REGION_ROWS)]
         chosen = [r for r in regions if not r.end_key or r.end_key > request.start_key]
-        found = [pdpb_pb2.Region(region=r, leader=_LEADER) for r in chosen[: request.limit]]
-        return pdpb_pb2.ScanRegionsResponse(header=self._header(), regions=found)
+        page = [pdpb_pb2.Region(region=r, leader=_LEADER) for r in chosen[: request.limit]]
+        return pdpb_pb2.ScanRegionsResponse(header=self._header(), regions=page)
 
     def _region(self, request: Any, _: object) -> pdpb_pb2.GetRegionResponse:
         regions = (self._numbered(n) for n in range(self.rows // REGION_ROWS))

@@ -133,8 +133,8 @@ def lineitem_rows() -> list[bytes]:
     captured = next(c for c in captured_rows("tpch") if c.table.id == LINEITEM)
     types = {int(c.id): c.type for c in captured.columns}
     handle = [column.type for column in captured.handle]
-    found = [decode_insert_v1(row, types, handle)[1] for row in captured.inserted[:500]]
-    return [encode_row_v2(row, types) for row in found]
+    rows = [decode_insert_v1(row, types, handle)[1] for row in captured.inserted[:500]]
+    return [encode_row_v2(row, types) for row in rows]
 
 
 def region_states(regions: int) -> Iterator[RegionState]:

@@ -233,10 +233,12 @@ def test_partial_aggregates(way, shop, groups, condition):
     assert schema.field("a2").type == pa.decimal128(38, 0)
     every = plainly(shop.path, 300, where="id <> 7")
     expected = aggregated(wanted, [r for r in every if not condition or keeps(condition, r)])
-    told = merged(wanted, [row for batch in batches for row in batch.to_pylist()])
+    totals = merged(wanted, [row for batch in batches for row in batch.to_pylist()])
     # Where no split can have rows there is none, and so no row of it either.
-    assert plan.splits == () if condition == FILTERS[-1] else told.keys() == expected.keys()
-    assert all(same(a, b) for key in told for a, b in zip(told[key], expected[key], strict=True))
+    assert plan.splits == () if condition == FILTERS[-1] else totals.keys() == expected.keys()
+    assert all(
+        same(a, b) for key in totals for a, b in zip(totals[key], expected[key], strict=True)
+    )
 
 
 def test_counts_alone(way, shop):
@@ -253,9 +255,9 @@ def test_limits_and_orders(way, shop):
     assert len(rows_of(api.read(api.plan("shop.items", limit=1 << 40)))) == len(every)
     order = (SortKey("name", descending=True, nulls_first=True), SortKey("id"))
     plan = api.plan("shop.items", ["id"], limit=11, order=order)
-    told = [row for batch in api.read(plan) for row in batch.to_pylist()]
+    rows = [row for batch in api.read(plan) for row in batch.to_pylist()]
     expected = sorted(every, key=lambda row: sort_key(order, row))[:11]
-    assert told == [{"id": row["id"]} for row in expected]
+    assert rows == [{"id": row["id"]} for row in expected]
 
 
 WITHOUT_COLUMNS = [
@@ -273,9 +275,9 @@ WITHOUT_COLUMNS = [
 
 def test_rows_without_columns_are_counted(way, shop):
     api = way(shop.path)
-    for asked, rows in WITHOUT_COLUMNS:
-        batches = list(api.read(api.plan("shop.items", [], **asked)))
-        assert sum(batch.num_rows for batch in batches) == rows, asked
+    for options, rows in WITHOUT_COLUMNS:
+        batches = list(api.read(api.plan("shop.items", [], **options)))
+        assert sum(batch.num_rows for batch in batches) == rows, options
         assert {batch.num_columns for batch in batches} == {0}
 
 
@@ -409,11 +411,13 @@ def test_whether_it_would_be_answered(way, shop):
     """Without splits a plan is the same otherwise, and so are its errors."""
     api, planning = way(shop.path), method("PlanScan")
     request = PlanRequest(table="shop.items", columns=("id",))
-    whole, asked = (api.call(planning, replace(request, no_splits=n)) for n in (False, True))
+    whole, without_splits = (
+        api.call(planning, replace(request, no_splits=n)) for n in (False, True)
+    )
     assert whole.splits
-    assert not asked.splits
-    assert asked.arrow_schema == whole.arrow_schema
-    for plan in (whole, asked):
+    assert not without_splits.splits
+    assert without_splits.arrow_schema == whole.arrow_schema
+    for plan in (whole, without_splits):
         api.release(plan.snapshot)
     with pytest.raises(ColumnNotFoundError):
         api.call(planning, replace(request, columns=("nothing",), no_splits=True))
@@ -637,13 +641,13 @@ def test_several_splits_at_once(way, shop):
         first, second = (split.ticket for split in plan.splits)
         for dictionaries in (False, True):
             with api.scan(first, more=[second], dictionaries=dictionaries) as rows:
-                found = rows.read_all().to_pylist()
+                content = rows.read_all().to_pylist()
             if not wanted:
-                assert sorted(found, key=repr) == plainly(shop.path, 300)
+                assert sorted(content, key=repr) == plainly(shop.path, 300)
             elif "limit" in wanted:
-                assert len(found) == 3
+                assert len(content) == 3
             else:
-                assert found == [{"a0": 90}]
+                assert content == [{"a0": 90}]
         other = api.plan("shop.items", ["id"], **wanted) if not wanted else api.plan("shop.items")
         with pytest.raises(TicketError, match="from another plan"):
             api.scan(first, more=[other.splits[0].ticket]).read_all()

@@ -83,8 +83,8 @@ def test_readers(way, made):
     if not isinstance(api._transport, FlightTransport):
         assert counted(api.read(plan, dictionaries=True)) == rows
         for split in plan.splits:
-            with api.scan(split.ticket, dictionaries=True) as found:
-                assert found.read_all().num_columns == 3
+            with api.scan(split.ticket, dictionaries=True) as reader:
+                assert reader.read_all().num_columns == 3
     assert counted(api.read(api.plan("shop.items", []))) == rows
     assert counted(api.read(api.plan("shop.items", ["name"], limit=1000))) == rows
     ordered = api.plan("shop.items", limit=1000, order=(SortKey("name"), SortKey("price")))

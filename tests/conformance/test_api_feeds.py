@@ -105,9 +105,9 @@ def put(store: Path, records: list[Record], deletes: tuple[tuple[str, str], ...]
 
 def rows(api: TheFlash, ts: int, table: str = "own.notes") -> list[Any]:
     plan = api.plan(table, moment=Moment(ts))
-    found = [tuple(row.values()) for batch in api.read(plan) for row in batch.to_pylist()]
+    cells = [tuple(row.values()) for batch in api.read(plan) for row in batch.to_pylist()]
     api.release(plan.snapshot)
-    return sorted(found)
+    return sorted(cells)
 
 
 def begin(api: TheFlash, rows: dict[Any, Any] | None = None, **fields: Any) -> Any:
@@ -319,6 +319,6 @@ def test_fsck_finds_rows_of_the_api_in_a_table_of_a_stream(
         damaged = Path(shutil.copytree(store, store.with_name("damaged")))
         put(damaged, list(records))
         capsys.readouterr()
-        found = main(["fsck", str(damaged)])
-        assert found == 1, (records, capsys.readouterr().out)
+        status = main(["fsck", str(damaged)])
+        assert status == 1, (records, capsys.readouterr().out)
         shutil.rmtree(damaged)

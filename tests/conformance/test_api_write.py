@@ -68,16 +68,16 @@ def api(way, store):
 
 def rows(api, ts, table="shop.items"):
     plan = api.plan(table, moment=Moment(ts))
-    found = [tuple(row.values()) for batch in api.read(plan) for row in batch.to_pylist()]
+    cells = [tuple(row.values()) for batch in api.read(plan) for row in batch.to_pylist()]
     api.release(plan.snapshot)
-    return sorted(found)
+    return sorted(cells)
 
 
 def state(api):
     """All that a refused write must leave as it is."""
     status = api.status()
-    known = (status.generation, status.resolved_ts, status.position, status.rows)
-    return known, status.ledger_entries
+    summary = (status.generation, status.resolved_ts, status.position, status.rows)
+    return summary, status.ledger_entries
 
 
 def test_rows_of_several_tables_at_once(api):
@@ -355,9 +355,9 @@ def test_batches_of_any_size(api):
     cut = pa.Table.from_batches(table.to_batches(max_chunksize=1000))
     done = api.write(request(api.held, [ITEMS], resolved_ts=200), [cut])
     assert done.rows == count
-    found = rows(api, 200)
-    assert len(found) == count
-    assert found[-1] == (count - 1, f"{count - 1} " * 50)
+    written = rows(api, 200)
+    assert len(written) == count
+    assert written[-1] == (count - 1, f"{count - 1} " * 50)
 
 
 @pytest.mark.parametrize("way", ["tcp, tls and token"], indirect=True)

@@ -119,10 +119,10 @@ class Subject:
             "without": without,
         }
         regions = pickle.loads(pickle.dumps(self.engine.plan(self.engine.read([]), table)))
-        found = [self._rows(regions, wanted, snapshot_ts, names, types, options) for _ in "12"]
+        scans = [self._rows(regions, wanted, snapshot_ts, names, types, options) for _ in "12"]
         # What an engine remembers of the first time changes nothing.
-        assert found[0] == found[1]
-        return found[0]
+        assert scans[0] == scans[1]
+        return scans[0]
 
     def _rows(
         self,
@@ -150,11 +150,11 @@ class Subject:
     def keys(self, table: PhysicalTableID, start: Any, end: Any) -> Counter[tuple[Any, ...]]:
         """Return the stored keys of the rows from `start` to before `end`."""
         view = self.engine.read([])
-        found: Counter[tuple[Any, ...]] = Counter()
+        stored: Counter[tuple[Any, ...]] = Counter()
         for batch in self.engine.keys(view, table, start, end):
             assert batch.schema.names == [HANDLE, COMMIT_TS, OP]
-            found.update(zip(*(c.to_pylist() for c in batch.columns), strict=True))
-        return found
+            stored.update(zip(*(c.to_pylist() for c in batch.columns), strict=True))
+        return stored
 
     @staticmethod
     def ranges(table: PhysicalTableID, memory: "Subject") -> list[tuple[Any, Any]]:
@@ -183,8 +183,8 @@ class Keeps:
         self, batch: pa.RecordBatch, visible: npt.NDArray[np.bool_] | None = None
     ) -> npt.NDArray[np.bool_]:
         assert batch.schema.names == [column_name(self.columns[0].id)]
-        found = np.array([self.keeps(v) for v in batch.column(0).to_pylist()], np.bool_)
-        return found if visible is None else found & visible
+        matches = np.array([self.keeps(v) for v in batch.column(0).to_pylist()], np.bool_)
+        return matches if visible is None else matches & visible
 
     @staticmethod
     def keeps(value: Any) -> bool:
@@ -193,12 +193,12 @@ class Keeps:
 
 def kept(rows: Counter[tuple[Any, ...]]) -> Counter[tuple[Any, ...]]:
     """Of rows whose first value is what they are kept by, the other values."""
-    found: Counter[tuple[Any, ...]] = Counter()
+    remaining: Counter[tuple[Any, ...]] = Counter()
     for row, count in rows.items():
         if row and Keeps.keeps(row[0]):
-            found[row[1:]] += count
-            found[()] += count
-    return found
+            remaining[row[1:]] += count
+            remaining[()] += count
+    return remaining
 
 
 @pytest.fixture(params=TREATMENTS)
@@ -372,9 +372,9 @@ def test_decimals_that_are_only_looked_at(subject: Subject) -> None:
     for column in subject.columns:
         at = subject.columns.index(column)
         rows = [tuple(row) for row in values if Keeps.keeps(row[at])]
-        found = Counter([*rows, *[()] * len(rows)])
-        assert subject.scan(10, condition=Keeps(column)) == found
-        assert subject.scan(10, as_stored=True, condition=Keeps(column)) == found
+        expected = Counter([*rows, *[()] * len(rows)])
+        assert subject.scan(10, condition=Keeps(column)) == expected
+        assert subject.scan(10, as_stored=True, condition=Keeps(column)) == expected
 
 
 def test_columns_that_come_and_go(subject: Subject) -> None:
@@ -473,10 +473,10 @@ def test_regions_cover_a_table(subject: Subject) -> None:
             }
             for s in scans
         ]
-        for region, found in zip(regions, handles, strict=True):
-            assert found
-            assert region.start is None or min(found) >= region.start
-            assert region.end is None or max(found) < region.end
+        for region, in_region in zip(regions, handles, strict=True):
+            assert in_region
+            assert region.start is None or min(in_region) >= region.start
+            assert region.end is None or max(in_region) < region.end
 
 
 def test_a_purge_removes_tables_at_once(subject: Subject) -> None:
@@ -505,13 +505,13 @@ def test_dates_that_python_has_not(subject: Subject) -> None:
         batch = pa.RecordBatch.from_arrays([*arrays, ops, far], names=names)
         subject.publish(Publication([VersionBatch(TABLES[0], batch)], ManifestChange()))
     subject.engine.compact(TABLES[0], subject.columns, everything=True)
-    found = [
+    days = [
         day
         for region in subject.engine.plan(subject.engine.read([]), TABLES[0])
         for batch in subject.engine.scan(region, ScanSpec(subject.columns, TimeStamp(99)))
         for day in batch.column(0).cast(pa.int32()).to_pylist()
     ]
-    assert sorted(found) == [3_000_000] * 3 + [4_000_000] * 3
+    assert sorted(days) == [3_000_000] * 3 + [4_000_000] * 3
 
 
 def test_a_reader_sees_what_is_published(tmp_path: Path) -> None:
@@ -542,12 +542,12 @@ def test_values_of_every_kind(subject: Subject) -> None:
     ]
     rows = list(zip(*texts.values(), strict=True))
     # The first rows are older than all columns but one.
-    for base, known in ((0, 1), (40, len(types))):
-        columns = [(c.id, c.type) for c in subject.columns[:known]]
+    for base, count in ((0, 1), (40, len(types))):
+        columns = [(c.id, c.type) for c in subject.columns[:count]]
         schema = version_schema(pa.int64(), columns)
         system = [[base + n for n in range(4)], [base + 10] * 4, [base + 9] * 4, [1] * 4]
         arrays = [pa.array(c, f.type) for c, f in zip(system, schema, strict=False)]
-        batch = pa.RecordBatch.from_arrays(arrays + stored[:known], schema=schema)
+        batch = pa.RecordBatch.from_arrays(arrays + stored[:count], schema=schema)
         subject.publish(Publication([VersionBatch(TABLES[0], batch)], ManifestChange()))
     regions = subject.engine.plan(subject.engine.read([]), TABLES[0])
     older = [(row[0], *rows[0][1:]) for row in rows]

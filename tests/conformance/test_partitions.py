@@ -125,8 +125,8 @@ def test_a_history_with_regions_that_move(
         for _ in range(rng.randrange(6)):
             if rng.random() < 0.4:
                 change_regions(engine, rng, binary=binary)
-            elif found := regions(engine, table := rng.choice(TABLES)):
-                region, partition = rng.choice(found), rng.randrange(3)
+            elif listed := regions(engine, table := rng.choice(TABLES)):
+                region, partition = rng.choice(listed), rng.randrange(3)
                 act = engine.move if rng.random() < 0.5 else engine.copy
                 act(table, region.region_id, partition)
                 again = act(table, region.region_id, partition)
@@ -270,8 +270,8 @@ def test_a_scan_that_was_planned_goes_on(engine: MagicEngine, store: Path) -> No
             engine.scan(s, ScanSpec(scan_columns(), TimeStamp(800), with_handle=True))
             for s in planned
         ]
-        found = Counter(tuple(r.values()) for s in streams for b in s for r in b.to_pylist())
-        assert found == before == rows(engine, TABLE, 800)
+        scanned = Counter(tuple(r.values()) for s in streams for b in s for r in b.to_pylist())
+        assert scanned == before == rows(engine, TABLE, 800)
         with pytest.raises(OptionError, match="still has"):
             engine.remove_partition(2)
         leases.release(lease)
@@ -391,15 +391,15 @@ def test_killed_at_every_step(store: Path, disks: list[Path], how: str, step: st
     assert victim.exit_code() == (9 if dies else 0)
     wanted = (2,) if how == "move" else (1, 2)
     with closing(open_engine(store)) as engine:
-        (found,) = regions(engine)
-        assert found.partitions in ((1,), wanted)
+        (changed,) = regions(engine)
+        assert changed.partitions in ((1,), wanted)
         held = [len(files(disk)) for disk in disks]
-        assert [n > 0 for n in held] == [n in found.partitions for n in (1, 2)]
+        assert [n > 0 for n in held] == [n in changed.partitions for n in (1, 2)]
         assert answers(engine) == before
         assert sound(engine)
         act(engine, how, 2, int(region.region_id))
-        (found,) = regions(engine)
-        assert found.partitions == wanted
+        (changed,) = regions(engine)
+        assert changed.partitions == wanted
         assert answers(engine) == before
         assert sound(engine)
 

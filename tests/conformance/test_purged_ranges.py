@@ -54,10 +54,10 @@ STEPS = (
 def bounds(rng: random.Random, *, binary: bool) -> tuple[Any, Any]:
     """A range, of which either end may be open, and which may be empty."""
     ends = sorted(rng.randrange(-1, KEYS + 2) for _ in range(2))
-    found = [b"\x03%08d" % max(end, 0) if binary else end - KEYS // 2 for end in ends]
+    keys = [b"\x03%08d" % max(end, 0) if binary else end - KEYS // 2 for end in ends]
     return (
-        None if rng.random() < 0.2 else found[0],
-        None if rng.random() < 0.2 else found[1],
+        None if rng.random() < 0.2 else keys[0],
+        None if rng.random() < 0.2 else keys[1],
     )
 
 
@@ -109,9 +109,9 @@ def fill(engine: MagicEngine) -> None:
         engine.publish(publication)
 
 
-def outside(found: Counter[Any]) -> Counter[Any]:
+def outside(counts: Counter[Any]) -> Counter[Any]:
     """The rows that are not in the region in the middle."""
-    return Counter({row: n for row, n in found.items() if not -2 <= row[0] < 2})
+    return Counter({row: n for row, n in counts.items() if not -2 <= row[0] < 2})
 
 
 def answers(engine: MagicEngine) -> dict[int, Counter[Any]]:
@@ -123,7 +123,7 @@ def test_other_regions_keep_what_they_share(engine: MagicEngine, store: Path) ->
     assert len(regions(engine)) == 3
     assert regions(engine)[0].deltas
     engine.purge_range(TABLE, -2, 2, scan_columns(), MARK)
-    assert answers(engine) == {ts: outside(found) for ts, found in before.items()}
+    assert answers(engine) == {ts: outside(counts) for ts, counts in before.items()}
     assert before != answers(engine)
     assert rows(engine, TABLES[1], 800) == other
     assert [r.region_id for r in regions(engine) if not r.files and not r.deltas]
@@ -158,7 +158,7 @@ def test_killed_at_every_step(store: Path, step: str) -> None:
     with closing(open_engine(store)) as engine:
         fill(engine)
         before = answers(engine)
-    wanted = {ts: outside(found) for ts, found in before.items()}
+    wanted = {ts: outside(counts) for ts, counts in before.items()}
     assert Victim(purge_and_die, store, step).exit_code() == 9
     with closing(open_engine(store)) as engine:
         is_done = bool(engine.read(["mark"]).of_kind("mark"))

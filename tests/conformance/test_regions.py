@@ -154,8 +154,8 @@ def test_a_scan_that_was_planned_goes_on(engine: MagicEngine, store: Path) -> No
     first = [next(stream) for stream in streams]
     engine.split(TABLE, whole.region_id, 0, scan_columns())
     rest = [batch for stream in streams for batch in stream]
-    found = Counter(tuple(r.values()) for batch in [*first, *rest] for r in batch.to_pylist())
-    assert found == before == rows(engine, TABLE, 10_000)
+    scanned = Counter(tuple(r.values()) for batch in [*first, *rest] for r in batch.to_pylist())
+    assert scanned == before == rows(engine, TABLE, 10_000)
 
 
 def test_memory_has_none() -> None:
@@ -173,11 +173,11 @@ def change_and_die(store: Path, how: str, ids: list[int], step: str) -> None:
 
 
 def act(engine: MagicEngine, how: str, ids: list[int]) -> None:
-    known = [RegionID(id) for id in ids]
+    region_ids = [RegionID(id) for id in ids]
     if how == "split":
-        engine.split(TABLE, known[0], 0, scan_columns())
+        engine.split(TABLE, region_ids[0], 0, scan_columns())
     else:
-        engine.merge(TABLE, known[0], known[1], scan_columns())
+        engine.merge(TABLE, region_ids[0], region_ids[1], scan_columns())
 
 
 @pytest.mark.parametrize("how", ["split", "merge"])
@@ -196,10 +196,10 @@ def test_killed_at_every_step(store: Path, history: Any, how: str, step: str) ->
     victim = Victim(change_and_die, store, how, ids, step.format(how))
     assert victim.exit_code() in (0, 9)
     with closing(open_engine(store)) as engine:
-        found = regions(engine)
-        assert len(found) in (1, 2)
-        if len(found) == len(old):
-            assert [r.region_id for r in found] == ids
+        after = regions(engine)
+        assert len(after) in (1, 2)
+        if len(after) == len(old):
+            assert [r.region_id for r in after] == ids
         assert {ts: rows(engine, TABLE, ts) for ts in before} == before
         act(engine, how, ids)
         assert len(regions(engine)) == 3 - len(old)

@@ -38,9 +38,9 @@ def main() -> int:
                 print(data)
                 target.parse(data)
                 continue
-            found = fuzz(target, arguments.inputs, seed, arguments.seconds)
-            _show(name, arguments.seed, found)
-            failed = failed or bool(found.failures)
+            findings = fuzz(target, arguments.inputs, seed, arguments.seconds)
+            _show(name, arguments.seed, findings)
+            failed = failed or bool(findings.failures)
     return 1 if failed else 0
 
 
@@ -63,16 +63,16 @@ def _arguments() -> argparse.Namespace:
     return arguments
 
 
-def _show(name: str, seed: int, found: Findings) -> None:
-    outcomes = ", ".join(f"{name} {count:,}" for name, count in found.outcomes.most_common(4))
-    rate = found.inputs / found.seconds
+def _show(name: str, seed: int, findings: Findings) -> None:
+    outcomes = ", ".join(f"{name} {count:,}" for name, count in findings.outcomes.most_common(4))
+    rate = findings.inputs / findings.seconds
     print(
-        f"{name:32} {found.inputs:>9,} inputs, {rate:>7,.0f} a second, "
-        f"slowest {found.slowest_s * 1000:6.1f} ms (input {found.slowest}), "
-        f"{found.grown_bytes >> 20:3} MiB more: {outcomes}",
+        f"{name:32} {findings.inputs:>9,} inputs, {rate:>7,.0f} a second, "
+        f"slowest {findings.slowest_s * 1000:6.1f} ms (input {findings.slowest}), "
+        f"{findings.grown_bytes >> 20:3} MiB more: {outcomes}",
         flush=True,
     )
-    for what, (number, data) in found.failures.items():
+    for what, (number, data) in findings.failures.items():
         more = f"... {len(data):,} bytes" if len(data) > _SHOWN_BYTES else ""
         print(f"  FAILED {what}: {data[:_SHOWN_BYTES]!r}{more}")
         print(f"    python -m tests.fuzz --seed {seed} --only {number} {name}", flush=True)

@@ -180,10 +180,10 @@ def sql_like(seeds: Sequence[bytes], words: Sequence[bytes]) -> Mutate:
     broken = bytes_like(seeds, words)
     tokens = [_SQL.findall(seed) for seed in seeds]
     groups = [g for seed in seeds for g in _PARENTHESES.findall(seed)]
-    known = sorted({token for each in tokens for token in each})
-    pool = [*known, *words, *groups]
+    distinct = sorted({token for each in tokens for token in each})
+    pool = [*distinct, *words, *groups]
     alike = defaultdict(list)
-    for token in known:
+    for token in distinct:
         alike[_is_operand(token)].append(token)
 
     def mutate(rng: random.Random) -> bytes:

@@ -25,9 +25,9 @@ def raising(error):
 
 
 def test_typed_errors_are_none():
-    found = fuzz(Target([], bytes_like([b"abc"]), raising(CodecError("x", "y"))), 20, "x")
-    assert not found.failures
-    assert found.outcomes == {"CodecError": 20}
+    findings = fuzz(Target([], bytes_like([b"abc"]), raising(CodecError("x", "y"))), 20, "x")
+    assert not findings.failures
+    assert findings.outcomes == {"CodecError": 20}
 
 
 @pytest.mark.parametrize("error", [InternalError("x"), ValueError("x"), SystemExit(1)])
@@ -99,8 +99,8 @@ def test_wrong_seeds_are_refused():
 
 
 def test_a_limit_of_seconds():
-    found = fuzz(Target([], bytes_like([b"abc"]), len), 10**9, "x", seconds=0.05)
-    assert 0 < found.inputs < 10**9
+    findings = fuzz(Target([], bytes_like([b"abc"]), len), 10**9, "x", seconds=0.05)
+    assert 0 < findings.inputs < 10**9
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,6 @@ def test_some_inputs(name: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TARGETS)
 def test_many_inputs(name: str, tmp_path: Path) -> None:
-    found = fuzz(TARGETS[name](tmp_path), 20_000, f"{name} at length")
-    assert found.failures == {}
-    assert found.inputs == 20_000
+    findings = fuzz(TARGETS[name](tmp_path), 20_000, f"{name} at length")
+    assert findings.failures == {}
+    assert findings.inputs == 20_000

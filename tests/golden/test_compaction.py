@@ -205,8 +205,8 @@ def _rows(snapshot: ReadSnapshot) -> list[str]:
     rows = sorted((r["id"], r["v"]) for b in snapshot.scan("db.t") for r in b.to_pylist())
     # Neighbours of one value have one difference between their handle and their place.
     runs = groupby(enumerate(rows), key=lambda each: (each[1][0] - each[0], each[1][1]))
-    found = [(value, [row[0] for _, row in run]) for (_, value), run in runs]
-    texts = [f"{ids[0]}-{ids[-1]} {v}" if len(ids) > 1 else f"{ids[0]} {v}" for v, ids in found]
+    groups = [(value, [row[0] for _, row in run]) for (_, value), run in runs]
+    texts = [f"{ids[0]}-{ids[-1]} {v}" if len(ids) > 1 else f"{ids[0]} {v}" for v, ids in groups]
     return [", ".join(texts)] if texts else ["no rows"]
 
 

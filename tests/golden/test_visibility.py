@@ -110,9 +110,9 @@ def _replaced(file: int | None, place: int | None) -> str:
 
 
 def _rows(snapshot: ReadSnapshot, table: str) -> list[str]:
-    found = [row for batch in snapshot.scan(f"db.{table}") for row in batch.to_pylist()]
-    found.sort(key=lambda row: row["id"])
-    return [f"{row['id']} {_text(row['v'])}" for row in found] or ["no rows"]
+    rows = [row for batch in snapshot.scan(f"db.{table}") for row in batch.to_pylist()]
+    rows.sort(key=lambda row: row["id"])
+    return [f"{row['id']} {_text(row['v'])}" for row in rows] or ["no rows"]
 
 
 def _text(value: str | None) -> str:

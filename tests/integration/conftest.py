@@ -134,5 +134,5 @@ def connect_python(connect_session: "SparkSession") -> Source:
 )
 def source(request: pytest.FixtureRequest) -> Source:
     """Each way in which Spark reads a store."""
-    found: Source = request.getfixturevalue(request.param)
-    return found
+    way: Source = request.getfixturevalue(request.param)
+    return way

@@ -148,8 +148,8 @@ def test_every_column_aggregates_as_its_scan_does(name: str, workload_store: Sto
             partials = partials_of(tasks)
             assert len(partials) == len(tasks)
             rows = [partial.to_pylist()[0].values() for partial in partials]
-            told = [sum(each) for each in zip(*rows, strict=True)]
-            assert told == (counts if partials else []), table.full_name
+            totals = [sum(each) for each in zip(*rows, strict=True)]
+            assert totals == (counts if partials else []), table.full_name
 
 
 def test_a_condition_of_the_plan_counts_too(workload_store: Stores) -> None:
@@ -176,7 +176,7 @@ def test_first_rows_are_those_of_the_scan(workload_store: Stores) -> None:
         plan = snapshot.plan(
             "tpch.lineitem", names, where=where, pushed=Pushdown(None, None, 7, order)
         )
-        found = [row for batch in snapshot.held(plan) for row in batch.to_pylist()]
+        candidates = [row for batch in snapshot.held(plan) for row in batch.to_pylist()]
         every = [
             row for b in snapshot.scan("tpch.lineitem", names, where=where) for row in b.to_pylist()
         ]
@@ -184,8 +184,8 @@ def test_first_rows_are_those_of_the_scan(workload_store: Stores) -> None:
     def place(row: dict[str, Any]) -> tuple[Any, ...]:
         return -row["L_EXTENDEDPRICE"], row["L_ORDERKEY"], row["L_LINENUMBER"]
 
-    assert len(found) == 7 * len(plan.tasks) < len(every)
-    assert sorted(found, key=place)[:7] == sorted(every, key=place)[:7]
+    assert len(candidates) == 7 * len(plan.tasks) < len(every)
+    assert sorted(candidates, key=place)[:7] == sorted(every, key=place)[:7]
 
 
 def test_a_task_that_cannot_be_right_raises(

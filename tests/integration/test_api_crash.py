@@ -20,7 +20,7 @@ from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from tests.support.serving import serving
 from tests.support.stores import column, id_column, table_info
-from tests.support.victims import Victim, files_known, files_on_disk
+from tests.support.victims import Victim, files_in_manifest, files_on_disk
 from tests.support.writes import latch, schema_change, write
 
 CLOCK = SystemClock()
@@ -64,9 +64,9 @@ def store(path: Path) -> Iterator[TheFlash]:
 
 def rows(store: TheFlash, table: str = "shop.items") -> list[Any]:
     plan = store.plan(table)
-    found = [tuple(row.values()) for batch in store.read(plan) for row in batch.to_pylist()]
+    cells = [tuple(row.values()) for batch in store.read(plan) for row in batch.to_pylist()]
     store.release(plan.snapshot)
-    return sorted(found)
+    return sorted(cells)
 
 
 def write_and_note(path: Path, held: Latch | None, step: str, how: str, noted: Path) -> None:
@@ -126,7 +126,7 @@ def test_a_holder_that_was_stopped_writes_too_late(
         second = latch(store)
     write(store, second, ROWS, resolved_ts=300)
     assert rows(store) == NEW
-    assert files_on_disk(path) == files_known(path)
+    assert files_on_disk(path) == files_in_manifest(path)
 
 
 def test_nobody_is_granted_the_next_in_the_midst_of_a_commit(
@@ -172,7 +172,7 @@ def test_killed_in_a_write(path: Path, store: TheFlash, tmp_path: Path, step: st
     assert rows(store, "shop.other") == [(5,)]
     with closing(connect(path)) as again:
         again.compact()
-    assert files_on_disk(path) == files_known(path)
+    assert files_on_disk(path) == files_in_manifest(path)
 
 
 def test_latches_outlive_the_service(path: Path, tmp_path: Path) -> None:

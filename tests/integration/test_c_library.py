@@ -181,9 +181,9 @@ class Library:
         for stream, table in zip(streams, tables, strict=True):
             table.to_reader(max_chunksize=2)._export_to_c(ctypes.addressof(stream))
         written = ctypes.c_void_p()
-        asked = None if request is None else json.dumps(request).encode()
+        encoded = None if request is None else json.dumps(request).encode()
         arguments = streams or None, len(tables), 0, ctypes.byref(written)
-        status = self.c.theflash_write(store, asked, *arguments)
+        status = self.c.theflash_write(store, encoded, *arguments)
         assert not any(stream.release for stream in streams)
         if status:
             return status, None
@@ -214,10 +214,10 @@ def test_another_arrow_reads_the_stream(library, shop, way, tmp_path):
         assert status == 0, library.error
         with duckdb.connect() as query:
             query.register("items", stream)
-            found = query.sql(
+            groups = query.sql(
                 "SELECT name, count(*), sum(id) FROM items GROUP BY ALL ORDER BY name"
             )
-            assert found.fetchall() == [
+            assert groups.fetchall() == [
                 (f"name {k}", len(range(k, 1000, 3)), sum(range(k, 1000, 3))) for k in range(3)
             ]
         assert library.c.theflash_close(store) == 0
@@ -264,11 +264,11 @@ def test_write(library, empty, way, tmp_path):
     with serving(empty, address):
         _, store = library.open(empty if way == "folder" else address)
         latch = latched(library, store)
-        asked = {"latches": [latch], "tables": [{"tableId": "7"}], **BEGIN, "resolvedTs": "200"}
-        status, written = library.write(store, asked, versions(ITEMS, ROWS))
+        request = {"latches": [latch], "tables": [{"tableId": "7"}], **BEGIN, "resolvedTs": "200"}
+        status, written = library.write(store, request, versions(ITEMS, ROWS))
         assert status == 0, library.error
         assert written.items() >= {"rows": "3", "transactions": "2", "resolvedTs": "200"}.items()
-        status, written = library.write(store, asked, versions(ITEMS, ROWS))
+        status, written = library.write(store, request, versions(ITEMS, ROWS))
         assert (status, written["repeated"]) == (0, "2")
         with open_snapshot(empty) as snapshot:
             assert pairs(snapshot) == [(0, "tea")]
@@ -294,8 +294,8 @@ def test_a_store_that_a_stream_feeds(library, bank):
     _, store = library.open(bank)
     before = library.call(store, b"GetStatus")[1]
     latch = latched(library, store)
-    asked = {"latches": [latch], "resolvedTs": str(int(before["resolvedTs"]) + 1)}
-    assert library.write(store, asked)[0] != 0
+    request = {"latches": [latch], "resolvedTs": str(int(before["resolvedTs"]) + 1)}
+    assert library.write(store, request)[0] != 0
     assert library.error.startswith("FeedConflictError")
     assert library.call(store, b"ReleaseLatch", json.dumps(latch).encode())[0] == 0
     assert library.call(store, b"GetStatus")[1]["generation"] == before["generation"]
@@ -324,9 +324,9 @@ def test_what_cannot_be_written_is_released_all_the_same(library, empty):
 
     reader = pa.RecordBatchReader.from_batches(table.schema, breaking())
     reader._export_to_c(ctypes.addressof(one))
-    asked = b'{"tables": [{"tableId": "7"}]}'
+    request = b'{"tables": [{"tableId": "7"}]}'
     arguments = ctypes.byref(one), 1, 0, ctypes.byref(written)
-    assert library.c.theflash_write(store, asked, *arguments) == NOT_WELL_FORMED
+    assert library.c.theflash_write(store, request, *arguments) == NOT_WELL_FORMED
     assert "a stream fails" in library.error
     assert "a value of a row" not in library.error
     assert not one.release
@@ -348,8 +348,8 @@ def test_misuse_is_told(library, shop, tmp_path):
     assert "UnknownMethodError" in library.error
     assert library.c.theflash_call(store, b"GetStatus", nothing, 0, nothing) == USAGE
     assert library.read(store, b'{"table": "shop.none"}')[0] == NOT_FOUND
-    asked = b'{"table": "shop.items", "moment": {"snapshotTs": "999"}}'
-    assert library.read(store, asked)[0] == NOT_READABLE
+    request = b'{"table": "shop.items", "moment": {"snapshotTs": "999"}}'
+    assert library.read(store, request)[0] == NOT_READABLE
     assert library.c.theflash_read(store, b"{}", nothing) == USAGE
     library.c.theflash_close(store)
     assert library.call(store, b"GetStatus")[0] == USAGE

@@ -410,8 +410,8 @@ def test_whoever_reads_may_stop(store: Path, form: str) -> None:
 def test_a_failure_is_one_line_and_a_status(
     store: Path, run: Run, words: list[str], status: int
 ) -> None:
-    found, out, err = run(*(word.format(store=store) for word in words))
-    assert (found, out) == (status, "")
+    exit_code, out, err = run(*(word.format(store=store) for word in words))
+    assert (exit_code, out) == (status, "")
     assert err.startswith("theflash: ")
     assert err.count("\n") == 1
 

@@ -35,7 +35,7 @@ from pyspark_theflash.tidb.schema.file import FileSchema
 from tests.support.binlog_writer import write_file
 from tests.support.feeds import messages
 from tests.support.progress import read_progress
-from tests.support.victims import Victim, files_known, files_on_disk, run_doomed_writer
+from tests.support.victims import Victim, files_in_manifest, files_on_disk, run_doomed_writer
 from tests.support.workloads import check_answers, workload
 
 FS, CLOCK = LocalFileSystem(), SystemClock()
@@ -134,13 +134,13 @@ def test_a_writer_publishes_while_a_table_is_rewritten(store: Path, verb: Verb) 
             one.upkeep.poll()
             assert asker.answer(command) is None
             published.set()
-        while (told := asker.answer(command)) is None:
+        while (answer := asker.answer(command)) is None:
             one.upkeep.poll()
             CLOCK.sleep_ms(5)
         one.upkeep.drain()
         one.check()
         assert one.upkeep.discarded == 0
-    assert "compacted" in told
+    assert "compacted" in answer
     oldest_ts = progress.oldest_ts if verb is Verb.COMPACT else MIDDLE
     assert check_answers(store, [a for a in ANSWERS if a.snapshot_ts >= oldest_ts]) > 10
 
@@ -169,7 +169,7 @@ def test_a_table_that_fails_leaves_the_others_done(store: Path) -> None:
         one.upkeep.drain()
         view = one.engine.read([])
         kinds = {i: {f.kind for f in one.engine.files(view, i)} for i in tables}
-        assert [i for i, found in kinds.items() if "delta" in found] == failed
+        assert [i for i, file_kinds in kinds.items() if "delta" in file_kinds] == failed
         one.engine.begin = begin  # type: ignore[method-assign]
         one.write()
         one.upkeep.drain()
@@ -211,7 +211,7 @@ def test_a_writer_killed_in_a_compaction_loses_nothing(store: Path, point: str) 
     reached = [a for a in ANSWERS if a.snapshot_ts <= progress.resolved_ts]
     assert check_answers(store, reached) == len(reached)
     with beside(store) as one:
-        assert files_on_disk(store) == files_known(store)
+        assert files_on_disk(store) == files_in_manifest(store)
         one.write()
         one.upkeep.drain()
         one.check()

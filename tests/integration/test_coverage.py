@@ -91,26 +91,26 @@ def followed(
 
 def compared(store: Path, answers: Sequence[Answer]) -> dict[str, Counter[str]]:
     """Return how often each table was answered and rejected; a wrong answer fails."""
-    found: dict[str, Counter[str]] = {}
+    by_table: dict[str, Counter[str]] = {}
     for answer in answers:
-        told = found.setdefault(answer.table, Counter())
+        outcomes = by_table.setdefault(answer.table, Counter())
         try:
             with open_snapshot(store, answer.snapshot_ts) as snapshot:
                 digest = snapshot.digest(answer.table)
         except REFUSED as error:
-            told[type(error).__name__] += 1
+            outcomes[type(error).__name__] += 1
         else:
             assert (digest.rows, digest.hexdigest()) == (answer.rows, answer.checksum), answer
-            told["answered"] += 1
-    return found
+            outcomes["answered"] += 1
+    return by_table
 
 
 def test_without_a_base_nothing_is_answered(tmp_path: Path) -> None:
     """The case that gave 97 rows for TiDB's 250."""
     store = followed(tmp_path / "store", BANK)
     answers = list(BANK.answers())
-    found = compared(store, answers)
-    assert all(set(told) == {"TableNotLoadedError"} for told in found.values())
+    by_table = compared(store, answers)
+    assert all(set(outcomes) == {"TableNotLoadedError"} for outcomes in by_table.values())
     with pytest.raises(TableNotLoadedError) as caught, open_snapshot(store) as snapshot:
         snapshot.table("bank.acc_int")
     began = str(FileSchema(BANK.schema).read().start_ts)
@@ -148,24 +148,28 @@ def test_a_history_that_is_followed_later(
     tmp_path: Path, start_ts: int, answered: set[str], refused: set[str]
 ) -> None:
     store = followed(tmp_path / "store", DDL, TimeStamp(start_ts))
-    found = compared(store, [a for a in ANSWERS if a.snapshot_ts >= start_ts])
-    assert answered <= {table for table, told in found.items() if told["answered"]}
-    assert refused <= {table for table, told in found.items() if told["TableNotLoadedError"]}
+    by_table = compared(store, [a for a in ANSWERS if a.snapshot_ts >= start_ts])
+    assert answered <= {table for table, outcomes in by_table.items() if outcomes["answered"]}
+    assert refused <= {
+        table for table, outcomes in by_table.items() if outcomes["TableNotLoadedError"]
+    }
 
 
 def test_a_table_that_alter_table_has_copied(tmp_path: Path) -> None:
     """TiDB 7.2 and later copy all rows to a table of another id, and no binlog has them."""
     store = followed(tmp_path / "store", DDL, source=Repartitioned)
-    found = compared(store, list(DDL.answers()))
-    refused = {table for table, told in found.items() if told["TableNotLoadedError"]}
+    by_table = compared(store, list(DDL.answers()))
+    refused = {table for table, outcomes in by_table.items() if outcomes["TableNotLoadedError"]}
     assert refused == {"ddl_a.cc", "ddl_a.dr"}
 
 
 def test_a_partition_from_a_table_that_is_left_out(tmp_path: Path) -> None:
     """EXCHANGE brings its rows into a table that is not, until the end."""
     store = followed(tmp_path / "store", DDL, scope=TableScope(exclude=("ddl_a.ex",)))
-    found = compared(store, ANSWERS)
-    assert set(found["ddl_a.ex"]) == {"TableNotReplicatedError"}
-    assert set(found["ddl_a.pr"]) == {"answered", "TableNotLoadedError"}
-    others = [told for table, told in found.items() if table not in ("ddl_a.ex", "ddl_a.pr")]
-    assert all(set(told) == {"answered"} for told in others)
+    by_table = compared(store, ANSWERS)
+    assert set(by_table["ddl_a.ex"]) == {"TableNotReplicatedError"}
+    assert set(by_table["ddl_a.pr"]) == {"answered", "TableNotLoadedError"}
+    others = [
+        outcomes for table, outcomes in by_table.items() if table not in ("ddl_a.ex", "ddl_a.pr")
+    ]
+    assert all(set(outcomes) == {"answered"} for outcomes in others)

@@ -111,14 +111,14 @@ def published(engine: EngineReader) -> int:
 def assert_recovers(store: Path, acknowledged: int) -> None:
     """The store opens with a whole state, nothing lies about, and the history can go on."""
     with closing(open_engine(store)) as engine:
-        found = published(engine)
-        assert acknowledged <= found <= acknowledged + 1
-        assert state(engine) == STATES[found]
-        assert files_on_disk(store) == files_known(engine)
-        for publication in HISTORY[found:]:
+        count = published(engine)
+        assert acknowledged <= count <= acknowledged + 1
+        assert state(engine) == STATES[count]
+        assert files_on_disk(store) == files_in_manifest(engine)
+        for publication in HISTORY[count:]:
             publish(engine, publication)
         assert state(engine) == STATES[-1]
-        assert files_on_disk(store) == files_known(engine)
+        assert files_on_disk(store) == files_in_manifest(engine)
 
 
 def files_on_disk(store: Path) -> set[str]:
@@ -126,7 +126,7 @@ def files_on_disk(store: Path) -> set[str]:
     return {p.relative_to(data).as_posix() for p in data.rglob("*") if p.is_file()}
 
 
-def files_known(engine: EngineReader) -> set[str]:
+def files_in_manifest(engine: EngineReader) -> set[str]:
     view = engine.read([FILE_KIND, RETIRED_KIND])
     named = {DataFile.from_json(body).path for body in view.of_kind(FILE_KIND).values()}
     return named | set(view.of_kind(RETIRED_KIND))
@@ -179,19 +179,19 @@ def go_on(engine: Engine, error: TheFlashError, fs: FaultyFileSystem, acknowledg
 
     Returns how many publications are acknowledged now.
     """
-    found = published(engine)
-    assert acknowledged <= found <= acknowledged + 1
-    assert state(engine) == STATES[found]
+    count = published(engine)
+    assert acknowledged <= count <= acknowledged + 1
+    assert state(engine) == STATES[count]
     expected = StoreFullError if isinstance(error, StoreFullError) else EngineError
     with pytest.raises(expected):
         engine.publish(HISTORY[-1])
-    assert state(engine) == STATES[found]
+    assert state(engine) == STATES[count]
     fs.heal()
     if expected is EngineError:
         with pytest.raises(EngineError, match="rejects writes after an error"):
             engine.publish(HISTORY[-1])
         return acknowledged
-    for publication in HISTORY[found:]:
+    for publication in HISTORY[count:]:
         publish(engine, publication)
     return len(HISTORY)
 
@@ -258,10 +258,10 @@ def test_the_writer_dies(store: Path, point: str) -> None:
         assert Victim(write_until_death, store, point, hits, notes).exit_code() == DEAD
         acknowledged += notes.stat().st_size
         with closing(registry.open_reader(store, read_identity(store, LOCAL), LOCAL, CLOCK)) as r:
-            found = published(r)
-            assert state(r) == STATES[found]
-        assert acknowledged <= found <= acknowledged + 1
-        acknowledged = found
+            count = published(r)
+            assert state(r) == STATES[count]
+        assert acknowledged <= count <= acknowledged + 1
+        acknowledged = count
     assert_recovers(store, acknowledged)
 
 
@@ -284,7 +284,7 @@ def test_a_purge_dies(store: Path, point: str) -> None:
         is_purged = point == "magic.after_purge_commit"
         rows = [[]] * len(STATES[-1][-1]) if is_purged else STATES[-1][-1]
         assert state(engine) == [*STATES[-1][:-1], rows]
-        assert files_on_disk(store) == files_known(engine)
+        assert files_on_disk(store) == files_in_manifest(engine)
         assert bool(files_on_disk(store)) != is_purged
         engine.publish(HISTORY[0])
 
@@ -293,7 +293,7 @@ def test_everything_is_synced_before_the_commit(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: set[int] = set()
-    known = {store / DATA_FOLDER}
+    checked = {store / DATA_FOLDER}
     commits = 0
     fsync = os.fsync
 
@@ -305,10 +305,10 @@ def test_everything_is_synced_before_the_commit(
         """Check that files since the last commit and their folders are synced."""
         nonlocal commits
         commits += 1
-        new = {*(store / DATA_FOLDER).rglob("*"), store / "ack.new"} - known
+        new = {*(store / DATA_FOLDER).rglob("*"), store / "ack.new"} - checked
         folders = {p.parent for p in new} - {store}
         assert [p for p in sorted(new | folders) if p.stat().st_ino not in synced] == []
-        known.update(new - {store / "ack.new"})
+        checked.update(new - {store / "ack.new"})
         synced.clear()
 
     monkeypatch.setattr(os, "fsync", record)

@@ -51,10 +51,10 @@ def compare(store: Path, database: str, truths: Iterable[Truth]) -> int:
     for ts, tables in truths:
         with open_snapshot(store, TimeStamp(ts)) as snapshot:
             for name, (columns, theirs) in tables.items():
-                told = [c for c in columns if not is_refused(snapshot, database, name, c)]
-                at = [columns.index(column) for column in told]
+                readable = [c for c in columns if not is_refused(snapshot, database, name, c)]
+                at = [columns.index(column) for column in readable]
                 wanted = sorted([row[n] for n in at] for row in map(shown, theirs))
-                assert sorted(rows_of(snapshot, name, told)) == wanted, (name, ts)
+                assert sorted(rows_of(snapshot, name, readable)) == wanted, (name, ts)
                 rows += len(theirs)
     return rows
 

@@ -42,7 +42,7 @@ from pyspark_theflash.tidb.schema.lineage import Lineage
 from tests.support.binlog_writer import frames
 from tests.support.faulty_fs import Failure, FaultyFileSystem
 from tests.support.feeds import messages
-from tests.support.victims import files_known, files_on_disk
+from tests.support.victims import files_in_manifest, files_on_disk
 from tests.support.workloads import Workload, workload
 
 LOCAL, CLOCK = LocalFileSystem(), SystemClock()
@@ -86,10 +86,10 @@ def prepare(
     """
     (binlog := folder / "binlog").mkdir(parents=True)
     registry.create(folder / "store", registry.MAGIC, LOCAL)
-    known: set[bytes] = set()
+    written: set[bytes] = set()
     for number, ts in enumerate(until):
-        new = [m for m in messages(chosen, ts) if m not in known]
-        known.update(new)
+        new = [m for m in messages(chosen, ts) if m not in written]
+        written.update(new)
         (binlog / f"{number}").write_bytes(frames(new))
         if number == 0:
             with closing(open_engine(folder / "store", limits=CompactionLimits())) as engine:
@@ -248,7 +248,7 @@ def disturbed(
         operation.run(engine, store, LOCAL, folder)
         assert list(engine.check(engine.read([]))) == []
     assert state(store, operation.times) == states[-1]
-    assert files_on_disk(store) == files_known(store)
+    assert files_on_disk(store) == files_in_manifest(store)
     shutil.rmtree(store)
 
 

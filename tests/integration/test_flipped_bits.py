@@ -70,8 +70,8 @@ class Sample:
         with closing(open_engine(folder / "store")) as engine:
             poll(engine, folder, BANK)
             shutil.copytree(folder / "store", self.store)
-        known = set(messages(BANK, BANK_TIMES[-1]))
-        later = [m for m in messages(BANK, LAST_TS) if m not in known]
+        earlier = set(messages(BANK, BANK_TIMES[-1]))
+        later = [m for m in messages(BANK, LAST_TS) if m not in earlier]
         (folder / "binlog" / "later").write_bytes(frames(later))
         self.files = self._content()
         read_progress(self.store)
@@ -134,19 +134,19 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
 
 
 @contextmanager
-def noticed(found: Counter[str]) -> Iterator[None]:
+def noticed(outcomes: Counter[str]) -> Iterator[None]:
     """Count whether the block raises because of the damage."""
     try:
         yield
-        found["right"] += 1
+        outcomes["right"] += 1
     except CorruptionError:
-        found["noticed"] += 1
+        outcomes["noticed"] += 1
     except UpkeepError as error:
         if error.first != CorruptionError.__name__:
             raise
-        found["noticed"] += 1
+        outcomes["noticed"] += 1
     except StoreFormatError:
-        found["a later format"] += 1
+        outcomes["a later format"] += 1
 
 
 @pytest.mark.parametrize("count", [8, pytest.param(1000, marks=SLOW)])
@@ -158,13 +158,13 @@ def test_readers(
     if pages:
         monkeypatch.setattr(file_module, "WHOLE_CHECK_BYTES", 0)
     sample.put_back()
-    right, found = answers(sample.store), Counter[str]()
+    right, outcomes = answers(sample.store), Counter[str]()
     assert list(right) == BANK_TIMES
     for name, bit in sample.flips(kind, count):
-        with noticed(found):
+        with noticed(outcomes):
             assert answers(sample.store) == right, (name, bit)
-    _log.info("%s, pages=%s: %s", kind, pages, dict(found))
-    assert found["noticed"] >= count // 10
+    _log.info("%s, pages=%s: %s", kind, pages, dict(outcomes))
+    assert outcomes["noticed"] >= count // 10
 
 
 @pytest.mark.parametrize("count", [3, pytest.param(300, marks=SLOW)])
@@ -196,7 +196,7 @@ def test_a_writer(
 @pytest.mark.parametrize("count", [60, pytest.param(2000, marks=SLOW)])
 def test_a_spool(count: int, torn: bool, tmp_path: Path) -> None:
     """Neither opening it nor reading it loses or bends a message; a damaged tail is no torn one."""
-    folder, rng, found = tmp_path / "spool", random.Random(count), Counter[str]()
+    folder, rng, outcomes = tmp_path / "spool", random.Random(count), Counter[str]()
     sent = messages(BANK, BANK_TIMES[0])[-300:]
     with closing(Spool(folder, FS, file_bytes=20_000)) as spool:
         spool.check_cluster(70)
@@ -220,8 +220,8 @@ def test_a_spool(count: int, torn: bool, tmp_path: Path) -> None:
                 spool.check_cluster(70)
                 read = [frame.payload for frame in spool.source().frames()]
             assert read == sent, (path.name, bit)
-            found[f"{kind} right"] += 1
+            outcomes[f"{kind} right"] += 1
         except (CorruptionError, ClusterMismatchError) as error:
-            found[f"{kind} {type(error).__name__}"] += 1
-    _log.info("torn=%s: %s", torn, dict(found))
-    assert found["binlog BinlogCorruptionError"] > count // 2
+            outcomes[f"{kind} {type(error).__name__}"] += 1
+    _log.info("torn=%s: %s", torn, dict(outcomes))
+    assert outcomes["binlog BinlogCorruptionError"] > count // 2

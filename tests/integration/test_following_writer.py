@@ -79,11 +79,11 @@ def until(condition: Callable[[], bool]) -> None:
 
 @pytest.fixture
 def following(tmp_path: Path) -> Iterator[Following]:
-    found = Following(tmp_path)
-    yield found
-    if found.process is not None and found.process.poll() is None:
-        found.process.kill()
-        found.process.communicate()
+    writer = Following(tmp_path)
+    yield writer
+    if writer.process is not None and writer.process.poll() is None:
+        writer.process.kill()
+        writer.process.communicate()
 
 
 def test_a_writer_follows_obeys_and_goes_on(

@@ -85,7 +85,7 @@ def test_what_is_acknowledged_is_in_the_spool(rounds: int, tmp_path: Path) -> No
         acknowledged |= load.acknowledged
         sent |= load.sent
         spool = Spool(folder, LocalFileSystem(), file_bytes=20_000)
-        found = [frame.payload for frame in spool.source().frames()]
+        stored = [frame.payload for frame in spool.source().frames()]
         spool.close()
-        assert acknowledged <= set(found) <= sent
-        assert len(found) == len(set(found))
+        assert acknowledged <= set(stored) <= sent
+        assert len(stored) == len(set(stored))

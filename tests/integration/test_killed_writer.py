@@ -36,7 +36,7 @@ from tests.support.progress import read_progress
 from tests.support.serving import TOKENS, write_tokens
 from tests.support.victims import (
     Victim,
-    files_known,
+    files_in_manifest,
     files_on_disk,
     run_command,
     run_writer,
@@ -152,7 +152,7 @@ class History:
         wanted = [a for a in self._answers if a.snapshot_ts >= self._seen.oldest_ts]
         assert self._seen.resolved_ts == self._until_ts
         assert check_answers(self.store, wanted) == len(wanted) > 0
-        assert files_on_disk(self.store) == files_known(self.store)
+        assert files_on_disk(self.store) == files_in_manifest(self.store)
 
     def check(self) -> None:
         """Nothing acknowledged is gone, and what the store says it can answer is right."""

@@ -43,8 +43,8 @@ class Hereafter:
     def __init__(self, end: FakeRaftCluster) -> None:
         self._ends = {
             (key, start_ts): commit_ts if kind != "R" else 0
-            for key, known in end.writes.items()
-            for commit_ts, kind, start_ts in known
+            for key, writes in end.writes.items()
+            for commit_ts, kind, start_ts in writes
         }
 
     def now(self, deadline: Deadline) -> TimeStamp:
@@ -72,9 +72,9 @@ def test_answers_in_the_middle() -> None:
     met: list[Lock] = []
     counts = {"ignored": 0, "committed": 0}
 
-    def resolve(found: Sequence[Lock], snapshot_ts: TimeStamp) -> ResolvedLocks:
-        met.extend(found)
-        resolved = resolver.resolve(found, snapshot_ts, Deadline(SystemClock(), 1000))
+    def resolve(locks: Sequence[Lock], snapshot_ts: TimeStamp) -> ResolvedLocks:
+        met.extend(locks)
+        resolved = resolver.resolve(locks, snapshot_ts, Deadline(SystemClock(), 1000))
         counts["ignored"] += len(resolved.ignored)
         counts["committed"] += len(resolved.committed)
         return resolved
@@ -92,8 +92,8 @@ def test_answers_in_the_middle() -> None:
         if labels[ts].startswith("all left-over"):
             check_left_over(learning, ts)
         for answer in (a for a in ANSWERS if a.snapshot_ts == ts):
-            found = _digest(learning, TABLES[answer.table], ts, resolve)
-            assert found == (answer.rows, answer.checksum), answer
+            digest = _digest(learning, TABLES[answer.table], ts, resolve)
+            assert digest == (answer.rows, answer.checksum), answer
     assert len(met) >= 20
     assert any(label.startswith("all left-over") for label in labels.values())
     assert counts["ignored"] >= 3

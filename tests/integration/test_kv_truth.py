@@ -69,8 +69,8 @@ def replay(learning: Learning, rng: random.Random, every: int) -> Iterator[Storm
 def check(learning: Learning, rng: random.Random, points: int) -> None:
     """Compare with TiDB's answers, and at other timestamps with the fake TiKV's."""
     for answer in ANSWERS:
-        found = learning.digest(TABLES[answer.table], answer.snapshot_ts)
-        assert found == (answer.rows, answer.checksum), answer
+        digest = learning.digest(TABLES[answer.table], answer.snapshot_ts)
+        assert digest == (answer.rows, answer.checksum), answer
     low = HISTORY.start_ts
     for _ in range(points):
         ts = TimeStamp(rng.randrange(low, HISTORY.end_ts))

@@ -107,8 +107,8 @@ def started(story: Story, store: Path, *options: object) -> Any:
 def check_truth(learn: Learn) -> None:
     with connect(learn.serve) as api:
         for answer in ANSWERS:
-            found = api.digest(answer.table, Moment(answer.snapshot_ts))
-            assert (found.rows, found.checksum) == (answer.rows, answer.checksum), answer
+            digest = api.digest(answer.table, Moment(answer.snapshot_ts))
+            assert (digest.rows, digest.checksum) == (answer.rows, answer.checksum), answer
 
 
 @pytest.mark.slow
@@ -176,10 +176,10 @@ def test_what_it_does_not_begin_with(store: Path, tmp_path: Path) -> None:
             ),
         )
         for arguments, status, reason in cases:
-            found = run(*arguments)
+            process = run(*arguments)
             # gRPC may have said something of its own before.
-            told = found.stderr.splitlines()[-1]
-            assert (found.returncode, reason in told) == (status, True), found.stderr
+            last_line = process.stderr.splitlines()[-1]
+            assert (process.returncode, reason in last_line) == (status, True), process.stderr
         with learning(store, cluster.pd.address, *schema) as learn:
             busy = run("learn", store, *pd, *listen, *schema)
             assert (busy.returncode, "StoreInUseError" in busy.stderr) == (5, True), busy.stderr

@@ -236,11 +236,11 @@ def test_locks_are_met_and_shown(world: World) -> None:
         assert read(api, 30) == [(1, "committed"), (2, "b"), (3, "c")]
         assert read(api, 24) == [(1, "a"), (2, "b"), (3, "c")]
         plan = api.plan(f"{NAME}$locks")
-        found = [row for batch in api.read(plan) for row in batch.to_pylist()]
-        shown = [(r["handle"], r["kind"], r["start_ts"], r["ttl_ms"]) for r in found]
+        rows = [row for batch in api.read(plan) for row in batch.to_pylist()]
+        shown = [(r["handle"], r["kind"], r["start_ts"], r["ttl_ms"]) for r in rows]
         assert shown == [("1", "put", 20, 3000), ("2", "put", 21, 3000)]
-        assert all(r["is_primary"] and r["primary_in"] == f"table {TABLE.id}" for r in found)
-        assert "rolled back" not in str(found)
+        assert all(r["is_primary"] and r["primary_in"] == f"table {TABLE.id}" for r in rows)
+        assert "rolled back" not in str(rows)
         raft = api.plan(f"{NAME}$raft")
         (region,) = (row for batch in api.read(raft) for row in batch.to_pylist())
         index = world.tikv.regions[1].index
@@ -284,8 +284,8 @@ def test_what_readers_need_is_held_at_pd(world: World) -> None:
         held[b"gc_worker"] = 60
         with pytest.raises(SnapshotTooOldError):
             api.snapshot(Moment(30))
-        told = api.collect_garbage(55)
-        assert told.startswith("safe point 5:") or "safe point" in told
+        report = api.collect_garbage(55)
+        assert report.startswith("safe point 5:") or "safe point" in report
         api.release(older)
         api.release(snapshot)
     assert not [service for service in held if service.startswith(b"theflash-")]

@@ -71,10 +71,10 @@ class Watched(FakeRaftCluster):
 
     def ends(self) -> dict[int, int]:
         """start_ts -> commit_ts, 0 if rolled back."""
-        found = dict.fromkeys(self.last_lock, 0)
+        ends = dict.fromkeys(self.last_lock, 0)
         for records in self.writes.values():
-            found |= {start: commit for commit, kind, start in records if kind != "R"}
-        return found
+            ends |= {start: commit for commit, kind, start in records if kind != "R"}
+        return ends
 
     def snapshot_at(self, number: int, ends: dict[int, int]) -> int:
         """A timestamp that nothing commits at or below which is not locked after a call.
@@ -104,14 +104,14 @@ class FakeLeaders:
 
     def __init__(self, tikv: FakeRaftCluster, mutex: threading.Lock) -> None:
         self._tikv, self._mutex = tikv, mutex
-        self.asked = self.refused = 0
-        self._known = self._look()
+        self.refused = 0
+        self._regions = self._look()
 
     def cover(
         self, ranges: Sequence[RawKeyRange], deadline: Deadline
     ) -> list[tuple[LocatedRegion, list[RawKeyRange]]]:
-        found = [(region, region.parts_of(ranges)) for region in self._known]
-        return [(region, parts) for region, parts in found if parts]
+        covering = [(region, region.parts_of(ranges)) for region in self._regions]
+        return [(region, parts) for region, parts in covering if parts]
 
     def read_index(
         self,
@@ -122,9 +122,8 @@ class FakeLeaders:
     ) -> int | Lock | None:
         with self._mutex:
             now = self._tikv.regions.get(region.id)
-            self.asked += 1
             if now is None or now.version != region.epoch.version:
-                self._known = self._look()
+                self._regions = self._look()
                 self.refused += 1
                 return None
             return now.index
@@ -151,7 +150,7 @@ def ranges_of(table: TableInfo) -> list[RawKeyRange]:
 
 def rows_of(learning: Learning, views: list[TableView], table: TableInfo, resolve: Any) -> dict:
     columns = [scan_column(table, c) for c in table.public_columns]
-    stored, found = learning.engine.read([]), dict[Any, tuple[Any, ...]]()
+    stored, rows_by_handle = learning.engine.read([]), dict[Any, tuple[Any, ...]]()
     for view in views:
         for each in read_rows(
             view,
@@ -164,8 +163,8 @@ def rows_of(learning: Learning, views: list[TableView], table: TableInfo, resolv
         ):
             parts = [column.to_pylist() for column in each.drop_columns([HANDLE]).columns]
             rows = zip(each.column(HANDLE).to_pylist(), *parts, strict=True)
-            found |= {handle: tuple(row) for handle, *row in rows}
-    return found
+            rows_by_handle |= {handle: tuple(row) for handle, *row in rows}
+    return rows_by_handle
 
 
 class Feeder:

@@ -155,8 +155,8 @@ def test_features(peer: Peer) -> None:
 
     unimplemented = grpc.StatusCode.UNIMPLEMENTED
     assert refused("stream-multiplexing, more") == unimplemented
-    is_known = peer.cdc == "v8.5"
-    assert refused("stream-multiplexing") == (None if is_known else unimplemented)
+    is_implemented = peer.cdc == "v8.5"
+    assert refused("stream-multiplexing") == (None if is_implemented else unimplemented)
 
 
 def test_rejected(peer: Peer, feed_v1: Feed, region: LocatedRegion, pd: PDClient) -> None:

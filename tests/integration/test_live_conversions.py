@@ -126,8 +126,8 @@ def test_defaults_are_what_tidb_makes_of_them(tmp_path: Path) -> None:
             for place, tp in enumerate(DEFAULTS):
                 ours, theirs = _answers(peer, snapshot, "c.t", f"c{place}")
                 assert ours == theirs, tp
-            for _, table, told in ZEROS:
-                if told:
+            for _, table, is_readable in ZEROS:
+                if is_readable:
                     ours, theirs = _answers(peer, snapshot, f"c.{table}", "d")
                     assert ours == theirs
                     assert len({text for _, text in ours}) == 2

@@ -43,9 +43,9 @@ def transfer(peer: Peer, seed: int, over: threading.Event) -> None:
 def read(api: TheFlash, moment: Moment) -> tuple[int, dict[int, tuple[int, str]]]:
     plan = api.plan("bank.acc", moment=moment)
     rows = [row for batch in api.read(plan) for row in batch.to_pylist()]
-    found = {row["id"]: (row["balance"], row["note"]) for row in rows}
-    assert len(found) == len(rows)
-    return plan.snapshot.snapshot_ts, found
+    by_id = {row["id"]: (row["balance"], row["note"]) for row in rows}
+    assert len(by_id) == len(rows)
+    return plan.snapshot.snapshot_ts, by_id
 
 
 def read_by_tidb(peer: Peer, ts: int) -> dict[int, tuple[int, str]]:

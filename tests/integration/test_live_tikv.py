@@ -329,6 +329,6 @@ def test_a_store_of_our_own(client: TiKVClient) -> None:
     directory.put_store(ours, soon())
     stats = StoreStats(ours.id, 1 << 40, 1 << 39, 1 << 39, 0, ours.start_s)
     assert directory.heartbeat(stats, soon()).startswith("6.")
-    found = directory.store(ours.id, soon())
-    assert (found.address, found.labels) == (ours.address, ours.labels)
+    registered = directory.store(ours.id, soon())
+    assert (registered.address, registered.labels) == (ours.address, ours.labels)
     assert ours.id in {store.id for store in directory.stores(soon())}

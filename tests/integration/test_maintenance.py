@@ -80,9 +80,9 @@ def collect(store: Path, safe_point: TimeStamp = NEWEST) -> CollectionReport:
 
 
 def progress(store: Path) -> Progress:
-    found = read_progress(store)
-    assert found is not None
-    return found
+    stored = read_progress(store)
+    assert stored is not None
+    return stored
 
 
 def digests(store: Path) -> dict[str, str]:
@@ -119,12 +119,12 @@ def test_a_table_that_fails_leaves_the_others_done(
 ) -> None:
     with maintenance(store) as upkeep:
         engine = upkeep._engine
-        asked: list[PhysicalTableID] = []
+        attempted: list[PhysicalTableID] = []
 
         def failing(work: Callable[..., CompactionReport]) -> Callable[..., CompactionReport]:
             def one(physical_id: PhysicalTableID, *rest: object, **named: object) -> Any:
-                asked.append(physical_id)
-                if len(asked) in (1, 3):
+                attempted.append(physical_id)
+                if len(attempted) in (1, 3):
                     raise CorruptionError("data/1.parquet", 7, "fails its checksum")
                 return work(physical_id, *rest, **named)
 
@@ -135,8 +135,8 @@ def test_a_table_that_fails_leaves_the_others_done(
         argument = CollectOrder(None).to_text() if verb is Verb.GC else None
         with pytest.raises(UpkeepError, match="for 2 table") as caught:
             upkeep.execute(verb, argument)
-        assert len(asked) > 3
-        assert f"physical table {asked[2]}: CorruptionError: data/1" in str(caught.value)
+        assert len(attempted) > 3
+        assert f"physical table {attempted[2]}: CorruptionError: data/1" in str(caught.value)
         assert exit_status(caught.value) == 6
     assert digests(store)
 
@@ -296,18 +296,18 @@ def test_other_content_above_the_safe_point_is_still_noticed(store: Path) -> Non
 
 def test_where_nobody_writes_it_is_done_here(store: Path) -> None:
     notes: list[str] = []
-    told = administer(
+    report = administer(
         store, Verb.COMPACT, None, timeout_ms=0, fs=FS, clock=CLOCK, on_progress=notes.append
     )
-    assert told.startswith("compacted ")
+    assert report.startswith("compacted ")
     assert notes[0].startswith("compact: table 1 of ")
     for verb, argument, answer in [
         (Verb.GC, GC_AT_MIDDLE, f"safe point {shown(MIDDLE)}: dropped "),
         (Verb.INTERVAL, 500, "polling every 500 ms"),
         (Verb.STOP, None, "no writer is running"),
     ]:
-        told = administer(store, verb, argument, timeout_ms=0, fs=FS, clock=CLOCK)
-        assert told.startswith(answer)
+        report = administer(store, verb, argument, timeout_ms=0, fs=FS, clock=CLOCK)
+        assert report.startswith(answer)
     check_from(store, MIDDLE)
     with maintenance(store) as upkeep:
         assert upkeep.interval_ms == 500
@@ -347,8 +347,8 @@ def test_a_writer_does_what_it_is_told(store: Path) -> None:
             (Verb.GC, GC_AT_MIDDLE, f"safe point {shown(MIDDLE)}: dropped "),
             (Verb.INTERVAL, 500, "polling every 500 ms"),
         ]:
-            told = administer(store, verb, argument, timeout_ms=10_000, fs=FS, clock=CLOCK)
-            assert told.startswith(answer)
+            report = administer(store, verb, argument, timeout_ms=10_000, fs=FS, clock=CLOCK)
+            assert report.startswith(answer)
         with pytest.raises(OptionError, match="not between"):
             administer(store, Verb.INTERVAL, 1, timeout_ms=10_000, fs=FS, clock=CLOCK)
         assert not holder.stopped
@@ -379,11 +379,11 @@ def test_what_takes_long_goes_on_between_polls(
         writer = Writer(upkeep._engine, FileSchema(BANK.schema))
         writer.run_once(FileSource(BANK.binlog), until_ts=BANK.end_ts)
         pieces = 0
-        while (told := asker.answer(command)) is None:
+        while (report := asker.answer(command)) is None:
             upkeep.poll()
             pieces += 1
         assert pieces > 3
-    assert "compacted" in told
+    assert "compacted" in report
     assert progress(store).resolved_ts == BANK.end_ts
     assert check_answers(store, [a for a in ANSWERS if a.snapshot_ts >= progress(store).oldest_ts])
 
@@ -500,9 +500,9 @@ def test_a_collection_by_itself_is_held_back(store: Path, monkeypatch: pytest.Mo
     check_from(store, MIDDLE)
 
 
-@pytest.mark.parametrize("is_asked", [True, False], ids=["asked for", "by itself"])
+@pytest.mark.parametrize("is_requested", [True, False], ids=["asked for", "by itself"])
 def test_a_disk_that_fails_ends_whoever_writes(
-    store: Path, is_asked: bool, monkeypatch: pytest.MonkeyPatch
+    store: Path, is_requested: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The engine writes nothing more, and the error says so now, not at the next publication."""
     monkeypatch.setattr(maintenance_module, "COLLECT_MS_MIN", 1_000)
@@ -514,16 +514,16 @@ def test_a_disk_that_fails_ends_whoever_writes(
         closing(open_manifest(store, FS)) as others,
     ):
         upkeep, mailbox = Maintenance(engine, manifest, clock), Mailbox(others, clock)
-        asked = mailbox.ask(Verb.COMPACT, None, 60_000) if is_asked else None
-        if asked is None:
+        command = mailbox.ask(Verb.COMPACT, None, 60_000) if is_requested else None
+        if command is None:
             upkeep.set_retention(0)
         fs.fail_from_now()
         with pytest.raises(EngineError):
             work_off(upkeep)
         with pytest.raises(EngineError, match="rejects writes after an error"):
             run_all(upkeep.compacting())
-        if asked is not None:
-            assert mailbox.state(asked) is State.FAILED
+        if command is not None:
+            assert mailbox.state(command) is State.FAILED
 
 
 def test_a_holder_that_does_not_answer(store: Path) -> None:
@@ -535,9 +535,9 @@ def test_a_holder_that_does_not_answer(store: Path) -> None:
 
 def test_a_holder_that_dies_before_it_answers(store: Path) -> None:
     with maintenance(store):
-        told: list[str] = []
+        reports: list[str] = []
         asker = threading.Thread(
-            target=lambda: told.append(
+            target=lambda: reports.append(
                 administer(store, Verb.COMPACT, None, timeout_ms=20_000, fs=FS, clock=CLOCK)
             )
         )
@@ -546,7 +546,7 @@ def test_a_holder_that_dies_before_it_answers(store: Path) -> None:
         with closing(open_manifest(store, FS)) as manifest:
             assert Mailbox(manifest, CLOCK).take() is not None
     asker.join()
-    assert told[0].startswith("compacted ")
+    assert reports[0].startswith("compacted ")
 
 
 def test_a_store_that_is_being_made_has_nothing_to_collect(tmp_path: Path) -> None:
@@ -556,8 +556,8 @@ def test_a_store_that_is_being_made_has_nothing_to_collect(tmp_path: Path) -> No
         (Verb.GC, gc, "nothing to collect yet"),
         (Verb.COMPACT, None, "compacted 0 "),
     ]:
-        told = administer(tmp_path / "store", verb, argument, timeout_ms=0, fs=FS, clock=CLOCK)
-        assert told.startswith(answer)
+        report = administer(tmp_path / "store", verb, argument, timeout_ms=0, fs=FS, clock=CLOCK)
+        assert report.startswith(answer)
 
 
 def test_a_table_that_comes_back_after_its_rows_were_collected(tmp_path: Path) -> None:

@@ -50,8 +50,8 @@ def store(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tikv() -> Iterator[FakeTiKV]:
-    with FakeTiKV() as found:
-        yield found
+    with FakeTiKV() as cluster:
+        yield cluster
 
 
 def apply(store: Path, messages: list[bytes], *options: str, chosen: Any = BANK) -> int:
@@ -74,8 +74,8 @@ def pd(tikv: FakeTiKV) -> list[str]:
 def orphans(store: Path, capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
     capsys.readouterr()
     assert main(["status", str(store), "--json"]) == 0
-    found: list[dict[str, Any]] = json.loads(capsys.readouterr().out)["orphans"]
-    return found
+    listed: list[dict[str, Any]] = json.loads(capsys.readouterr().out)["orphans"]
+    return listed
 
 
 def resolved_ts(store: Path) -> int:
@@ -238,14 +238,14 @@ class Later(ManualClock):
         return self.now_ms + self._ahead_ms
 
 
-class Told(FileSchema):
+class ConfiguredSchema(FileSchema):
     """A schema file, and a TiKV with a configured outcome of every transaction."""
 
     outcome_now = Outcome(OutcomeState.OPEN, None)
-    asked = 0
+    lookups = 0
 
     def outcome(self, primary: RawKey, start_ts: TimeStamp) -> Outcome:
-        self.asked += 1
+        self.lookups += 1
         return self.outcome_now
 
 
@@ -255,15 +255,15 @@ def test_a_writer_that_follows_asks_after_the_deadline_and_again(
     kept, (lost,) = lose(2)
     (tmp_path / "source.bin").write_bytes(binlog_file(kept))
     clock = Later(physical_ms(TimeStamp(lost.start_ts)) + 590_000)
-    fs, schema = LocalFileSystem(), Told(BANK.schema)
+    fs, schema = LocalFileSystem(), ConfiguredSchema(BANK.schema)
     engine = registry.open_engine(store, read_identity(store, fs), fs, clock)
     try:
         writer = Writer(engine, schema, clock=clock, orphan_ms=600_000)
         writer.load_base(BANK.folder / "base")
-        for step_ms, asked in ((0, 0), (60_000, 1), (9_000, 1), (1_000, 2)):
+        for step_ms, lookups in ((0, 0), (60_000, 1), (9_000, 1), (1_000, 2)):
             clock.sleep_ms(step_ms)
             writer.poll(FileSource(tmp_path / "source.bin"))
-            assert schema.asked == asked
+            assert schema.lookups == lookups
         assert writer.resolved_ts < lost.commit_ts
         schema.outcome_now = Outcome(OutcomeState.COMMITTED, TimeStamp(lost.commit_ts))
         clock.sleep_ms(10_000)

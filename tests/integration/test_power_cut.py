@@ -61,12 +61,12 @@ def test_the_making_of_a_store(has_folder: bool, root: Path, tmp_path: Path) -> 
 
     def check(left: Path) -> None:
         try:
-            found = read_identity(left / "store", FS)
+            stored = read_identity(left / "store", FS)
         except StoreNotFoundError:
             assert not is_made
             create_store(left / "store", identity, FS)
         else:
-            assert found == identity
+            assert stored == identity
         with closing(open_engine(left / "store")) as engine:
             engine.publish(HISTORY[0])
 
@@ -86,9 +86,9 @@ def test_a_spool(root: Path, tmp_path: Path) -> None:
 
     def check(left: Path) -> None:
         with closing(Spool(left / "spool", FS)) as spool:
-            found = [frame.payload for frame in spool.source().frames()]
-            assert found[: len(acknowledged)] == acknowledged
-            assert found == sent[: len(found)]
+            stored = [frame.payload for frame in spool.source().frames()]
+            assert stored[: len(acknowledged)] == acknowledged
+            assert stored == sent[: len(stored)]
             assert cluster_id in (None, spool.cluster_id())
 
     power = Power(root, tmp_path / "left", check)

@@ -45,11 +45,11 @@ STEPS = (
 @pytest.fixture
 def store(workload_copy: Callable[[str, Path], Path], tmp_path: Path) -> Path:
     """A copy of the bank, with a second partition, in which each account table has two regions."""
-    found = workload_copy("bank", tmp_path / "store")
+    path = workload_copy("bank", tmp_path / "store")
     (tmp_path / "disk").mkdir()
-    assert main(["compact", str(found)]) == 0
-    assert main(["partitions", str(found), "--add", str(tmp_path / "disk")]) == 0
-    return found
+    assert main(["compact", str(path)]) == 0
+    assert main(["partitions", str(path), "--add", str(tmp_path / "disk")]) == 0
+    return path
 
 
 def regions(store: Path, physical_id: int) -> list[RegionStats]:
@@ -113,8 +113,8 @@ def test_killed_while_a_region_is_purged(store: Path, step: str) -> None:
         assert main(["fsck", str(store)]) == 0
         assert main(words) == 0
         with open_snapshot(store) as snapshot:
-            found = [r for b in snapshot.scan(name, where="id >= 40") for r in b.to_pylist()]
-            assert sorted(found, key=repr) == sorted(rows, key=repr)
+            remaining = [r for b in snapshot.scan(name, where="id >= 40") for r in b.to_pylist()]
+            assert sorted(remaining, key=repr) == sorted(rows, key=repr)
             with pytest.raises(PurgedRangeError):
                 snapshot.digest(name)
     assert main(["digest", str(store), name]) == 4

@@ -68,7 +68,7 @@ from tests.support.serving import (
     write_tokens,
 )
 from tests.support.tls import FOLDER
-from tests.support.victims import files_known, files_on_disk
+from tests.support.victims import files_in_manifest, files_on_disk
 from tests.support.workloads import check_answers, workload
 
 FS, CLOCK = LocalFileSystem(), SystemClock()
@@ -93,8 +93,8 @@ def address(store: Path, tmp_path: Path) -> Iterator[str]:
 @contextmanager
 def engine(address: str, **settings: Any) -> Iterator[RemoteEngine]:
     token = TOKENS[Role.WRITE]
-    with closing(RemoteEngine(lambda: transport_to(address, token=token), **settings)) as found:
-        yield found
+    with closing(RemoteEngine(lambda: transport_to(address, token=token), **settings)) as remote:
+        yield remote
 
 
 def generation(store: Path) -> int:
@@ -193,10 +193,10 @@ def test_a_local_writer_keeps_others_out(store: Path, address: str) -> None:
 def test_a_reader_may_not_write(address: str) -> None:
     token = TOKENS[Role.READ]
     with (
-        closing(RemoteEngine(lambda: transport_to(address, token=token))) as found,
+        closing(RemoteEngine(lambda: transport_to(address, token=token))) as remote,
         pytest.raises(RoleError),
     ):
-        found.open()
+        remote.open()
 
 
 def test_a_token_from_before(store: Path, address: str) -> None:
@@ -224,14 +224,14 @@ def test_a_token_from_before(store: Path, address: str) -> None:
 
 def test_who_is_silent_loses_the_store(store: Path, address: str) -> None:
     """Nothing says that the other machine is gone: its connection stays."""
-    with engine(address, ttl_ms=1_000) as found:
-        found.open()
+    with engine(address, ttl_ms=1_000) as remote:
+        remote.open()
         CLOCK.sleep_ms(2_000)
-        assert found.publish(Publication((), ManifestChange([MOVE])))  # its thread keeps the latch
-        found._ended.set()
+        assert remote.publish(Publication((), ManifestChange([MOVE])))  # its thread keeps the latch
+        remote._ended.set()
         wait_until(lambda: is_free(store))
         with pytest.raises(LatchLostError):
-            found.read([])
+            remote.read([])
 
 
 def test_a_latch_ends_with_the_server(store: Path) -> None:
@@ -245,9 +245,9 @@ def test_a_latch_ends_with_the_server(store: Path) -> None:
     left._ended.set()
     left._latch = None
     left.close()
-    with served(store, "--workers", 1) as (_, address), engine_at(address) as found:
-        found.open()
-        assert found.publish(Publication((), ManifestChange([MOVE])))
+    with served(store, "--workers", 1) as (_, address), engine_at(address) as remote:
+        remote.open()
+        assert remote.publish(Publication((), ManifestChange([MOVE])))
 
 
 # -- upkeep
@@ -349,7 +349,7 @@ def test_what_comes_while_a_table_is_compacted(
                 assert "delta" not in kinds_of_files(store)
     wait_until(lambda: is_free(store), 120_000)
     assert "delta" in kinds_of_files(store)
-    assert files_on_disk(store) == files_known(store)
+    assert files_on_disk(store) == files_in_manifest(store)
     reached = [a for a in BANK.answers() if a.snapshot_ts <= times[1]]
     assert check_answers(store, reached) == len(reached)
     assert main(["fsck", str(store)]) == 0
@@ -377,20 +377,20 @@ def versions(*handles: int) -> pa.Table:
 
 
 def test_a_publication_that_comes_again(store: Path, address: str) -> None:
-    with engine(address) as found:
-        found.open()
+    with engine(address) as remote:
+        remote.open()
         (batch,) = versions(1, 2).to_batches()
-        published = found.publish(
+        published = remote.publish(
             Publication([VersionBatch(PhysicalTableID(7), batch)], ManifestChange([MOVE]))
         )
-        request = PublishRequest(found._held, 1, (7,))
+        request = PublishRequest(remote._held, 1, (7,))
         again = [change_table(ManifestChange([MOVE])), versions(1, 2)]
-        told = found._calls.call(PUBLISH, request, 5_000, again)
-        assert told.generation == published == generation(store)
+        response = remote._calls.call(PUBLISH, request, 5_000, again)
+        assert response.generation == published == generation(store)
         for number in (0, 3):
-            request = PublishRequest(found._held, number, (7,))
+            request = PublishRequest(remote._held, number, (7,))
             with pytest.raises(CodecError, match="after 1"):
-                found._calls.call(PUBLISH, request, 5_000, again)
+                remote._calls.call(PUBLISH, request, 5_000, again)
         assert published == generation(store)
 
 
@@ -422,15 +422,15 @@ def test_what_no_writer_publishes(
     rows: list[pa.Table],
     error: type[TheFlashError],
 ) -> None:
-    with engine(address) as found:
-        found.open()
-        known = Progress(TimeStamp(100), TimeStamp(200)).to_record()
-        before = found.publish(Publication((), ManifestChange([known])))
-        request = PublishRequest(found._held, 2, (7,) * len(rows))
+    with engine(address) as remote:
+        remote.open()
+        progress = Progress(TimeStamp(100), TimeStamp(200)).to_record()
+        before = remote.publish(Publication((), ManifestChange([progress])))
+        request = PublishRequest(remote._held, 2, (7,) * len(rows))
         with pytest.raises(error):
-            found._calls.call(PUBLISH, request, 5_000, [change_table(change), *rows])
+            remote._calls.call(PUBLISH, request, 5_000, [change_table(change), *rows])
         assert generation(store) == before
-        assert found.publish(Publication((), ManifestChange([MOVE]))) == before + 1
+        assert remote.publish(Publication((), ManifestChange([MOVE]))) == before + 1
 
 
 def test_reads_what_the_engine_does(
@@ -445,9 +445,9 @@ def test_reads_what_the_engine_does(
         assert progress is not None
         with serving(store, f"unix:{tmp_path}/s") as server, engine_at(server.address) as remote:
             remote.open()
-            found = remote.read(kinds)
-            assert found.generation == view.generation
-            assert {kind: found.of_kind(kind) for kind in kinds} == {
+            copied = remote.read(kinds)
+            assert copied.generation == view.generation
+            assert {kind: copied.of_kind(kind) for kind in kinds} == {
                 kind: view.of_kind(kind) for kind in kinds
             }
             stored = StoredColumns(history)
@@ -477,5 +477,5 @@ def test_reads_what_the_engine_does(
 
 @contextmanager
 def engine_at(address: str) -> Iterator[RemoteEngine]:
-    with closing(RemoteEngine(lambda: transport_to(address))) as found:
-        yield found
+    with closing(RemoteEngine(lambda: transport_to(address))) as remote:
+        yield remote

@@ -147,13 +147,13 @@ def test_workers_that_are_killed(store):
     with served(store, "--workers", 2) as (process, address), connect(address) as one:
         ticket = one.plan("shop.items").splits[0].ticket
         expected = one.scan(ticket).read_all()
-        found = []
+        tables = []
 
         def read():
             with connect(address) as api:
-                while len(found) < 12:
+                while len(tables) < 12:
                     with suppress(ServiceUnavailableError):
-                        found.append(api.scan(ticket).read_all())
+                        tables.append(api.scan(ticket).read_all())
 
         readers = [threading.Thread(target=read) for _ in range(3)]
         for reader in readers:
@@ -169,8 +169,8 @@ def test_workers_that_are_killed(store):
             reader.join(60)
             assert not reader.is_alive()
         assert killed >= 2
-        assert len(found) >= 12
-        assert all(rows == expected for rows in found)
+        assert len(tables) >= 12
+        assert all(rows == expected for rows in tables)
 
 
 def test_a_latch_that_nobody_renews(store):
@@ -286,20 +286,20 @@ def test_commands_that_ask_a_server(store, tmp_path):
             ["sql", "SELECT * FROM shop.items ORDER BY 1"],
             ["sql", "SELECT count(*) FROM shop.items", "--format", "jsonl"],
         ):
-            here = told(name, store, *arguments)
+            here = run(name, store, *arguments)
             assert here.returncode == 0
-            assert told(name, place, *arguments, "--token-file", token).stdout == here.stdout
+            assert run(name, place, *arguments, "--token-file", token).stdout == here.stdout
         admin = write_tokens(tmp_path / "admin", {TOKENS[Role.ADMIN].value: "admin"})
         admin.write_text(TOKENS[Role.ADMIN].value)
         for name, argument in (("interval", "5"), ("stop", None)):
             words = [w for w in (argument, "--token-file", admin) if w is not None]
-            here = told(name, store, *words[: len(words) - 2])
-            assert told(name, place, *words).stdout == here.stdout != ""
-        assert "AuthenticationError" in told("status", place).stderr
-        assert "RoleError" in told("latches", place, "--token-file", token).stderr
+            here = run(name, store, *words[: len(words) - 2])
+            assert run(name, place, *words).stdout == here.stdout != ""
+        assert "AuthenticationError" in run("status", place).stderr
+        assert "RoleError" in run("latches", place, "--token-file", token).stderr
 
 
-def told(*arguments):
+def run(*arguments):
     done = subprocess.run(command(*arguments), capture_output=True)
     done.stdout, done.stderr = done.stdout.decode("latin-1"), done.stderr.decode()
     return done

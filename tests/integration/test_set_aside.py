@@ -44,7 +44,7 @@ def log(
 ) -> TableInfo:
     """`shop.log`, which has no key, in one partition."""
 
-    def told(part: int) -> list[dict[str, object]]:
+    def definitions(part: int) -> list[dict[str, object]]:
         return [{"id": part, "name": {"O": "p"}, "less_than": ["MAXVALUE"]}] if part else []
 
     info = json.loads(table_info(id, "shop.log", KEY, has_rowid=True).json_text)
@@ -52,9 +52,9 @@ def log(
         "type": 1,
         "expr": "`id`",
         "enable": True,
-        "definitions": told(part),
-        "adding_definitions": told(adding),
-        "dropping_definitions": told(dropping),
+        "definitions": definitions(part),
+        "adding_definitions": definitions(adding),
+        "dropping_definitions": definitions(dropping),
         "ddl_state": state,
     }
     return parse_table_info("shop", info)
@@ -182,8 +182,8 @@ def test_what_a_transaction_did_while_partitions_were_reorganised(
 
 
 def test_which_rows_tidb_has_copied(tmp_path: Path) -> None:
-    told = {ts: messages for ts, messages in TRANSACTIONS.items() if ts != 1050}
-    check(written(tmp_path, told), COPIED, told)
+    transactions = {ts: messages for ts, messages in TRANSACTIONS.items() if ts != 1050}
+    check(written(tmp_path, transactions), COPIED, transactions)
 
 
 def test_all_in_one_publication(tmp_path: Path) -> None:
@@ -201,10 +201,10 @@ def test_exchange_takes_it_to_the_other_table(tmp_path: Path) -> None:
         TableEvent(exchanged, "shop", TableID(400), None),
         TableEvent(exchanged, "shop", TableID(211), swap(211)),
     ]
-    told = {ts: messages for ts, messages in TRANSACTIONS.items() if ts < 1300}
-    told[1280] = came(1280, 64, 400, (1, 8))
-    told[1400] = came(1400, 66, 100, (2, 9))
-    store = written(tmp_path, told, Schema([(exchanged, log(400))], swaps))
+    transactions = {ts: messages for ts, messages in TRANSACTIONS.items() if ts < 1300}
+    transactions[1280] = came(1280, 64, 400, (1, 8))
+    transactions[1400] = came(1400, 66, 100, (2, 9))
+    store = written(tmp_path, transactions, Schema([(exchanged, log(400))], swaps))
     assert keys_at(store, "shop.swap", 1299) == [8]
     assert keys_at(store, "shop.log", 1401) == [8, 9]
     with pytest.raises(TableSetAsideError, match=r"shop\.swap is set aside from 1050 "):
@@ -215,12 +215,14 @@ def test_exchange_takes_it_to_the_other_table(tmp_path: Path) -> None:
 
 def test_reorganize_passes_it_on(tmp_path: Path) -> None:
     states = [(1300, log(211, 3, 221, 211)), (1310, log(221, 4, 221, 211)), (1320, log(221, 4))]
-    told = {ts: messages for ts, messages in TRANSACTIONS.items() if ts < 1300}
-    told[1400] = came(1400, 65, 100, (8, 9))
-    store = written(tmp_path, told, Schema([(TimeStamp(ts), table) for ts, table in states]))
+    transactions = {ts: messages for ts, messages in TRANSACTIONS.items() if ts < 1300}
+    transactions[1400] = came(1400, 65, 100, (8, 9))
+    store = written(
+        tmp_path, transactions, Schema([(TimeStamp(ts), table) for ts, table in states])
+    )
     for ts in (1305, 1315, 1325, 1401):
         with pytest.raises(
             TableSetAsideError, match=r"shop\.log is set aside from .* commit_ts=1050"
         ):
             keys_at(store, "shop.log", ts)
-    assert keys_at(store, "shop.other", 1401) == list(told)
+    assert keys_at(store, "shop.other", 1401) == list(transactions)

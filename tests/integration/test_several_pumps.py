@@ -37,14 +37,14 @@ PUMPS = ("one", "two", "three")
 
 def spread(rng: random.Random) -> dict[str, list[bytes]]:
     """The messages at pumps; a few at two, as where TiDB has sent one again."""
-    found: dict[str, list[bytes]] = {name: [] for name in PUMPS}
+    by_pump: dict[str, list[bytes]] = {name: [] for name in PUMPS}
     for message in MESSAGES:
         chosen = rng.sample(PUMPS, 2 if rng.random() < 0.02 else 1)
         for name in chosen:
-            found[name].append(message)
-    for content in found.values():
+            by_pump[name].append(message)
+    for content in by_pump.values():
         content.append(heartbeat(END_TS))
-    return found
+    return by_pump
 
 
 @pytest.fixture
@@ -72,8 +72,8 @@ def writer(store: Path, options: Sequence[str]) -> int:
 def status(store: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
     capsys.readouterr()
     assert main(["status", str(store), "--json"]) == 0
-    found: dict[str, object] = json.loads(capsys.readouterr().out)
-    return found
+    report: dict[str, object] = json.loads(capsys.readouterr().out)
+    return report
 
 
 def test_folders_of_three_pumps(store: Path, tmp_path: Path) -> None:
@@ -124,12 +124,12 @@ def whole_transactions() -> dict[str, list[bytes]]:
     """The messages of two of tidb-binlog's pumps: commits that contain their prewrites."""
     decoded = [binlog_pb2.Binlog.FromString(message) for message in MESSAGES]
     values = {b.start_ts: b.prewrite_value for b in decoded if b.tp == binlog_pb2.Prewrite}
-    found: dict[str, list[bytes]] = {"a": [], "b": []}
+    by_pump: dict[str, list[bytes]] = {"a": [], "b": []}
     for binlog in sorted(decoded, key=lambda binlog: binlog.commit_ts):
         if binlog.tp == binlog_pb2.Commit:
             name = "ab"[binlog.start_ts // 7 % 2]
-            found[name].append(merged(binlog.start_ts, binlog.commit_ts, values[binlog.start_ts]))
-    return found
+            by_pump[name].append(merged(binlog.start_ts, binlog.commit_ts, values[binlog.start_ts]))
+    return by_pump
 
 
 def test_a_silent_pump_holds_and_is_shown(

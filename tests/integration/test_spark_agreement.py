@@ -75,15 +75,15 @@ def test_every_way_has_tidbs_answers_while_the_store_is_changed(name, source, re
     answers = list(workload(name).answers())
     moments = sorted({answer.snapshot_ts for answer in answers})
     third = len(moments) // 3
-    asked = moments[third : len(moments) - third]
+    middle = moments[third : len(moments) - third]
     writer = Victim(keep_busy, name, store, moments)
     try:
         way = request.getfixturevalue(source)
         chance, by_table = random.Random(f"{name} {source}"), defaultdict(list)
         for answer in answers:
-            if answer.snapshot_ts in asked:
+            if answer.snapshot_ts in middle:
                 by_table[answer.table].append(answer)
-        wait_until(lambda: has_come_to(store, asked[-1]), 300_000)
+        wait_until(lambda: has_come_to(store, middle[-1]), 300_000)
         for table in sorted(by_table):
             check(way, store, chance.choice(by_table[table]), as_text=name == "ddl")
         assert writer.is_alive()
@@ -102,7 +102,7 @@ def check(way, store, answer, *, as_text):
     for pushdown in ("true", "false") if way.name == JAR else ("true",):
         frame = way.reader(store, pushdown=pushdown, **options).load(answer.table)
         first = f"`{frame.columns[0]}`"
-        counted, known, least, most = frame.selectExpr(
+        counted, not_null, least, most = frame.selectExpr(
             "count(*)", f"count({first})", f"min({first})", f"max({first})"
         ).collect()[0]
         assert counted == answer.rows, answer
@@ -114,7 +114,7 @@ def check(way, store, answer, *, as_text):
         digest = spark_digest(rows, columns, Presentation(as_text=as_text))
         assert (digest.rows, digest.hexdigest()) == (answer.rows, answer.checksum), answer
         values = [value for value in rows.column(0).to_pylist() if value is not None]
-        assert known == len(values)
+        assert not_null == len(values)
         assert (least, most) == (min(values, default=None), max(values, default=None))
 
 

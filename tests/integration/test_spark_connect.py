@@ -42,7 +42,7 @@ def test_reads_in_the_session_of_the_tests(request, way, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
+def answers(tmp_path_factory):
     """The output of `tests.support.connect_reads`."""
     folder = tmp_path_factory.mktemp("connect")
     StoreBuilder(folder / "store", *ROWS).publish(200, ROWS)
@@ -75,8 +75,8 @@ def found(tmp_path_factory):
         ("meddled", [1, 2, 1]),
     ],
 )
-def test_rows(found, read, rows):
-    assert found[read] == rows
+def test_rows(answers, read, rows):
+    assert answers[read] == rows
 
 
 @pytest.mark.spark
@@ -92,5 +92,5 @@ def test_rows(found, read, rows):
         ("write", "UnsupportedError: theflash, a replica that follows TiDB: writing with Spark"),
     ],
 )
-def test_errors_keep_their_name_and_text(found, read, text):
-    assert text in found[read]
+def test_errors_keep_their_name_and_text(answers, read, text):
+    assert text in answers[read]

@@ -38,7 +38,7 @@ from tests.support.spark_cluster import cluster, driver
 from tests.support.spark_driver import gated
 from tests.support.stores import StoreBuilder, column, id_column, table_info
 from tests.support.tls import FOLDER
-from tests.support.victims import Victim, files_known, files_on_disk
+from tests.support.victims import Victim, files_in_manifest, files_on_disk
 from tests.support.writes import latch, schema_change, write
 
 SMALL = table_info(8, "d.small", [id_column()])
@@ -103,14 +103,14 @@ def test_an_engine_process_that_is_killed(spark, store, gate):
     read = frame.mapInArrow(gated(str(gate), "wait"), "id bigint, digest string")
     try:
         with ThreadPoolExecutor(1) as thread:
-            asked = thread.submit(read.collect)
+            pending = thread.submit(read.collect)
             wait_for_midst(gate)
             kill(*engines(store))
             (gate / "open").touch()
             with pytest.raises(
                 Py4JJavaError, match=r"StreamCutError: .*in the middle of an answer"
             ):
-                asked.result(60)
+                pending.result(60)
         assert sorted(map(list, read.collect())) == ORACLE
     finally:
         spark.conf.unset("spark.sql.execution.arrow.maxRecordsPerBatch")
@@ -145,20 +145,20 @@ def ask(application, store, gate):
 
     def ask(tasks, **options):
         options = {"store": str(store), **options}
-        asked = application.ask(table="d.wide", options=options, gate=str(gate), tasks=tasks)
+        pending = application.ask(table="d.wide", options=options, gate=str(gate), tasks=tasks)
         wait_for_midst(gate)
-        return asked
+        return pending
 
     return ask
 
 
 @pytest.mark.slow
 def test_tasks_go_on_with_another_engine_process(ask, gate, store):
-    asked = ask("wait")
+    pending = ask("wait")
     first = engines(store)
     kill(*first)
     (gate / "open").touch()
-    assert sorted(asked.rows()) == ORACLE
+    assert sorted(pending.rows()) == ORACLE
     assert any(attempt for _, attempt in tries(gate))
     assert engines(store)
     assert not set(engines(store)) & set(first)
@@ -166,11 +166,11 @@ def test_tasks_go_on_with_another_engine_process(ask, gate, store):
 
 @pytest.mark.slow
 def test_an_executor_that_is_killed(ask, gate, spark_cluster):
-    asked = ask("wait")
+    pending = ask("wait")
     lost, kept = spark_cluster.executors()
     kill(lost)
     (gate / "open").touch()
-    assert sorted(asked.rows()) == ORACLE
+    assert sorted(pending.rows()) == ORACLE
     assert any(attempt for _, attempt in tries(gate))
     wait_until(lambda: len(spark_cluster.executors()) == 2, 60_000)
     assert kept in spark_cluster.executors()
@@ -178,16 +178,16 @@ def test_an_executor_that_is_killed(ask, gate, spark_cluster):
 
 @pytest.mark.slow
 def test_tasks_that_fail(ask, gate):
-    asked = ask("fail")
-    assert sorted(asked.rows()) == ORACLE
+    pending = ask("fail")
+    assert sorted(pending.rows()) == ORACLE
     assert tries(gate) >= {(0, 0), (0, 1), (1, 0), (1, 1)}
 
 
 @pytest.mark.slow
 def test_a_straggler_and_its_double(ask, gate):
     """The first try of a task never ends; its rows are those of the second, which Spark adds."""
-    asked = ask("straggle")
-    assert sorted(asked.rows()) == ORACLE
+    pending = ask("straggle")
+    assert sorted(pending.rows()) == ORACLE
     assert (0, 1) in tries(gate)
 
 
@@ -197,8 +197,8 @@ def test_a_straggler_and_its_double(ask, gate):
 @pytest.fixture
 def secured(store, tmp_path):
     """Start a server with TLS and tokens as a process, each time at the same address."""
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        port = found.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port = sock.getsockname()[1]
     server_side = {"cert": "server.pem", "key": "server.key", "ca": "ca.pem"}
     options = [part for name, file in server_side.items() for part in (f"--{name}", FOLDER / file)]
     tokens = write_tokens(tmp_path / "tokens")
@@ -209,18 +209,18 @@ def secured(store, tmp_path):
 def test_a_server_that_is_killed(ask, gate, secured):
     """Without it a query fails typed; with the next it has all rows, begun before or not."""
     with secured() as (process, address):
-        asked = ask("wait", **server_options(address))
+        pending = ask("wait", **server_options(address))
         kill(process.pid)
         (gate / "open").touch()
-        assert re.search(r"(StreamCut|ServiceUnavailable)Error: ", asked.error())
+        assert re.search(r"(StreamCut|ServiceUnavailable)Error: ", pending.error())
     with secured() as (process, address):
         for left in gate.iterdir():
             left.unlink()
-        asked = ask("wait", **server_options(address))
+        pending = ask("wait", **server_options(address))
         kill(process.pid)
         with secured():
             (gate / "open").touch()
-            assert sorted(asked.rows()) == ORACLE
+            assert sorted(pending.rows()) == ORACLE
             assert any(attempt for _, attempt in tries(gate))
 
 
@@ -228,7 +228,7 @@ def test_a_server_that_is_killed(ask, gate, secured):
 def test_a_server_that_was_stopped_past_its_leases(ask, gate, store, secured):
     """The files of its readers have been removed, and the same rows are in other files."""
     with secured() as (process, address):
-        asked = ask("wait", snapshot_ts="200", **server_options(address))
+        pending = ask("wait", snapshot_ts="200", **server_options(address))
         process.send_signal(signal.SIGSTOP)
         wait_until(lambda: is_stopped(process.pid))
         builder = StoreBuilder(store, WIDE)
@@ -240,7 +240,7 @@ def test_a_server_that_was_stopped_past_its_leases(ask, gate, store, secured):
         assert not before & files_on_disk(store)
         process.send_signal(signal.SIGCONT)
         (gate / "open").touch()
-        assert sorted(asked.rows()) == ORACLE
+        assert sorted(pending.rows()) == ORACLE
 
 
 @pytest.mark.slow
@@ -250,10 +250,10 @@ def test_a_server_holds_nothing_of_readers_that_are_done(application, store, sec
         files = []
         for _ in range(6):
             options = {**server_options(address), "snapshot_ts": "200", "pushdown": "false"}
-            asked = application.ask(
+            pending = application.ask(
                 table="d.wide", options=options, sql="SELECT count(*), sum(length(data)) FROM t"
             )
-            assert asked.rows() == [[str(ROWS), str(ROWS << 14)]]
+            assert pending.rows() == [[str(ROWS), str(ROWS << 14)]]
             files.append(open_files(process.pid))
         assert max(files[3:]) <= max(files[:3]) + 2
         # Java lets go of them when it comes to it, and of the last ones has not heard yet.
@@ -279,15 +279,15 @@ def test_writers_that_are_killed(ask, gate, store, application):
         for left in gate.iterdir():
             left.unlink()
         writer = Victim(publish_for_ever, store)
-        asked = ask("wait", snapshot_ts="200")
+        pending = ask("wait", snapshot_ts="200")
         writer.kill_after(500)
         with connect(store) as api:
             api.compact()
             resolved.append(api.status().resolved_ts)
         (gate / "open").touch()
-        assert sorted(asked.rows()) == ORACLE
+        assert sorted(pending.rows()) == ORACLE
     assert resolved[-1] > 200
-    assert files_on_disk(store) == files_known(store)
+    assert files_on_disk(store) == files_in_manifest(store)
 
 
 def write_and_stop(path, held, noted):
@@ -322,7 +322,7 @@ def test_a_latch_holder_that_was_stopped_past_its_lease(spark, tmp_path, fate):
         assert sorted(map(tuple, frame.collect())) == [(0,), (2,)]
         api.release_latch(second)
         api.compact()
-    assert files_on_disk(path) == files_known(path)
+    assert files_on_disk(path) == files_in_manifest(path)
 
 
 @pytest.mark.slow

@@ -103,8 +103,8 @@ def test_a_zero_date_that_is_read_raises(load, columns, text):
 def test_zero_dates_as_null(load):
     frame = load("d.dates", zero_dates="null")
     assert [field.nullable for field in frame.schema] == [False, True, True, True]
-    found = frame.selectExpr("id", "string(day)", "string(at)", "string(since)").orderBy("id")
-    assert [tuple(row) for row in found.collect()] == [
+    texts = frame.selectExpr("id", "string(day)", "string(at)", "string(since)").orderBy("id")
+    assert [tuple(row) for row in texts.collect()] == [
         (1, "2024-02-29", "2024-02-29 00:00:00.1", "2024-02-29 00:00:00"),
         (2, None, None, None),
         (3, "2024-02-29", None, None),

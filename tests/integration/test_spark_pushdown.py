@@ -465,15 +465,15 @@ def test_few_rows_of_every_type(spark, store):
     (key,) = (c.name for c in every_type.TABLE.handle_columns)
     copied = reader.option("pushdown", "false").load(every_type.TABLE.full_name)
     for row in copied.collect():
-        found = every.where(every[key] == row[key])
-        assert shown(found) == [repr(tuple(row))]
-        assert "LocalTableScan" in found._jdf.queryExecution().executedPlan().toString()
+        selected = every.where(every[key] == row[key])
+        assert shown(selected) == [repr(tuple(row))]
+        assert "LocalTableScan" in selected._jdf.queryExecution().executedPlan().toString()
 
 
 def test_limit_among_filtered_rows(spark, views):
-    found = spark.sql("SELECT id FROM numbers WHERE tiny > 3 LIMIT 7")
-    assert len(found.collect()) == 7
-    assert "PushedLimit: 7" in found._jdf.queryExecution().executedPlan().toString()
+    limited = spark.sql("SELECT id FROM numbers WHERE tiny > 3 LIMIT 7")
+    assert len(limited.collect()) == 7
+    assert "PushedLimit: 7" in limited._jdf.queryExecution().executedPlan().toString()
 
 
 COUNTED = [

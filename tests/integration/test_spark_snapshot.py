@@ -86,9 +86,9 @@ def test_tables_and_their_options(spark, path):
     snapshot = SparkSnapshot(spark, path, 150, all_as_text=True)
     assert snapshot.tables == ["bank.left", "bank.right"]
     assert snapshot.snapshot_ts == 150
-    found = snapshot.table("bank.left", where="id > 1", columns="balance,id")
+    table = snapshot.table("bank.left", where="id > 1", columns="balance,id")
     expected = spark.createDataFrame([("20", "2")], "balance string, id string")
-    assert_df_equality(found, expected, ignore_nullable=True)
+    assert_df_equality(table, expected, ignore_nullable=True)
     assert snapshot.table("bank.left", all_as_text=False).dtypes[0] == ("id", "bigint")
 
 

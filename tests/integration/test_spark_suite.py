@@ -23,5 +23,5 @@ def rows(request, suite_store):
 @pytest.mark.parametrize("table", sorted(FINAL))
 def test_the_end_is_what_tidb_shows(rows, table):
     columns = FINAL[table]["cols"]
-    found = rows(table, columns, all_as_text=True)
-    assert as_multiset(row.values() for row in found) == as_multiset(FINAL[table]["rows"])
+    shown = rows(table, columns, all_as_text=True)
+    assert as_multiset(row.values() for row in shown) == as_multiset(FINAL[table]["rows"])

@@ -24,11 +24,11 @@ HAVE_ZERO_DATES = ("ddl_a.cc", "ddl_a.lk", "ddl_a.nk", "ddl_a.ty")
 
 def answers_by_table():
     """(workload, table) -> TiDB's answers at all timestamps."""
-    found = defaultdict(list)
+    answers = defaultdict(list)
     for name in NAMES:
         for answer in workload(name).answers():
-            found[name, answer.table].append(answer)
-    return found
+            answers[name, answer.table].append(answer)
+    return answers
 
 
 ANSWERS = answers_by_table()

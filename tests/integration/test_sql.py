@@ -56,9 +56,9 @@ def test_tidbs_answers_to_queries(workload_store: Stores) -> None:
                 f",{table} ", f",tpch.{table} "
             )
         with open_snapshot(workload_store("tpch"), TimeStamp(answer["ts"])) as snapshot:
-            found = rows(snapshot, text)
+            selected = rows(snapshot, text)
         assert [
-            list(map(like, row, truth)) for row, truth in zip(found, answer["rows"], strict=True)
+            list(map(like, row, truth)) for row, truth in zip(selected, answer["rows"], strict=True)
         ] == answer["rows"]
     assert len(answers) >= 15
 
@@ -128,11 +128,11 @@ def compare(snapshot: ReadSnapshot, name: str) -> int:
         columns = [plain(column) for column in batch.columns]
         expected.update(map(repr, zip(*columns, strict=True)))
     db, _, table = name.partition(".")
-    found: Counter[str] = Counter()
+    selected: Counter[str] = Counter()
     with snapshot.sql(f'SELECT * FROM "{db}"."{table}"', presentation=SHOWN) as result:
         for batch in result:
-            found.update(map(repr, zip(*(plain(c) for c in batch.columns), strict=True)))
-    assert found == expected, name
+            selected.update(map(repr, zip(*(plain(c) for c in batch.columns), strict=True)))
+    assert selected == expected, name
     return expected.total()
 
 
@@ -171,8 +171,8 @@ def test_times_beyond_a_day_compare_and_decimals_keep_their_digits(suite_store: 
             db, _, table = name.partition(".")
             text = f'SELECT "{column}" FROM "{db}"."{table}"'
             if fits:
-                found = [v for (v,) in rows(snapshot, text) if v is not None]
-                assert sorted(found) == sorted(values)
+                exact = [v for (v,) in rows(snapshot, text) if v is not None]
+                assert sorted(exact) == sorted(values)
             else:
                 with pytest.raises(UnrepresentableValueError):
                     rows(snapshot, text)

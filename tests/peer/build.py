@@ -97,7 +97,7 @@ def _fetch(command: list[str], folder: Path, environment: dict[str, str]) -> Non
     """Download the modules of a command, by listing its packages."""
     print(f"fetching modules of {command[-1]}", flush=True)
     try:
-        found = subprocess.run(
+        listing = subprocess.run(
             command,
             cwd=folder,
             env=environment,
@@ -107,12 +107,12 @@ def _fetch(command: list[str], folder: Path, environment: dict[str, str]) -> Non
         )
     except subprocess.TimeoutExpired:
         raise NotHereError(f"Go has not got the modules in {_FETCH_S} s") from None
-    said = found.stderr.decode(errors="replace").strip()
-    if found.returncode and _OUT_OF_REACH.search(said):
+    said = listing.stderr.decode(errors="replace").strip()
+    if listing.returncode and _OUT_OF_REACH.search(said):
         raise NotHereError(f"Go cannot get the modules: {said[-500:]}")
-    if found.returncode:
+    if listing.returncode:
         print(said, file=sys.stderr)
-        found.check_returncode()
+        listing.check_returncode()
 
 
 def _environment() -> dict[str, str]:

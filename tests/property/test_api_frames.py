@@ -205,13 +205,13 @@ def test_a_seal_shows_every_change(key, body, place, change):
 @given(st.binary(min_size=32, max_size=32), st.binary(min_size=32, max_size=32))
 def test_a_proof_is_of_one_nonce(one, other):
     with tempfile.TemporaryDirectory() as folder:
-        known = Tokens(write_tokens(Path(folder) / "tokens"))
+        tokens = Tokens(write_tokens(Path(folder) / "tokens"))
         token = TOKENS[Role.WRITE]
-        stored = known.by_proof(one, token.proof(one))
-        assert known.role(stored) is Role.WRITE
-        assert stored == known.by_token(token.value)
-        assert (known.by_proof(other, token.proof(one)) is None) == (one != other)
-        assert known.by_proof(one, AccessToken("another-token-than-those").proof(one)) is None
+        stored = tokens.by_proof(one, token.proof(one))
+        assert tokens.role(stored) is Role.WRITE
+        assert stored == tokens.by_token(token.value)
+        assert (tokens.by_proof(other, token.proof(one)) is None) == (one != other)
+        assert tokens.by_proof(one, AccessToken("another-token-than-those").proof(one)) is None
 
 
 def test_errors_come_back():
@@ -224,7 +224,7 @@ def test_errors_come_back():
 
 
 @pytest.mark.parametrize(
-    ("told", "expected"),
+    ("sent", "expected"),
     [
         (message.Error("LaterError", "why", "[]", retryable=True), ServiceUnavailableError),
         (message.Error("LaterError", "why", "[]"), ServiceRefusedError),
@@ -234,8 +234,8 @@ def test_errors_come_back():
         (message.Error("TheFlashError", "why", "nonsense"), ServiceRefusedError),
     ],
 )
-def test_errors_that_are_not_known(told, expected):
-    error = decode_error(told, "here")
+def test_errors_that_are_not_known(sent, expected):
+    error = decode_error(sent, "here")
     assert type(error) is expected
     assert "why" in str(error)
 
@@ -249,7 +249,7 @@ def frame(type_, body, call=1):
     return Header(type_, call, len(body)).to_bytes() + body
 
 
-def answer(batches=3, told=3):
+def answer(batches=3, announced=3):
     """Return the bytes that a server sends for a scan: greeting, rows, their end."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, BATCH.schema) as writer:
@@ -262,7 +262,7 @@ def answer(batches=3, told=3):
             frame(FrameType.HELLO, Hello(needs_token=False, nonce=bytes(32)).to_bytes(), 0),
             frame(FrameType.READY, Ready(Role.READ, "store").to_bytes(), 0),
             *(frame(FrameType.DATA, cut) for cut in cuts),
-            frame(FrameType.END, End(told, told * BATCH.num_rows, len(rows)).to_bytes()),
+            frame(FrameType.END, End(announced, announced * BATCH.num_rows, len(rows)).to_bytes()),
         ]
     )
 
@@ -306,10 +306,10 @@ def test_a_cut_answer_is_an_error(end):
     assert isinstance(caught.value, StreamCutError | ServiceUnavailableError)
 
 
-@pytest.mark.parametrize(("batches", "told"), [(2, 3), (3, 2), (0, 1)])
-def test_an_answer_of_other_rows_than_announced(batches, told):
+@pytest.mark.parametrize(("batches", "announced"), [(2, 3), (3, 2), (0, 1)])
+def test_an_answer_of_other_rows_than_announced(batches, announced):
     with pytest.raises(StreamCutError):
-        scanned(answer(batches, told))
+        scanned(answer(batches, announced))
 
 
 @given(st.integers(0, WHOLE.rindex(b"\xff\xff\xff\xff")), st.binary(min_size=1, max_size=40))

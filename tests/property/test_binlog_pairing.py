@@ -177,9 +177,9 @@ def test_several_pumps_are_as_one(rng, count, pumps):
     for at, entity in enumerate(arriving):
         writer.pairing.add(entity)
         resolved_ts = writer.pairing.resolved_ts
-        known = {e.start_ts for e in arriving[: at + 1] if e.kind is EntityKind.PREWRITE}
+        begun = {e.start_ts for e in arriving[: at + 1] if e.kind is EntityKind.PREWRITE}
         ended = {e.start_ts for e in arriving[: at + 1] if e.kind is EntityKind.COMMIT}
-        to_come = [t for t in whole if t.start_ts not in known & ended]
+        to_come = [t for t in whole if t.start_ts not in begun & ended]
         assert all(t.commit_ts > resolved_ts for t in to_come)
         if rng.random() < 0.3:
             writer.publish(at, resolved_ts)
@@ -198,19 +198,19 @@ def test_lost_ends_that_others_tell(rng, count):
     """Some commits and rollbacks never arrive; their outcomes are settled at any later time."""
     entities, end = make_history(rng, count)
     lost = [e for e in entities if e.kind is not EntityKind.PREWRITE and rng.random() < 0.4]
-    told, store = [], Store()
+    undelivered, store = [], Store()
     writer = Writer(store)
     for at, entity in enumerate([*entities, heartbeat(end)]):
         if entity in lost:
-            told.append(entity)
+            undelivered.append(entity)
         else:
             writer.pairing.add(entity)
         if rng.random() < 0.3:
             writer.publish(at, writer.pairing.resolved_ts)
-        if told and rng.random() < 0.4:
-            each = rng.choice(told)
+        if undelivered and rng.random() < 0.4:
+            each = rng.choice(undelivered)
             writer.pairing.settle(each.start_ts, each.commit_ts)
-    for each in told:
+    for each in undelivered:
         writer.pairing.settle(each.start_ts, each.commit_ts)
     for again in rng.sample(entities, rng.randrange(len(entities))):
         writer.pairing.add(again)

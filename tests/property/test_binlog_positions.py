@@ -27,12 +27,12 @@ def content(entities):
 
 def in_pieces(make_source, sizes):
     """The same stream, read with a new source for each piece, of `sizes` entities."""
-    found, position = [], None
+    entities, position = [], None
     for size in [*sizes, None]:
         source = make_source()
-        found += islice(source.entities(position), size)
+        entities += islice(source.entities(position), size)
         position = source.position or position
-    return found
+    return entities
 
 
 def once(entities):
@@ -58,14 +58,14 @@ def test_files_in_pieces(tmp_path_factory, files, sizes, zipped):
 def test_polls_of_a_file_that_grows(tmp_path_factory, messages, data):
     path = tmp_path_factory.mktemp("binlog") / "binlog"
     whole = binlog_writer.frames(messages)
-    found, position = [], None
+    entities, position = [], None
     cuts = data.draw(st.lists(st.integers(0, len(whole)), max_size=5))
     for size in [*sorted(cuts), len(whole)]:
         path.write_bytes(whole[:size])
         source = FileSource(path)
-        found += source.entities(position)
+        entities += source.entities(position)
         position = source.position
-    assert found == list(FileSource(path).entities())
+    assert entities == list(FileSource(path).entities())
 
 
 @given(st.lists(payloads, max_size=6), st.integers(1, 200))

@@ -19,8 +19,8 @@ WEIGHED = (
 
 def _keys(strings: list[str], collate: str) -> list[bytes]:
     field_type = FieldType(MySQLType.VARCHAR, 0, 64, -1, collate.split("_")[0], collate)
-    found: list[Any] = sort_keys(pa.array(strings, pa.string()), field_type).to_pylist()
-    return found
+    keys: list[Any] = sort_keys(pa.array(strings, pa.string()), field_type).to_pylist()
+    return keys
 
 
 def _general_ci(text: str) -> str:

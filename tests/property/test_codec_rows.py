@@ -84,10 +84,10 @@ def test_inserts(data: st.DataObject) -> None:
         st.lists(st.tuples(handles, any_rows(columns)), min_size=1, max_size=6)
     )
     encoded = [encode_insert_v1(h, handle_types, encode_row_v1(r, types)) for h, r in rows]
-    found, decoded = decode_inserts_v1(RowBuffer.from_list(encoded), columns, handle)
+    in_keys, decoded = decode_inserts_v1(RowBuffer.from_list(encoded), columns, handle)
     assert_decoded(decoded, columns, [row for _, row in rows])
-    assert isinstance(found, tuple)
-    assert list(zip(*(as_python(c) for c in found), strict=True)) == [h for h, _ in rows]
+    assert isinstance(in_keys, tuple)
+    assert list(zip(*(as_python(c) for c in in_keys), strict=True)) == [h for h, _ in rows]
 
 
 @given(st.data())
@@ -95,9 +95,9 @@ def test_columns_not_asked_for_are_skipped(data: st.DataObject) -> None:
     columns = data.draw(tables())
     types = types_of(columns)
     rows = data.draw(st.lists(any_rows(columns), max_size=6))
-    asked = columns[::2]
-    known = {spec.id for spec in asked}
+    wanted = columns[::2]
+    ids = {spec.id for spec in wanted}
     for encode, decode in ((encode_row_v1, decode_rows_v1), (encode_row_v2, decode_rows_v2)):
-        decoded = decode(RowBuffer.from_list([encode(row, types) for row in rows]), asked)
-        assert_decoded(decoded, asked, rows)
-        assert decoded.unknown_ids == {i for row in rows for i in row} - known
+        decoded = decode(RowBuffer.from_list([encode(row, types) for row in rows]), wanted)
+        assert_decoded(decoded, wanted, rows)
+        assert decoded.unknown_ids == {i for row in rows for i in row} - ids

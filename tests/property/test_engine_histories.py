@@ -60,14 +60,14 @@ Rows = Counter[tuple[Any, ...]]
 _BIGINT = FieldType(MySQLType.LONGLONG, 0, 20, 0, "binary", "binary")
 _TEXT = FieldType(MySQLType.VARCHAR, 0, 20, -1, "utf8mb4", "utf8mb4_bin")
 _JSON = FieldType(MySQLType.JSON, 0, -1, -1, "binary", "binary")
-_KNOWN = scan_columns()
+_SHARED = scan_columns()
 _SECOND = ScanColumn(ColumnID(2), pa.string(), Default(pa.scalar("old", pa.string())))
 EVERY_COLUMN = [
-    _KNOWN[0],
+    _SHARED[0],
     _SECOND,
-    ScanColumn(ColumnID(3), pa.string(), Converted(_KNOWN[0], _BIGINT, _TEXT, "c3")),
+    ScanColumn(ColumnID(3), pa.string(), Converted(_SHARED[0], _BIGINT, _TEXT, "c3")),
     ScanColumn(ColumnID(4), pa.binary(), Converted(_SECOND, _TEXT, _JSON, "c4")),
-    _KNOWN[2],
+    _SHARED[2],
 ]
 EXCHANGED = ScanColumn(ColumnID(2), pa.string(), Default(pa.scalar("theirs", pa.string())))
 """Column 2 as a table reads it whose column has another default."""
@@ -277,17 +277,17 @@ def rows_of(
     with_handle: bool,
 ) -> Rows:
     """Return the rows, or a mark for rows with unknown values."""
-    found: Rows = Counter()
+    rows: Rows = Counter()
     try:
         for region in engine.plan(engine.read([]), table):
             for batch in engine.scan(
                 region, ScanSpec(columns, TimeStamp(ts), with_handle=with_handle)
             ):
-                found.update(zip(*(c.to_pylist() for c in batch.columns), strict=True))
-                found[()] += batch.num_rows
+                rows.update(zip(*(c.to_pylist() for c in batch.columns), strict=True))
+                rows[()] += batch.num_rows
     except UnsupportedError:
         return Counter([("unknown",)])
-    return found
+    return rows
 
 
 @contextmanager

@@ -49,8 +49,8 @@ def fingerprints(rows: list[Row], cuts: list[int]) -> dict[int, bytes]:
             name: pa.array(list(cells[n]), tp) for n, (name, (tp, _)) in enumerate(TYPES.items(), 1)
         }
         starts = np.array(cells[0], np.uint64)
-        found = transaction_fingerprints(starts, row_fingerprints(7, columns))
-        for start_ts, words in found.items():
+        by_start_ts = transaction_fingerprints(starts, row_fingerprints(7, columns))
+        for start_ts, words in by_start_ts.items():
             total[start_ts] = added(total[start_ts], words)
     return {start_ts: digest(words) for start_ts, words in total.items()}
 

@@ -54,7 +54,7 @@ class Callers(RuleBasedStateMachine):
         self.folder.cleanup()
 
     def living(self) -> dict[LatchClaim, tuple[bool, tuple[int, ...], int, int]]:
-        return {key: known for key, known in self.held.items() if known[2] > self.clock.now_ms}
+        return {key: grant for key, grant in self.held.items() if grant[2] > self.clock.now_ms}
 
     @rule(
         service=st.integers(0, 1),
@@ -118,7 +118,7 @@ class Callers(RuleBasedStateMachine):
     @rule()
     def restart_the_machine(self) -> None:
         self.clock.boot, self.clock.now_ms = self.clock.boot + "+", 0
-        self.held = {key: (*known[:2], 0, known[3]) for key, known in self.held.items()}
+        self.held = {key: (*grant[:2], 0, grant[3]) for key, grant in self.held.items()}
 
     @invariant()
     def a_commit_is_let_through_while_all_its_latches_live(self) -> None:

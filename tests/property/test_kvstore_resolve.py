@@ -47,14 +47,14 @@ class World:
             self.step(next(steps, 0))
 
         deadline = Deadline(ManualClock(asleep), 300)
-        known = ResolvedLocks()
+        resolved = ResolvedLocks()
         while True:
             try:
-                value = self.tikv.get(key, ts, known.ignored, known.committed)
+                value = self.tikv.get(key, ts, resolved.ignored, resolved.committed)
             except Locked as met:
                 before = self.tikv.state()
                 try:
-                    known = known | self.resolver.resolve([met.lock], ts, deadline)
+                    resolved = resolved | self.resolver.resolve([met.lock], ts, deadline)
                 except KeyIsLockedError:
                     self.refused += 1
                     return

@@ -39,7 +39,7 @@ class Latches(RuleBasedStateMachine):
         self.folder.cleanup()
 
     def living(self) -> dict[str, tuple[LatchKind, ReadLease, int]]:
-        return {id: known for id, known in self.model.items() if known[2] > self.clock.now_ms}
+        return {id: entry for id, entry in self.model.items() if entry[2] > self.clock.now_ms}
 
     @rule(
         target=leases,
@@ -105,8 +105,8 @@ class Latches(RuleBasedStateMachine):
 
     @invariant()
     def what_lives_is_listed(self) -> None:
-        found = {latch.id: latch.expires_ms for latch in self.holders[1].living()}
-        assert found == {id: expires for id, (_, _, expires) in self.living().items()}
+        listed = {latch.id: latch.expires_ms for latch in self.holders[1].living()}
+        assert listed == {id: expires for id, (_, _, expires) in self.living().items()}
 
 
 TestLatches = Latches.TestCase

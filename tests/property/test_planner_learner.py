@@ -157,5 +157,5 @@ def read(
     world.tick()
     locks = [lock for key, lock in view.locks.items() if key in wanted]
     through = resolver.resolve(locks, ts, deadline)
-    found = [(key, view.get(key, ts, through.ignored, through.committed)) for key in wanted]
-    return [(key, value) for key, value in found if value is not None]
+    values = [(key, view.get(key, ts, through.ignored, through.committed)) for key in wanted]
+    return [(key, value) for key, value in values if value is not None]

@@ -125,10 +125,10 @@ def test_where(snapshot: ReadSnapshot, name: str, condition: tuple[str, Term]) -
     text, term = condition
     every = [task.region for task in snapshot.plan(name).tasks]
     pruned = snapshot.plan(name, where=text)
-    told = _rows(snapshot, pruned)
-    assert told == _rows(snapshot, snapshot.plan(name, where=text, regions=every))
+    rows = _rows(snapshot, pruned)
+    assert rows == _rows(snapshot, snapshot.plan(name, where=text, regions=every))
     assert [task.region for task in pruned.tasks if task.region not in every] == []
-    assert told == _expected(name, term)
+    assert rows == _expected(name, term)
 
 
 @pytest.mark.parametrize("name", KEYS)
@@ -142,8 +142,11 @@ def test_filters_and_first_rows(
     assert filtered == _rows(snapshot, snapshot.plan(name, pushed=Pushdown(term), regions=every))
     assert filtered == _expected(name, term)
     first = Pushdown(term, limit=limit, order=(SortKey("id", descending),))
-    found = _rows(snapshot, snapshot.plan(name, pushed=first))
-    assert sorted(found, reverse=descending)[:limit] == sorted(filtered, reverse=descending)[:limit]
+    first_rows = _rows(snapshot, snapshot.plan(name, pushed=first))
+    assert (
+        sorted(first_rows, reverse=descending)[:limit]
+        == sorted(filtered, reverse=descending)[:limit]
+    )
     some = _rows(snapshot, snapshot.plan(name, pushed=Pushdown(term, limit=limit)))
     assert len(some) >= min(limit, len(filtered))
     assert set(some) <= set(filtered)

@@ -32,10 +32,10 @@ def test_filters(columns, condition, random):
     # Only the types determine whether it can be evaluated.
     rows_for_which(term, Batch({n: v.slice(0, 0) for n, v in columns.items()}, 0))
     kept = rows_for_which(term, Batch(columns, count))
-    told = np.array([keeps(condition, row) for row in python_rows(columns)], np.bool_)
-    assert kept.tolist() == told.tolist()
+    truth = np.array([keeps(condition, row) for row in python_rows(columns)], np.bool_)
+    assert kept.tolist() == truth.tolist()
     among = np.array([random.random() < 0.7 for _ in range(count)], np.bool_)
-    assert rows_for_which(term, Batch(columns, count), among).tolist() == (among & told).tolist()
+    assert rows_for_which(term, Batch(columns, count), among).tolist() == (among & truth).tolist()
 
 
 @given(st.lists(rows(narrow=True), max_size=3), aggregations(), st.booleans())
@@ -56,23 +56,23 @@ def test_partial_aggregates(parts, aggregation, in_pieces):
             patch.setattr(fold, "WIDE_ROWS", 6)
         partials = list(folding.of(batches))
     assert {partial.schema for partial in partials} <= {folding.schema}
-    told = merged(aggregation, [row for partial in partials for row in partial.to_pylist()])
+    totals = merged(aggregation, [row for partial in partials for row in partial.to_pylist()])
     expected = aggregated(aggregation, [row for part in parts for row in python_rows(part)])
-    assert told.keys() == expected.keys()
+    assert totals.keys() == expected.keys()
     for key, values in expected.items():
-        assert all(map(same, told[key], values)), key
+        assert all(map(same, totals[key], values)), key
 
 
 @given(st.lists(rows(), max_size=3), ORDERS, st.integers(1, 20))
 def test_first_rows(parts, order, limit):
     keys = pushed_of(PlanRequest(order=order, limit=limit)).order
     schema = pa.schema(list(TYPES.items()))
-    found = list(first_rows(map(_batch, parts), keys, limit, schema))
-    assert {batch.schema for batch in found} <= {schema}
-    told = [row for batch in found for row in batch.to_pylist()]
+    batches = list(first_rows(map(_batch, parts), keys, limit, schema))
+    assert {batch.schema for batch in batches} <= {schema}
+    first = [row for batch in batches for row in batch.to_pylist()]
     every = [row for part in parts for row in python_rows(part)]
     expected = sorted(every, key=lambda row: sort_key(order, row))[:limit]
-    assert [sort_key(order, row) for row in told] == [sort_key(order, row) for row in expected]
+    assert [sort_key(order, row) for row in first] == [sort_key(order, row) for row in expected]
 
 
 @given(st.lists(rows(), max_size=4), ORDERS, st.integers(1, 20))
@@ -80,13 +80,13 @@ def test_leaders_are_enough_for_the_first_rows(parts, order, limit):
     """`FirstRows` receives the columns of the order only, and the rows in several parts."""
     keys = pushed_of(PlanRequest(order=order, limit=limit)).order
     leaders = FirstRows(keys, limit)
-    told = []
+    leading = []
     for part in parts:
         kept = leaders.rows(pa.table({key.column: part[key.column] for key in keys}))
         assert np.count_nonzero(kept) <= limit
-        told += [row for row, is_kept in zip(python_rows(part), kept, strict=True) if is_kept]
+        leading += [row for row, is_kept in zip(python_rows(part), kept, strict=True) if is_kept]
     every = [sort_key(order, row) for part in parts for row in python_rows(part)]
-    assert sorted(sort_key(order, row) for row in told)[:limit] == sorted(every)[:limit]
+    assert sorted(sort_key(order, row) for row in leading)[:limit] == sorted(every)[:limit]
 
 
 def _batch(columns):

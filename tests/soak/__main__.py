@@ -40,7 +40,7 @@ def main() -> int:
         run(Path(folder), first_seed=seed, seconds=60 * chosen.minutes, outcome=outcome)
     for text, count in outcome.refused.most_common(20):
         sys.stdout.write(f"refused {count:,} times: {text[:300]}\n")
-    sys.stdout.write(f"{chosen.kind}: {outcome.told()}\n")
+    sys.stdout.write(f"{chosen.kind}: {outcome.summary()}\n")
     return 1 if outcome.different else 0
 
 

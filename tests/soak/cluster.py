@@ -286,11 +286,11 @@ class Cluster:
 
     def rows(self, table: str, ts: int) -> list[Row]:
         """All rows of a table as of a timestamp."""
-        found = []
+        visible = []
         for versions in self.versions[table].values():
             newest = [row for commit_ts, row in versions if commit_ts <= ts][-1:]
-            found += [row for row in newest if row is not None]
-        return found
+            visible += [row for row in newest if row is not None]
+        return visible
 
     # -- what happens
 

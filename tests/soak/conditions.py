@@ -70,8 +70,8 @@ class Not:
         return FunctionTerm("not", (self.condition.term(),))
 
     def holds(self, row: Row) -> bool | None:
-        found = self.condition.holds(row)
-        return None if found is None else not found
+        inner = self.condition.holds(row)
+        return None if inner is None else not inner
 
 
 @dataclass(frozen=True)
@@ -90,10 +90,10 @@ class Both:
         return FunctionTerm("or" if self.decides else "and", (self.left.term(), self.right.term()))
 
     def holds(self, row: Row) -> bool | None:
-        found = self.left.holds(row), self.right.holds(row)
-        if self.decides in found:
+        truths = self.left.holds(row), self.right.holds(row)
+        if self.decides in truths:
             return self.decides
-        return None if None in found else not self.decides
+        return None if None in truths else not self.decides
 
 
 Condition = Comparison | IsNull | Not | Both

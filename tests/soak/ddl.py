@@ -129,7 +129,7 @@ def _table_difference(
         ours = _rows(snapshot, name, columns)
     except TheFlashError:
         kept = [
-            at for at, column in enumerate(columns) if _is_told(snapshot, name, column, outcome)
+            at for at, column in enumerate(columns) if _is_readable(snapshot, name, column, outcome)
         ]
         columns = [columns[at] for at in kept]
         ours = _rows(snapshot, name, columns)
@@ -144,25 +144,25 @@ def _table_difference(
     return f"{columns} here {only_ours[:3]}, there {only_theirs[:3]}"
 
 
-def _is_told(snapshot: ReadSnapshot, name: str, column: str, outcome: Outcome) -> bool:
+def _is_readable(snapshot: ReadSnapshot, name: str, column: str, outcome: Outcome) -> bool:
     """Whether a column can be read; what stops it is counted."""
     try:
         _rows(snapshot, name, [column])
     except (InternalError, CorruptionError):
         raise
     except TheFlashError as error:
-        told = str(error).replace(name, "TABLE")
-        outcome.refused[f"{type(error).__name__}: {told.partition(': ')[2] or told}"] += 1
+        reason = str(error).replace(name, "TABLE")
+        outcome.refused[f"{type(error).__name__}: {reason.partition(': ')[2] or reason}"] += 1
         return False
     return True
 
 
 def _rows(snapshot: ReadSnapshot, name: str, columns: list[str]) -> Rows:
-    found: Rows = Counter()
+    counts: Rows = Counter()
     for batch in snapshot.texts(snapshot.plan(name, columns)):
         cells = [[_text(value) for value in column.to_pylist()] for column in batch]
-        found.update(zip(*cells, strict=True))
-    return found
+        counts.update(zip(*cells, strict=True))
+    return counts
 
 
 def _text(value: Any) -> str | None:

@@ -155,10 +155,10 @@ class Opened:
 
     def command(self, verb: Verb, argument: Argument = None) -> str:
         """Return the answer to an operator's command."""
-        asked = self.mailbox.ask(verb, argument, _ASK_MS)
-        while (told := self.mailbox.answer(asked)) is None:
+        command = self.mailbox.ask(verb, argument, _ASK_MS)
+        while (answer := self.mailbox.answer(command)) is None:
             self.upkeep.poll()
-        return told
+        return answer
 
     def close(self) -> None:
         self._close()
@@ -215,7 +215,7 @@ class History:
         )
         self.may_purge = rng.random() < 0.2
         self.purged: set[str] = set()
-        self.asked_safe_point = START_TS
+        self.requested_safe_point = START_TS
         self.pins: list[tuple[ReadSnapshot, Table, frozenset[str]]] = []
         self.waiting: StoreCommand | None = None
         self.opened = Opened(self.opening)
@@ -287,7 +287,7 @@ class History:
 
     def _safe_point(self) -> CollectOrder:
         wanted = self.rng.randint(START_TS, self._progress()[1])
-        self.asked_safe_point = max(self.asked_safe_point, wanted)
+        self.requested_safe_point = max(self.requested_safe_point, wanted)
         return CollectOrder(TimeStamp(wanted))
 
     def begin_work(self) -> None:
@@ -359,18 +359,18 @@ class History:
         engine = self.opened.engine
         batches = engine.keys(engine.read([]), physical_id, None, None)
         handles = [handle for batch in batches for handle in batch.column(0).to_pylist()]
-        found: int | bytes = self.rng.choice(sorted(handles)) if handles else 0
-        return found
+        chosen: int | bytes = self.rng.choice(sorted(handles)) if handles else 0
+        return chosen
 
     # -- reading
 
     def _progress(self) -> tuple[int, int]:
         """The oldest and the newest timestamp that can be read."""
-        found = read_progress(self.store)
-        assert found is not None
-        assert START_TS <= found.oldest_ts <= self.asked_safe_point
-        assert all(snapshot.snapshot_ts >= found.oldest_ts for snapshot, *_ in self.pins)
-        return found.oldest_ts, found.resolved_ts
+        progress = read_progress(self.store)
+        assert progress is not None
+        assert START_TS <= progress.oldest_ts <= self.requested_safe_point
+        assert all(snapshot.snapshot_ts >= progress.oldest_ts for snapshot, *_ in self.pins)
+        return progress.oldest_ts, progress.resolved_ts
 
     def pin(self) -> None:
         """Keep a snapshot open, to be read later."""
@@ -407,23 +407,23 @@ class History:
         read = random_read(self.rng, table)
         rows = self.cluster.rows(table.name, snapshot.snapshot_ts)
         try:
-            told = difference(snapshot, table, read, rows)
+            wrong = difference(snapshot, table, read, rows)
         except TableNotLoadedError:
-            told = None if table.name == LACKING else "it is not loaded"
+            wrong = None if table.name == LACKING else "it is not loaded"
         except PurgedRangeError:
-            told = None if table.name in self.purged else "nobody has purged it"
+            wrong = None if table.name in self.purged else "nobody has purged it"
         else:
             self.outcome.counts["reads"] += 1
             self.outcome.counts["rows"] += len(rows)
             if table.name == LACKING:
-                told = "it is read without its rows from before"
+                wrong = "it is read without its rows from before"
             elif table.name in purged and read.reaches_all:
-                told = "it is read without the rows that were purged"
-        if told is not None:
-            self._differs(f"{table.name} at {snapshot.snapshot_ts}, {read}: {told}")
+                wrong = "it is read without the rows that were purged"
+        if wrong is not None:
+            self._differs(f"{table.name} at {snapshot.snapshot_ts}, {read}: {wrong}")
 
-    def _differs(self, told: str) -> None:
-        self.outcome.differs(f"seed {self.seed}: {told}")
+    def _differs(self, text: str) -> None:
+        self.outcome.differs(f"seed {self.seed}: {text}")
 
     def finish(self) -> None:
         """All is delivered and resolved; every file is sound, every table right at some times."""

@@ -20,7 +20,7 @@ class Outcome:
         sys.stdout.write(f"DIFFERENT: {text[:4000]}\n")
         sys.stdout.flush()
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """One line."""
         counts = ", ".join(f"{name} {n:,}" for name, n in sorted(self.counts.items()))
         return f"{counts}; refused {self.refused.total():,}; {len(self.different)} different"

@@ -52,12 +52,12 @@ def compare(
             spark.conf.unset(_ANSI)
         outcome.counts["queries"] += 1
         outcome.counts["rows"] += len(parquet) if isinstance(parquet, list) else 0
-        for name, told in (("pushed down", pushed), ("not pushed down", whole)):
+        for name, actual in (("pushed down", pushed), ("not pushed down", whole)):
             if isinstance(parquet, str):
                 outcome.refused[parquet] += 1
-            elif told != parquet:
+            elif actual != parquet:
                 where = f"seed {seed}, query {number}, {name}: {query}"
-                outcome.differs(f"{where}\n  told {told}\n  not  {parquet}")
+                outcome.differs(f"{where}\n  got  {actual}\n  not  {parquet}")
 
 
 def _make_views(spark: "SparkSession", folder: Path, chance: Random) -> None:

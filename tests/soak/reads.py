@@ -11,7 +11,7 @@ from pyspark_theflash.read.pushdown.term import Aggregate, AggregateFunction, Ag
 from tests.soak.cluster import Row, Table
 from tests.soak.conditions import Condition, random_condition
 
-Found = Counter[tuple[Any, ...]]
+RowCounts = Counter[tuple[Any, ...]]
 
 
 @dataclass(frozen=True)
@@ -74,26 +74,26 @@ def difference(snapshot: ReadSnapshot, table: Table, read: Read, rows: list[Row]
     columns = None if read.group is not None else read.columns
     where = None if read.where is None else read.where.sql()
     plan = snapshot.plan(table.full_name, columns, where=where, pushed=read.pushed)
-    found: Found = Counter()
+    actual: RowCounts = Counter()
     for batch in snapshot.held(plan):
         if batch.num_columns:
-            found.update(zip(*(c.to_pylist() for c in batch.columns), strict=True))
+            actual.update(zip(*(c.to_pylist() for c in batch.columns), strict=True))
         else:
-            found[()] += batch.num_rows
+            actual[()] += batch.num_rows
     if read.group is not None:
         group = read.group
-        return _differing(_counted(found), Counter((row[group],) for row in kept))
-    wanted: Found = Counter(tuple(row[name] for name in read.columns) for row in kept)
+        return _differing(_counted(actual), Counter((row[group],) for row in kept))
+    wanted: RowCounts = Counter(tuple(row[name] for name in read.columns) for row in kept)
     if not read.limit:
-        return _differing(found, wanted)
-    if found - wanted:
-        return f"extra {list((found - wanted).items())[:3]}"
+        return _differing(actual, wanted)
+    if actual - wanted:
+        return f"extra {list((actual - wanted).items())[:3]}"
     most, least = read.limit * len(plan.tasks), min(read.limit, wanted.total())
-    if not least <= found.total() <= max(most, least):
-        return f"{found.total()} rows of {wanted.total()} in {len(plan.tasks)} regions"
+    if not least <= actual.total() <= max(most, least):
+        return f"{actual.total()} rows of {wanted.total()} in {len(plan.tasks)} regions"
     if read.order is not None:
         at = read.columns.index(read.order)
-        first, first_wanted = (_sorted(rows, at)[: read.limit] for rows in (found, wanted))
+        first, first_wanted = (_sorted(rows, at)[: read.limit] for rows in (actual, wanted))
         if first != first_wanted:
             return f"first {first[:3]} for {first_wanted[:3]}"
     return None
@@ -103,22 +103,22 @@ def _is_kept(row: Row, read: Read) -> bool:
     return all(each is None or each.holds(row) for each in (read.where, read.filter))
 
 
-def _counted(found: Found) -> Found:
+def _counted(counted: RowCounts) -> RowCounts:
     """Rows of a group and a count as the group so many times."""
-    counts: Found = Counter()
-    for (group, count), times in found.items():
+    counts: RowCounts = Counter()
+    for (group, count), times in counted.items():
         counts[(group,)] += count * times
     return counts
 
 
-def _sorted(rows: Found, at: int) -> list[Any]:
+def _sorted(rows: RowCounts, at: int) -> list[Any]:
     """A column's values in order, NULLs last."""
     values = [row[at] for row in rows.elements()]
     return sorted(v for v in values if v is not None) + [v for v in values if v is None]
 
 
-def _differing(found: Found, wanted: Found) -> str | None:
-    if found == wanted:
+def _differing(actual: RowCounts, wanted: RowCounts) -> str | None:
+    if actual == wanted:
         return None
-    extra, missing = list((found - wanted).items()), list((wanted - found).items())
+    extra, missing = list((actual - wanted).items()), list((wanted - actual).items())
     return f"extra {extra[:3]}, missing {missing[:3]}"

@@ -26,12 +26,12 @@ def frames(messages: Iterable[bytes]) -> bytes:
 
 def split_frames(content: bytes) -> list[bytes]:
     """The frames of a binlog file, whole: the inverse of joining them."""
-    overhead, found, at = len(frame(b"")), [], 0
+    overhead, frames, at = len(frame(b"")), [], 0
     while at < len(content):
         end = at + overhead + int.from_bytes(content[at + 4 : at + 12], "little")
-        found.append(content[at:end])
+        frames.append(content[at:end])
         at = end
-    return found
+    return frames
 
 
 def write_file(path: Path, messages: Iterable[bytes]) -> Path:

@@ -318,8 +318,8 @@ class Follower:
         is_delete = content.op_type == Row.OpType.DELETE
         assert is_delete or (content.op_type == Row.OpType.PUT and content.value)
         change = Change(commit.start_ts, None if is_delete else content.value, content.old_value)
-        known = self.changes.setdefault((commit.key, commit.commit_ts), change)
-        assert known == change, f"sent twice and differently: {known} {change}"
+        earlier = self.changes.setdefault((commit.key, commit.commit_ts), change)
+        assert earlier == change, f"sent twice and differently: {earlier} {change}"
 
 
 Row_Type: Final = cdcpb_pb2.Event.LogType

@@ -227,7 +227,7 @@ class FeedHistory:
             self.sim.merge(self.rng.choice(self.sim.regions))
         else:
             region, store = self.rng.choice(self.sim.regions), self.rng.choice(STORES)
-            self.sim.move_leader(region, store, is_known=self.rng.random() < 0.6)
+            self.sim.move_leader(region, store, names_leader=self.rng.random() < 0.6)
         if self.rng.random() < 0.2:
             self.directory.stale = None
         elif self.rng.random() < 0.1:

@@ -75,7 +75,7 @@ def main(store: str, folder: str) -> None:
         frame = session.createDataFrame([(1,)], "id bigint")
         frame.write.format("theflash").option("store", store).mode("append").save("d.t")
 
-    found = {
+    answers = {
         "newest": rows(),
         "at_150": rows(snapshot_ts="150"),
         "version_150": rows(versionAsOf="150"),
@@ -95,7 +95,7 @@ def main(store: str, folder: str) -> None:
         "stale": error_of(lambda: rows(max_staleness="60")),
         "write": error_of(write),
     }
-    sys.stdout.write(json.dumps(found))
+    sys.stdout.write(json.dumps(answers))
     session.stop()
 
 

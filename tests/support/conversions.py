@@ -101,9 +101,9 @@ def session_cases() -> Iterator[SessionCase]:
 def conversion_pairs(kind: str) -> Iterator[Pair]:
     """The pairs that TiDB rewrites (`reorg`), leaves as they are (`direct`), or refuses."""
     types = conversion_types()
-    for old, new, found, cases in _vectors()["pairs"]:
-        if found == kind:
-            yield Pair(old, new, types[old], types[new], found, cases)
+    for old, new, handling, cases in _vectors()["pairs"]:
+        if handling == kind:
+            yield Pair(old, new, types[old], types[new], handling, cases)
 
 
 def captured_changes() -> list[Column]:

@@ -70,16 +70,16 @@ def _apply(name: str, values: list[int | None]) -> int | None:
     if name == "OR":
         negated = _and([None if v is None else int(not v) for v in values])
         return None if negated is None else int(not negated)
-    known = [v for v in values if v is not None]
-    if len(known) < len(values):
+    present = [v for v in values if v is not None]
+    if len(present) < len(values):
         return None
     if name == "NOT":
-        return int(not known[0])
-    if name == "-" and len(known) == 1:
-        return -known[0]
+        return int(not present[0])
+    if name == "-" and len(present) == 1:
+        return -present[0]
     if name in ARITHMETIC:
-        return ARITHMETIC[name](*known)
-    return int(COMPARISONS[name](*known))
+        return ARITHMETIC[name](*present)
+    return int(COMPARISONS[name](*present))
 
 
 def _and(values: list[int | None]) -> int | None:

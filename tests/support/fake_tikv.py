@@ -84,11 +84,11 @@ class ClusterPD(FakePD):
             return [(region_message(r), leader_message(r)) for r in self.cluster.sorted()]
 
     def _answer(
-        self, found: Sequence[tuple[metapb_pb2.Region, metapb_pb2.Peer | None]]
+        self, matches: Sequence[tuple[metapb_pb2.Region, metapb_pb2.Peer | None]]
     ) -> pdpb_pb2.GetRegionResponse:
-        if not found or self.header_error:
+        if not matches or self.header_error:
             return pdpb_pb2.GetRegionResponse(header=self._header())
-        region, leader = found[0]
+        region, leader = matches[0]
         return pdpb_pb2.GetRegionResponse(header=self._header(), region=region, leader=leader)
 
     def _region(
@@ -96,8 +96,8 @@ class ClusterPD(FakePD):
     ) -> pdpb_pb2.GetRegionResponse:
         self._called("GetRegion", request.header.cluster_id, context)
         key = request.region_key
-        found = [(r, p) for r, p in self._regions() if r.start_key <= key]
-        return self._answer([(r, p) for r, p in found if not r.end_key or key < r.end_key])
+        candidates = [(r, p) for r, p in self._regions() if r.start_key <= key]
+        return self._answer([(r, p) for r, p in candidates if not r.end_key or key < r.end_key])
 
     def _region_by_id(
         self, request: pdpb_pb2.GetRegionByIDRequest, context: grpc.ServicerContext
@@ -109,14 +109,14 @@ class ClusterPD(FakePD):
         self, request: pdpb_pb2.ScanRegionsRequest, context: grpc.ServicerContext
     ) -> pdpb_pb2.ScanRegionsResponse:
         self._called("ScanRegions", request.header.cluster_id, context)
-        found = [
+        matches = [
             pdpb_pb2.Region(region=r, leader=p)
             for r, p in self._regions()
             if (not r.end_key or r.end_key > request.start_key)
             and (not request.end_key or r.start_key < request.end_key)
         ]
-        found = [] if self.header_error else found[: request.limit]
-        return pdpb_pb2.ScanRegionsResponse(header=self._header(), regions=found)
+        matches = [] if self.header_error else matches[: request.limit]
+        return pdpb_pb2.ScanRegionsResponse(header=self._header(), regions=matches)
 
     def _store(
         self, request: pdpb_pb2.GetStoreRequest, context: grpc.ServicerContext
@@ -376,9 +376,9 @@ class FakeTiKV:
     ) -> Message:
         keys = [RawKey(key) for key in request.keys]
         tikv, start_ts = self.cluster.tikv, TimeStamp(request.start_version)
-        (found,) = tikv.check_secondaries(keys, start_ts, _NEVER)
+        (result,) = tikv.check_secondaries(keys, start_ts, _NEVER)
         return kvrpcpb_pb2.CheckSecondaryLocksResponse(
-            locks=map(lock_message, found.locks), commit_ts=found.commit_ts
+            locks=map(lock_message, result.locks), commit_ts=result.commit_ts
         )
 
     def _resolve(self, _: SimRegion, request: kvrpcpb_pb2.ResolveLockRequest) -> Message:

@@ -42,9 +42,9 @@ class GrpcTransport:
         self.channel.close()
 
     def _heard(self, error: Any, timeout_ms: int) -> Exception:
-        told = dict(error.trailing_metadata() or ()).get(RpcServer.ERROR_KEY)
-        if told is not None:
-            return decode_error(decode(Error, told), self.address)
+        encoded = dict(error.trailing_metadata() or ()).get(RpcServer.ERROR_KEY)
+        if encoded is not None:
+            return decode_error(decode(Error, encoded), self.address)
         if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
             return DeadlineExceededError("a call over gRPC", timeout_ms)
         raise error

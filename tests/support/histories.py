@@ -16,8 +16,8 @@ COLUMNS = ((ColumnID(1), pa.int64()), (ColumnID(2), pa.string()))
 
 def scan_columns() -> list[ScanColumn]:
     """Both columns of `publications`, and one that no row has."""
-    known = [ScanColumn(i, tp, Default(pa.scalar(None, tp))) for i, tp in COLUMNS]
-    return [*known, ScanColumn(ColumnID(9), pa.int32(), Default(pa.scalar(7, pa.int32())))]
+    stored = [ScanColumn(i, tp, Default(pa.scalar(None, tp))) for i, tp in COLUMNS]
+    return [*stored, ScanColumn(ColumnID(9), pa.int32(), Default(pa.scalar(7, pa.int32())))]
 
 
 def publications(

@@ -65,7 +65,7 @@ class Call:
 
     line: int
     rpc: str
-    asked: Message
+    request: Message
     answer: Message
 
 
@@ -75,14 +75,14 @@ def calls() -> Iterator[Call]:
         for number, line in enumerate(file):
             entry = json.loads(line)
             if not entry["err"]:
-                asked, answer = (Message(bytes.fromhex(entry[k])) for k in ("req", "resp"))
-                yield Call(number, entry["rpc"], asked, answer)
+                request, answer = (Message(bytes.fromhex(entry[k])) for k in ("req", "resp"))
+                yield Call(number, entry["rpc"], request, answer)
 
 
 def locks() -> dict[str, Any]:
     """The remaining locks, from `locks.json`."""
-    found: dict[str, Any] = json.loads((TAP / "locks.json").read_text())
-    return found
+    remaining: dict[str, Any] = json.loads((TAP / "locks.json").read_text())
+    return remaining
 
 
 def history() -> SchemaHistory:

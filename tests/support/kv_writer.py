@@ -106,8 +106,8 @@ class KvWriter:
         """Swap the values of keys up to a stage; return the start_ts."""
         deadline = Deadline(_CLOCK, _TIMEOUT_MS)
         start_ts = self.client.now(deadline)
-        found = [self.client.get(key, start_ts, deadline) for key in (*keys[1:], keys[0])]
-        values = dict(zip(keys, found, strict=True))
+        swapped = [self.client.get(key, start_ts, deadline) for key in (*keys[1:], keys[0])]
+        values = dict(zip(keys, swapped, strict=True))
         primary, *others = keys
         rest = {key: values[key] for key in others}
         first = {primary: values[primary]}

@@ -244,8 +244,8 @@ class LatchHistory:
     def compare(self, who: tuple[str, Role] = CALLERS[-1]) -> None:
         """Compare the list of latches with the model."""
         listed = self._answer("ListLatches", message.LatchesRequest(), who).latches
-        found = {latch.id: (latch.identity, latch.kind) for latch in listed}
-        assert found == {one.id: (one.owner, one.kind) for one in self._living()}
+        by_id = {latch.id: (latch.identity, latch.kind) for latch in listed}
+        assert by_id == {one.id: (one.owner, one.kind) for one in self._living()}
 
     def _pass_time(self) -> None:
         self.clock.now_ms += self.random.randrange(1, 5_000)

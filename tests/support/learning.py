@@ -209,10 +209,10 @@ class Learning:
 
 
 def _by_handle(batches: Iterable[pa.RecordBatch]) -> dict[Any, tuple[Any, ...]]:
-    found: dict[Any, tuple[Any, ...]] = {}
+    rows: dict[Any, tuple[Any, ...]] = {}
     for each in batches:
         columns = [column.to_pylist() for column in each.drop_columns([HANDLE]).columns]
         for handle, *row in zip(each.column(HANDLE).to_pylist(), *columns, strict=True):
-            assert handle not in found, f"{handle} is there twice"
-            found[handle] = tuple(row)
-    return found
+            assert handle not in rows, f"{handle} is there twice"
+            rows[handle] = tuple(row)
+    return rows

@@ -96,5 +96,5 @@ class LiveFeed:
                 self._line += 1
                 entry = json.loads(line)
                 if not entry["err"]:
-                    asked, answer = (Message(bytes.fromhex(entry[k])) for k in ("req", "resp"))
-                    self._raft.call(Call(self._line, entry["rpc"], asked, answer))
+                    request, answer = (Message(bytes.fromhex(entry[k])) for k in ("req", "resp"))
+                    self._raft.call(Call(self._line, entry["rpc"], request, answer))

@@ -26,14 +26,14 @@ from tests.support.golden_vectors import VECTORS
 from tests.support.live_writer import following
 from tests.support.mysql import MySqlConnection, MySqlError
 from tests.support.peer import Peer
-from tests.support.where_cases import FOUND, condition, create_table, insert_rows
+from tests.support.where_cases import CASES, condition, create_table, insert_rows
 
 RECORDING: Final = VECTORS / "where.json.gz"
 ROWS: Final = 120
 _TABLE: Final = "w.t"
 _RECORDED: Final = 1500
 _CLOCK: Final = SystemClock()
-Found = frozenset[int] | str
+Answer = frozenset[int] | str
 """The ids of rows, or the reason why there are none."""
 
 
@@ -43,7 +43,7 @@ class LiveWhere:
     def __init__(self, session: MySqlConnection, snapshot: ReadSnapshot) -> None:
         self._session, self._snapshot = session, snapshot
 
-    def theirs(self, text: str) -> Found:
+    def theirs(self, text: str) -> Answer:
         """The result in TiDB."""
         try:
             rows = self._session.query(f"SELECT id FROM {_TABLE} WHERE {text}")
@@ -51,7 +51,7 @@ class LiveWhere:
             return error.message
         return frozenset(int(row[0] or 0) for row in rows)
 
-    def ours(self, text: str) -> Found:
+    def ours(self, text: str) -> Answer:
         """The result of a scan, or its typed error."""
         try:
             batches = list(self._snapshot.scan(_TABLE, ["id"], where=text))
@@ -62,7 +62,7 @@ class LiveWhere:
     def recorded(self) -> dict[str, Any]:
         """Return a recording without its `table_info`."""
         random = [condition(Random(f"recorded {number}")) for number in range(_RECORDED)]
-        answers = [(text, self.theirs(text)) for text in [*FOUND, *random]]
+        answers = [(text, self.theirs(text)) for text in [*CASES, *random]]
         return {
             "rows": [list(map(_value, row)) for row in self._session.query("SELECT * FROM w.t")],
             "answers": [(text, sorted(ids)) for text, ids in answers if not isinstance(ids, str)],

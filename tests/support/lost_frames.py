@@ -50,10 +50,10 @@ def without(
     ]
     lost = set(rng.sample(ends, count))
     kept = [message for at, message in enumerate(messages) if at not in lost]
-    found = [
+    removed = [
         Lost(decoded[at].start_ts, decoded[at].commit_ts, decoded[at].prewrite_key) for at in lost
     ]
-    return kept, sorted(found, key=lambda each: each.start_ts)
+    return kept, sorted(removed, key=lambda each: each.start_ts)
 
 
 def binlog_file(messages: list[bytes]) -> bytes:

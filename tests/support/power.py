@@ -81,11 +81,11 @@ class Power:
         self._is_looking = False
 
     def _synced(self, path: Path) -> None:
-        found = path.stat()
-        if stat.S_ISDIR(found.st_mode):
-            self._entries[found.st_ino] = {e.name: e.inode() for e in os.scandir(path)}
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            self._entries[status.st_ino] = {e.name: e.inode() for e in os.scandir(path)}
         else:
-            self._contents[found.st_ino] = path.read_bytes()
+            self._contents[status.st_ino] = path.read_bytes()
 
     def _restore(self, folder: Path, target: Path, *, keeps_entries: bool) -> None:
         target.mkdir()

@@ -28,31 +28,31 @@ def command_line(pid: int) -> list[str]:
 
 def engines(store: Path) -> list[int]:
     """Return the processes that serve a store."""
-    found = []
+    pids = []
     for pid in _pids():
         words = command_line(pid)
         if "serve" in words and str(store.resolve()) in words:
-            found.append(pid)
-    return found
+            pids.append(pid)
+    return pids
 
 
 def children(pid: int) -> list[int]:
     """Return the running processes that a process has started."""
-    found: list[int] = []
+    pids: list[int] = []
     with suppress(OSError):
         # Each thread has those that it has started; a thread may end while this reads.
         for task in (_PROC / str(pid) / "task").iterdir():
             with suppress(OSError):
-                found += map(int, (task / "children").read_text().split())
-    return found
+                pids += map(int, (task / "children").read_text().split())
+    return pids
 
 
 def descendants(pid: int) -> list[int]:
     """Return the children of a process, their children, and so on."""
-    found = children(pid)
-    for child in found:
-        found += children(child)
-    return found
+    pids = children(pid)
+    for child in pids:
+        pids += children(child)
+    return pids
 
 
 def is_stopped(pid: int) -> bool:

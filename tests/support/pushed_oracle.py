@@ -26,11 +26,11 @@ def truth(expression: Expression, row: Row) -> bool | None:
     """Return true, false, or None for unknown."""
     name, arguments = expression.name, expression.arguments
     if name == "and":
-        told = [truth(each, row) for each in arguments]
-        return False if False in told else None if None in told else True
+        truths = [truth(each, row) for each in arguments]
+        return False if False in truths else None if None in truths else True
     if name == "or":
-        told = [truth(each, row) for each in arguments]
-        return True if True in told else None if None in told else False
+        truths = [truth(each, row) for each in arguments]
+        return True if True in truths else None if None in truths else False
     if name == "not":
         inner = truth(arguments[0], row)
         return None if inner is None else not inner
@@ -44,8 +44,8 @@ def truth(expression: Expression, row: Row) -> bool | None:
             return values[0] is values[1]
         return truth_of("=", *values)
     if name == "in":
-        found = [truth_of("=", values[0], each) for each in values[1:]]
-        return True if True in found else None if None in found else False
+        truths = [truth_of("=", values[0], each) for each in values[1:]]
+        return True if True in truths else None if None in truths else False
     return truth_of(name, *values)
 
 
@@ -54,24 +54,24 @@ def truth_of(name: str, left: Any, right: Any) -> bool | None:
     if left is None or right is None:
         return None
     if name in ("starts with", "ends with", "contains"):
-        found = {
+        matches = {
             "starts with": left.startswith(right),
             "ends with": left.endswith(right),
             "contains": right in left,
         }
-        return bool(found[name])
+        return bool(matches[name])
     if isinstance(left, float) or isinstance(right, float):
         left, right = float(left), float(right)
     a, b = _key(left), _key(right)
-    told = {"=": a == b, "<>": a != b, "<": a < b, "<=": a <= b, ">": a > b, ">=": a >= b}
-    return bool(told[name])
+    comparisons = {"=": a == b, "<>": a != b, "<": a < b, "<=": a <= b, ">": a > b, ">=": a >= b}
+    return bool(comparisons[name])
 
 
 def value(expression: Expression, row: Row) -> Any:
     """Evaluate a column, a literal, or arithmetic."""
     if expression.name == "column":
-        (found,) = [v for name, v in row.items() if name.lower() == expression.column.lower()]
-        return found
+        (cell,) = [v for name, v in row.items() if name.lower() == expression.column.lower()]
+        return cell
     if expression.name == "literal":
         assert expression.literal is not None
         return literal_value(expression.literal)

@@ -61,10 +61,10 @@ def _raw(key: bytes) -> bytes:
 
 def cluster_of(raft: FakeRaftCluster, transactions: Percolator) -> FakeTiKV:
     """PD and the stores, to be started by `with`."""
-    found = FakeTiKV()
-    found.cluster = RaftCluster(raft, transactions)
-    found.pd = ClusterPD(found.cluster)
-    return found
+    tikv = FakeTiKV()
+    tikv.cluster = RaftCluster(raft, transactions)
+    tikv.pd = ClusterPD(tikv.cluster)
+    return tikv
 
 
 class Sender:

@@ -314,8 +314,8 @@ class FakeRaftCluster:
             key = encoded(raw)
             held = self.held.get(key)
             if held is None or held.start_ts != start_ts:
-                known = [w for w in self.writes.get(key, []) if w[2] == start_ts and w[1] != "R"]
-                assert known, f"commit of {key.hex()} which is not locked"
+                ended = [w for w in self.writes.get(key, []) if w[2] == start_ts and w[1] != "R"]
+                assert ended, f"commit of {key.hex()} which is not locked"
                 continue
             if held.record.kind == "S":
                 # Never prewritten: TiKV commits it as a lock.
@@ -340,10 +340,10 @@ class FakeRaftCluster:
                 if held.record.kind == "P" and held.record.short_value is None:
                     changes.append(("default", at_ts(key, start_ts), None))
                 changes.append(self._release(key))
-            known = self.writes.get(key, [])
-            if any(own == start_ts for _, _, own in known):
+            writes = self.writes.get(key, [])
+            if any(own == start_ts for _, _, own in writes):
                 continue
-            same = next((w for w in known if w[0] == start_ts and w[1] in "PDL"), None)
+            same = next((w for w in writes if w[0] == start_ts and w[1] in "PDL"), None)
             if same is None:
                 fields = {"short_value": b"p"} if protected else {}
                 changes.append(self._write(key, start_ts, "R", start_ts, **fields))
@@ -373,14 +373,14 @@ class FakeRaftCluster:
     def collect(self, safe_point: int) -> list[Change]:
         """The changes of a garbage collection that goes through raft."""
         changes: list[Change] = []
-        for key, known in self.writes.items():
-            newest = max((w for w in known if w[0] <= safe_point and w[1] in "PD"), default=None)
-            gone = [w for w in known if w[0] <= safe_point and (w != newest or w[1] == "D")]
+        for key, writes in self.writes.items():
+            newest = max((w for w in writes if w[0] <= safe_point and w[1] in "PD"), default=None)
+            gone = [w for w in writes if w[0] <= safe_point and (w != newest or w[1] == "D")]
             for ts, kind, start_ts in gone:
                 changes.append(("write", at_ts(key, ts), None))
                 if kind == "P" and at_ts(key, start_ts) in self.cfs["default"]:
                     changes.append(("default", at_ts(key, start_ts), None))
-            self.writes[key] = [w for w in known if w not in gone]
+            self.writes[key] = [w for w in writes if w not in gone]
         return changes
 
     # -- what was captured
@@ -389,25 +389,25 @@ class FakeRaftCluster:
         """Apply the effect of a captured call."""
         handler = getattr(self, f"_on_{call.rpc.lower()}", None)
         if handler is not None:
-            self.write(handler(call.asked, call.answer))
+            self.write(handler(call.request, call.answer))
 
-    def _on_kvprewrite(self, asked: Message, answer: Message) -> list[Change]:
+    def _on_kvprewrite(self, request: Message, answer: Message) -> list[Change]:
         if answer.many(2) or answer.many(1):
             return []
-        mutations = [(m.number(1), m.bytes(2), m.bytes(3)) for m in asked.messages(2)]
-        start_ts, one_pc = asked.number(4), answer.number(4)
+        mutations = [(m.number(1), m.bytes(2), m.bytes(3)) for m in request.messages(2)]
+        start_ts, one_pc = request.number(4), answer.number(4)
         if one_pc:
             return self._one_phase(mutations, start_ts, one_pc)
-        is_async = bool(asked.number(11)) and answer.number(3)
+        is_async = bool(request.number(11)) and answer.number(3)
         return self.prewrite(
             mutations,
-            asked.bytes(3),
+            request.bytes(3),
             start_ts,
-            ttl=asked.number(5),
-            txn_size=asked.number(8),
-            for_update_ts=asked.number(9),
-            min_commit_ts=answer.number(3) if is_async else asked.number(10),
-            secondaries=asked.many(12) if is_async else None,
+            ttl=request.number(5),
+            txn_size=request.number(8),
+            for_update_ts=request.number(9),
+            min_commit_ts=answer.number(3) if is_async else request.number(10),
+            secondaries=request.many(12) if is_async else None,
         )
 
     def _one_phase(
@@ -427,44 +427,44 @@ class FakeRaftCluster:
             changes.append(self._write(key, commit_ts, KINDS[op], start_ts, short_value=short))
         return changes
 
-    def _on_kvcommit(self, asked: Message, answer: Message) -> list[Change]:
+    def _on_kvcommit(self, request: Message, answer: Message) -> list[Change]:
         if answer.many(2) or answer.many(1):
             return []
-        return self.commit(asked.many(3), asked.number(2), asked.number(4))
+        return self.commit(request.many(3), request.number(2), request.number(4))
 
-    def _on_kvpessimisticlock(self, asked: Message, answer: Message) -> list[Change]:
+    def _on_kvpessimisticlock(self, request: Message, answer: Message) -> list[Change]:
         if answer.many(2) or answer.many(1):
             return []
         changes = []
-        for mutation in asked.messages(2):
+        for mutation in request.messages(2):
             key = encoded(mutation.bytes(2))
             if key not in self.held:
-                record = LockRecord("S", asked.bytes(3), asked.number(4), asked.number(5))
-                record.for_update_ts = asked.number(6)
+                record = LockRecord("S", request.bytes(3), request.number(4), request.number(5))
+                record.for_update_ts = request.number(6)
                 changes.append(self._hold(key, record))
         return changes
 
-    def _on_kvpessimisticrollback(self, asked: Message, answer: Message) -> list[Change]:
-        keys = (encoded(raw) for raw in asked.many(4))
+    def _on_kvpessimisticrollback(self, request: Message, answer: Message) -> list[Change]:
+        keys = (encoded(raw) for raw in request.many(4))
         return [
             self._release(key)
             for key in keys
             if key in self.held
             and self.held[key].record.kind == "S"
-            and self.held[key].start_ts == asked.number(2)
+            and self.held[key].start_ts == request.number(2)
         ]
 
-    def _on_kvbatchrollback(self, asked: Message, answer: Message) -> list[Change]:
+    def _on_kvbatchrollback(self, request: Message, answer: Message) -> list[Change]:
         if answer.many(2) or answer.many(1):
             return []
-        return self.roll_back(asked.many(3), asked.number(2))
+        return self.roll_back(request.many(3), request.number(2))
 
-    def _on_kvresolvelock(self, asked: Message, answer: Message) -> list[Change]:
-        start_ts, commit_ts = asked.number(2), asked.number(3)
-        ends = {m.number(1): m.number(2) for m in asked.messages(4)} or {start_ts: commit_ts}
+    def _on_kvresolvelock(self, request: Message, answer: Message) -> list[Change]:
+        start_ts, commit_ts = request.number(2), request.number(3)
+        ends = {m.number(1): m.number(2) for m in request.messages(4)} or {start_ts: commit_ts}
         changes: list[Change] = []
         for start, end in ends.items():
-            raws = asked.many(5)
+            raws = request.many(5)
             wanted = {encoded(raw): raw for raw in raws}
             for key, held in list(self.held.items()):
                 if held.start_ts != start or (raws and key not in wanted):
@@ -476,8 +476,8 @@ class FakeRaftCluster:
                     changes += self.roll_back([raw], start)
         return changes
 
-    def _on_kvchecktxnstatus(self, asked: Message, answer: Message) -> list[Change]:
-        raw, lock_ts, action = asked.bytes(2), asked.number(3), answer.number(5)
+    def _on_kvchecktxnstatus(self, request: Message, answer: Message) -> list[Change]:
+        raw, lock_ts, action = request.bytes(2), request.number(3), answer.number(5)
         held = self.held.get(encoded(raw))
         if action == 1:
             return self.roll_back([raw], lock_ts, protected=True)
@@ -485,18 +485,18 @@ class FakeRaftCluster:
             return self.roll_back([raw], lock_ts, protected=True)
         if action == 3 and held and held.start_ts == lock_ts:
             # A reader of the newest version (at 2**64 - 1) passes by without pushing it.
-            pushed_to = (asked.number(4) + 1) % 2**64
+            pushed_to = (request.number(4) + 1) % 2**64
             held.record.min_commit_ts = max(held.record.min_commit_ts, pushed_to)
             return [("lock", encoded(raw), held.record.encode())]
         if action == 4 and held and held.start_ts == lock_ts:
             return [self._release(encoded(raw))]
         return []
 
-    def _on_kvchecksecondarylocks(self, asked: Message, answer: Message) -> list[Change]:
-        start_ts = asked.number(3)
+    def _on_kvchecksecondarylocks(self, request: Message, answer: Message) -> list[Change]:
+        start_ts = request.number(3)
         missing = [
             raw
-            for raw in asked.many(2)
+            for raw in request.many(2)
             if encoded(raw) not in self.held or self.held[encoded(raw)].start_ts != start_ts
         ]
         return self.roll_back(missing, start_ts, protected=True)
@@ -506,11 +506,11 @@ class FakeRaftCluster:
     def read(self, prefix: bytes, ts: int) -> dict[bytes, bytes]:
         """Return the rows with a key prefix at a timestamp, ignoring locks: raw key -> row."""
         rows = {}
-        for key, known in self.writes.items():
+        for key, writes in self.writes.items():
             raw = decoded(key)
             if not raw.startswith(prefix):
                 continue
-            newest = max((w for w in known if w[0] <= ts and w[1] in "PD"), default=None)
+            newest = max((w for w in writes if w[0] <= ts and w[1] in "PD"), default=None)
             if newest is None or newest[1] == "D":
                 continue
             record = self.cfs["write"][at_ts(key, newest[0])]

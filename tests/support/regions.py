@@ -38,23 +38,23 @@ def rows(engine: EngineReader, table: PhysicalTableID, ts: int) -> Counter[Any]:
 
 
 def regions(engine: EngineReader, table: PhysicalTableID = TABLE) -> list[RegionStats]:
-    found = list(engine.regions(engine.read([]), table))
-    known = [Region(table, r.region_id, r.start, r.end) for r in found]
-    assert not found or regions_error(known) is None
-    return found
+    listed = list(engine.regions(engine.read([]), table))
+    bounds = [Region(table, r.region_id, r.start, r.end) for r in listed]
+    assert not listed or regions_error(bounds) is None
+    return listed
 
 
 def change_regions(engine: MagicEngine, rng: random.Random, *, binary: bool) -> None:
     """Execute a random operation of an operator or of the engine."""
     table = rng.choice(TABLES)
-    found = regions(engine, table)
-    if not found:
+    listed = regions(engine, table)
+    if not listed:
         return
-    region = rng.choice(found)
+    region = rng.choice(listed)
     key = rng.randrange(KEYS)
     at = b"\x03%08d" % key if binary else key - KEYS // 2
     action = rng.choice(["split", "split", "merge", "merge", "flush", "compact", "everything"])
-    before = {r.region_id for r in found}
+    before = {r.region_id for r in listed}
     if action == "split" and region.covers(at, at) and region.start != at:
         for _ in range(2):  # the second time does nothing
             engine.split(table, region.region_id, at, scan_columns())
@@ -63,8 +63,8 @@ def change_regions(engine: MagicEngine, rng: random.Random, *, binary: bool) -> 
         # The region has been replaced; compaction, too, may have divided others.
         assert region.region_id not in {r.region_id for r in after}
         assert max(r.region_id for r in after) > max(before)
-    elif action == "merge" and region is not found[-1]:
-        right = found[found.index(region) + 1]
+    elif action == "merge" and region is not listed[-1]:
+        right = listed[listed.index(region) + 1]
         try:
             engine.merge(table, region.region_id, right.region_id, scan_columns())
         except OptionError:

@@ -29,8 +29,8 @@ class RowFile:
 
     @property
     def types(self) -> list[FieldType]:
-        known = {column.name: column.type for column in self.table.columns}
-        return [known.get(name, ROWID_TYPE) for name in self.columns]
+        by_name = {column.name: column.type for column in self.table.columns}
+        return [by_name.get(name, ROWID_TYPE) for name in self.columns]
 
     def lines(self) -> list[str]:
         with gzip.open(self.path, "rt", encoding="utf-8", newline="\n") as file:

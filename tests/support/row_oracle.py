@@ -331,8 +331,8 @@ def _decode_pairs(cursor: Cursor, types: Types) -> tuple[Row, Row]:
         assert column_id not in half
         ft = types.get(column_id)
         half[column_id] = None if wire is None else _from_wire(wire, ft) if ft else wire
-    known = ({i: v for i, v in half.items() if i in types} for half in (old, new))
-    return next(known), next(known)
+    decoded = ({i: v for i, v in half.items() if i in types} for half in (old, new))
+    return next(decoded), next(decoded)
 
 
 # Row format v2

@@ -28,8 +28,8 @@ TOKENS = {role: AccessToken(f"a-token-that-may-{role.name.lower()}") for role in
 
 def write_tokens(path: Path, roles: dict[str, str] | None = None) -> Path:
     """Write a tokens file, by default with those of `TOKENS`: token -> role."""
-    known = {token.value: role.name.lower() for role, token in TOKENS.items()}
-    lines = [f"{role} {token}  # a caller" for token, role in (roles or known).items()]
+    defaults = {token.value: role.name.lower() for role, token in TOKENS.items()}
+    lines = [f"{role} {token}  # a caller" for token, role in (roles or defaults).items()]
     path.touch(0o600)
     path.write_text("\n".join(["# who may call", "", *lines]))
     return path

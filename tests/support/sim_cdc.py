@@ -203,10 +203,10 @@ class SimCdc:
         right.start, right.version = region.start, max(region.version, right.version) + 1
         self.regions.remove(region)
 
-    def move_leader(self, region: SimCdcRegion, store_id: int, *, is_known: bool) -> None:
+    def move_leader(self, region: SimCdcRegion, store_id: int, *, names_leader: bool) -> None:
         region.leader = store_id
         peer = metapb_pb2.Peer(id=10 * region.id + store_id, store_id=store_id)
-        leader = errorpb_pb2.NotLeader(leader=peer if is_known else None)
+        leader = errorpb_pb2.NotLeader(leader=peer if names_leader else None)
         self._end_region(region, cdcpb_pb2.Error(not_leader=leader))
 
     # The service.
@@ -226,14 +226,14 @@ class SimCdc:
             for each in [d for d in self.downstreams if d.stream is stream and _id(d) == key]:
                 self._end(each, _error(region_not_found={}))
             return
-        found = [r for r in self.regions if r.id == request.region_id]
+        matches = [r for r in self.regions if r.id == request.region_id]
         if self.next_errors:
             self._send(stream, *key, error=self.next_errors.pop(0))
             return
-        if not found:
+        if not matches:
             self._send(stream, *key, error=_error(region_not_found={}))
             return
-        region = found[0]
+        region = matches[0]
         if region.leader != stream.store_id:
             self._send(stream, *key, error=_error(not_leader={}))
             return

@@ -86,8 +86,8 @@ class LoggedCluster(SimCluster):
         self, ranges: Sequence[RawKeyRange], deadline: Deadline
     ) -> list[tuple[LocatedRegion, list[RawKeyRange]]]:
         self.tick()
-        found = [(region, region.parts_of(ranges)) for region in self.cached]
-        return [(region, parts) for region, parts in found if parts]
+        covering = [(region, region.parts_of(ranges)) for region in self.cached]
+        return [(region, parts) for region, parts in covering if parts]
 
     def read_index(
         self,

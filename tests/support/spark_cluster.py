@@ -33,8 +33,8 @@ class Cluster:
 
     def executors(self) -> list[int]:
         """The processes that run tasks."""
-        found = (pid for worker in self._workers for pid in children(worker.pid))
-        return [p for p in found if any("ExecutorBackend" in w for w in command_line(p))]
+        started = (pid for worker in self._workers for pid in children(worker.pid))
+        return [p for p in started if any("ExecutorBackend" in w for w in command_line(p))]
 
 
 @contextmanager
@@ -45,8 +45,8 @@ def cluster(folder: Path) -> Iterator[Cluster]:
         undo.enter_context(_spark("master.Master", log, "--host", HOSTS[0]))
 
         def url() -> str:
-            found = _MASTER.search(log.read_text())
-            return found.group() if found else ""
+            match = _MASTER.search(log.read_text())
+            return match.group() if match else ""
 
         wait_until(url, 60_000)
         workers = [
@@ -108,28 +108,28 @@ class Driver:
         """The driver's own: Python's, and Java's."""
         return [self._process.pid, *children(self._process.pid)]
 
-    def ask(self, **query: Any) -> "Asked":
+    def ask(self, **query: Any) -> "PendingQuery":
         """Begin a query."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(query) + "\n")
         self._process.stdin.flush()
-        return Asked(self._answer)
+        return PendingQuery(self._answer)
 
     def _answer(self) -> Mapping[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
-        told: Mapping[str, Any] = json.loads(line) if line else {"error": "the driver is gone"}
-        return told
+        answer: Mapping[str, Any] = json.loads(line) if line else {"error": "the driver is gone"}
+        return answer
 
 
-class Asked:
+class PendingQuery:
     """A query that is being answered."""
 
     def __init__(self, answer: Any) -> None:
-        self._told: Mapping[str, Any] = {}
+        self._answer: Mapping[str, Any] = {}
 
         def wait() -> None:
-            self._told = answer()
+            self._answer = answer()
 
         self._thread = threading.Thread(target=wait, daemon=True)
         self._thread.start()
@@ -140,21 +140,21 @@ class Asked:
 
     def rows(self) -> list[list[Any]]:
         """Wait for the result, and return its rows."""
-        told = self._wait()
-        assert "error" not in told, told
-        rows: list[list[Any]] = told["rows"]
+        answer = self._wait()
+        assert "error" not in answer, answer
+        rows: list[list[Any]] = answer["rows"]
         return rows
 
     def error(self) -> str:
         """Return the error that it fails with."""
-        told = self._wait()
-        assert "rows" not in told
-        return str(told["error"])
+        answer = self._wait()
+        assert "rows" not in answer
+        return str(answer["error"])
 
     def _wait(self) -> Mapping[str, Any]:
         self._thread.join(120)
         assert self.is_answered()
-        return self._told
+        return self._answer
 
 
 @contextmanager

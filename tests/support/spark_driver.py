@@ -89,9 +89,9 @@ def answer(frame: DataFrame, query: dict[str, Any]) -> list[list[Any]]:
     """The rows of a query."""
     if "sql" in query:
         frame.createOrReplaceTempView("t")
-        found = frame.sparkSession.sql(query["sql"]).collect()
+        rows = frame.sparkSession.sql(query["sql"]).collect()
         frame.sparkSession.catalog.dropTempView("t")
-        return [[str(value) for value in row] for row in found]
+        return [[str(value) for value in row] for row in rows]
     read = frame.mapInArrow(gated(query["gate"], query["tasks"]), "id bigint, digest string")
     return [list(row) for row in read.collect()]
 

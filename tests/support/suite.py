@@ -102,7 +102,7 @@ class SuiteSchema:
         return None
 
     def _events(self) -> Iterator[TableEvent]:
-        known: dict[TableID, Mapping[str, Any]] = {}
+        before: dict[TableID, Mapping[str, Any]] = {}
         created_elsewhere = dict(self._elsewhere())
         for step in self._steps:
             if (entry := created_elsewhere.get(step.commit_ts)) is not None:
@@ -113,13 +113,13 @@ class SuiteSchema:
             if step.tables is None:
                 continue
             now = {TableID(info["id"]): info for info in step.tables}
-            for table_id in known.keys() - now.keys():
+            for table_id in before.keys() - now.keys():
                 yield TableEvent(step.commit_ts, DATABASE, table_id, None)
             for table_id, info in now.items():
-                if known.get(table_id) != info:
+                if before.get(table_id) != info:
                     table = parse_table_info(DATABASE, info)
                     yield TableEvent(step.commit_ts, DATABASE, table_id, table)
-            known = now
+            before = now
 
     def _elsewhere(self) -> Iterator[tuple[TimeStamp, tuple[str, Mapping[str, Any]]]]:
         first: dict[str, Mapping[str, Any]] = {}

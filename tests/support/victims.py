@@ -173,7 +173,7 @@ def traces(store: Path) -> Counter[str]:
     """Count the unfinished operations that a killed writer has left."""
     with closing(registry.open_reader(store, read_identity(store, _FS), _FS, _CLOCK)) as reader:
         view = reader.read([RETIRED_KIND])
-    unnamed = files_on_disk(store) - files_known(store)
+    unnamed = files_on_disk(store) - files_in_manifest(store)
     acknowledged = int.from_bytes((store / ACK).read_bytes()[:8], "little")
     return Counter(
         {
@@ -194,7 +194,7 @@ def files_on_disk(store: Path) -> set[str]:
     return {p.relative_to(data).as_posix() for p in data.rglob("*") if p.is_file()}
 
 
-def files_known(store: Path) -> set[str]:
+def files_in_manifest(store: Path) -> set[str]:
     """Return the data files in the manifest, including retired ones."""
     with closing(registry.open_reader(store, read_identity(store, _FS), _FS, _CLOCK)) as reader:
         view = reader.read([FILE_KIND, RETIRED_KIND])

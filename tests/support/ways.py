@@ -59,12 +59,12 @@ class Way:
         if self.name == "unix socket":
             return enter(serving(store, f"unix:{folder}/s")).address
         if self.name == "workers":
-            known_file = write_tokens(folder / "tokens")
-            return enter(serving_workers(store, f"unix:{folder}/s", tokens=known_file)).address
-        known = tokens(folder)
+            tokens_file = write_tokens(folder / "tokens")
+            return enter(serving_workers(store, f"unix:{folder}/s", tokens=tokens_file)).address
+        accepted = tokens(folder)
         if self.name == "flight":
-            return enter(serving_flight(store, "127.0.0.1:0", tokens=known)).address
-        settings = {"tokens": known, "tls": server_tls()}
+            return enter(serving_flight(store, "127.0.0.1:0", tokens=accepted)).address
+        settings = {"tokens": accepted, "tls": server_tls()}
         if self.name == "grpc":
             return enter(serving_grpc(store, "127.0.0.1:0", **settings)).address
         return enter(serving(store, "127.0.0.1:0", **settings)).address

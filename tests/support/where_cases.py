@@ -55,7 +55,7 @@ COLUMNS: Final = {
     "se": "SET('x', 'y', '1', 'Z') COLLATE utf8mb4_bin",
 }
 
-FOUND: Final = (
+CASES: Final = (
     "yr <=> 70",
     "yr < 1",
     "yr = 70",

@@ -56,9 +56,9 @@ def test_locks_agree():
 
 def test_oldest_allowed_protobuf_runs_the_generated_code():
     made_by = {
-        Version(found)
+        Version(version_text)
         for path in GENERATED.rglob("*_pb2.py")
-        for found in re.findall(
+        for version_text in re.findall(
             r"^# Protobuf Python Version: (\S+)$", path.read_text(), re.MULTILINE
         )
     }

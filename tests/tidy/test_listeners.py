@@ -22,15 +22,15 @@ def _called(node: ast.AST) -> set[str]:
 
 def _listeners() -> set[str]:
     """Names of the classes that listen, and of functions that do outside of classes."""
-    found: set[str] = set()
+    names: set[str] = set()
     for path in modules():
         if name(path) not in PRIMITIVES:
-            found |= {
+            names |= {
                 node.name
                 for node in ast.parse(path.read_text()).body
                 if isinstance(node, ast.ClassDef | ast.FunctionDef) and _called(node)
             }
-    return found
+    return names
 
 
 def _subclasses(names: set[str]) -> set[str]:
@@ -45,8 +45,8 @@ def _subclasses(names: set[str]) -> set[str]:
 
 def test_every_listener_is_in_the_campaign() -> None:
     """A new listener is added to `LISTENERS`, with a configuration that starts it."""
-    found = _listeners()
-    assert found | _subclasses(found) == set(LISTENERS)
+    listeners = _listeners()
+    assert listeners | _subclasses(listeners) == set(LISTENERS)
 
 
 def test_every_listener_is_attacked() -> None:

@@ -8,13 +8,13 @@ from tests.tidy.sources import MESSAGES, modules, name
 
 
 def test_class_names_are_unique() -> None:
-    found: defaultdict[str, list[str]] = defaultdict(list)
+    modules_of: defaultdict[str, list[str]] = defaultdict(list)
     for path in modules():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ClassDef):
-                found[node.name].append(name(path))
-    assert len(found) > 500
-    assert {each: paths for each, paths in found.items() if len(paths) > 1} == {}
+                modules_of[node.name].append(name(path))
+    assert len(modules_of) > 500
+    assert {each: paths for each, paths in modules_of.items() if len(paths) > 1} == {}
 
 
 def _variables(tree: ast.AST) -> Iterator[str]:

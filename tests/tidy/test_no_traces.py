@@ -31,10 +31,10 @@ def _text(path):
 def test_no_traces():
     if shutil.which("git") is None or not (ROOT / ".git").exists():
         pytest.skip("not a git checkout")
-    found = [
+    traces = [
         f"{name(path)}: {match.group()}"
         for path in _files()
         for pattern in (MACHINE_PATH, REGISTRY_HOST)
         for match in pattern.finditer(_text(path))
     ]
-    assert found == []
+    assert traces == []

@@ -81,9 +81,9 @@ def test_without_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("HOME", str(tmp_path / "no" / "home"))
     for name in ("GOPATH", "GOCACHE"):
         monkeypatch.delenv(name, raising=False)
-    found = build._environment()
+    environment = build._environment()
     for name in ("HOME", "GOPATH", "GOCACHE"):
-        assert build.FOLDER in Path(found[name]).parents
+        assert build.FOLDER in Path(environment[name]).parents
     monkeypatch.setenv("HOME", str(tmp_path))
     assert build._environment()["HOME"] == str(tmp_path)
     assert "GOCACHE" not in build._environment()

@@ -56,7 +56,7 @@ _CHEAPEST_FIRST: Final[tuple[Callable[[Path], Target], ...]] = (
     api.api_frame,
     api.api_message,
     api.tokens_file,
-    api.told_errors,
+    api.error_messages,
     api.sealed_ticket,
     api.api_json,
     api.served_connection,

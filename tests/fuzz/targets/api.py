@@ -123,11 +123,11 @@ def served_connection(_: Path) -> Target:
     calls += [("PlanScan", m) for m in _MESSAGES if isinstance(m, message.PlanRequest)]
     frames = [_frame(FrameType.AUTH, b"")]
     frames += [
-        _frame(FrameType.REQUEST, Request(name, 1000, encode(asked)).to_bytes())
-        for name, asked in calls
+        _frame(FrameType.REQUEST, Request(name, 1000, encode(request)).to_bytes())
+        for name, request in calls
     ]
-    asked = Request("ListTables", 0, b'{"moment": {"snapshot_ts": "7"}}').to_bytes()
-    frames += [_frame(FrameType.REQUEST, asked, is_json=True), _frame(FrameType.CANCEL, b"")]
+    list_tables = Request("ListTables", 0, b'{"moment": {"snapshot_ts": "7"}}').to_bytes()
+    frames += [_frame(FrameType.REQUEST, list_tables, is_json=True), _frame(FrameType.CANCEL, b"")]
     seeds = [PREFACE + b"".join(frames), PREFACE + frames[0] + frames[2]]
 
     def parse(data: bytes) -> None:
@@ -173,10 +173,10 @@ def server_answer(_: Path) -> Target:
     return Target(seeds, bytes_like([*seeds, wrong]), parse)
 
 
-def told_errors(_: Path) -> Target:
+def error_messages(_: Path) -> Target:
     """Errors that a server sends: decoded to a class of this package, never to another one."""
-    told = encode_error(NotCaughtUpError(TimeStamp(1), TimeStamp(2)))
-    documents = [[told.name, told.text, json.loads(told.arguments), told.retryable]]
+    encoded = encode_error(NotCaughtUpError(TimeStamp(1), TimeStamp(2)))
+    documents = [[encoded.name, encoded.text, json.loads(encoded.arguments), encoded.retryable]]
     documents += [["RoleError", "text", ["Compact", "admin", "read"], False], ["os", "", [], True]]
 
     def parse(data: bytes) -> None:

@@ -64,7 +64,7 @@ def specs_of(table: TableInfo) -> list[ColumnSpec]:
 def every_type_rows(kind: str) -> Sequence[bytes]:
     """Its rows in the binlog: inserted, updated or deleted."""
     table = every_type()
-    found = [
+    rows = [
         row
         for step in steps()
         for entity in step.entities
@@ -73,7 +73,7 @@ def every_type_rows(kind: str) -> Sequence[bytes]:
         if mutations.table_id == table.id
         for row in getattr(mutations, kind)
     ]
-    return found[:SEEDS]
+    return rows[:SEEDS]
 
 
 @cache

@@ -245,13 +245,13 @@ class _OneChanged:
         self.finished_jobs = cluster.finished_jobs
 
     def read_key(self, key: bytes) -> MetaKey:
-        found = self._cluster.read_key(key)
+        stored = self._cluster.read_key(key)
         if key != self._key:
-            return found
-        writes = list(found.writes)
+            return stored
+        writes = list(stored.writes)
         old = writes[self._place]
         writes[self._place] = type(old)(old.start_ts, old.commit_ts, self._value)
-        return MetaKey(tuple(writes), found.locked_ts)
+        return MetaKey(tuple(writes), stored.locked_ts)
 
 
 def _texts(documents: Sequence[Any]) -> list[bytes]:

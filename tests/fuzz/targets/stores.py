@@ -235,11 +235,11 @@ def command_row(_: Path) -> Target:
     whole = json_like(documents)
 
     def parse(data: bytes) -> None:
-        found = StoreCommand.from_body("x", data)
-        found.is_abandoned(clock)
-        min(found.deadline_ms, 0)
-        if found.state is State.FAILED:
-            str(found.error("fuzz"))
+        command = StoreCommand.from_body("x", data)
+        command.is_abandoned(clock)
+        min(command.deadline_ms, 0)
+        if command.state is State.FAILED:
+            str(command.error("fuzz"))
 
     return Target([each.to_body() for each in commands], mutate, parse)
 

@@ -14,7 +14,7 @@ from pyspark_theflash.storage.mvcc.version import column_name
 from pyspark_theflash.tidb.schema.model import parse_table_info
 from tests.support.golden_vectors import stored_columns
 from tests.support.live_where import RECORDING
-from tests.support.where_cases import FOUND
+from tests.support.where_cases import CASES
 
 RECORDED: dict[str, Any] = json.loads(gzip.decompress(RECORDING.read_bytes()))
 TABLE = parse_table_info("w", RECORDED["table_info"])
@@ -34,7 +34,7 @@ def matching_ids(text: str) -> Sequence[int] | None:
     return [number for number, is_kept in zip(IDS, kept, strict=True) if is_kept]
 
 
-@pytest.mark.parametrize("text", FOUND)
+@pytest.mark.parametrize("text", CASES)
 def test_condition_that_was_once_answered_otherwise(text: str) -> None:
     assert matching_ids(text) in (ANSWERS[text], None)
 
