@@ -141,7 +141,7 @@ END = session.StreamEncoder.end
     ("behave", "text"),
     [
         (cut, "StreamCutError: .*in the middle of an answer"),
-        (lie, r"StreamCutError: .*101 rows were announced, and 100 came"),
+        (lie, r"StreamCutError: .*101 rows were announced, 100 were received"),
     ],
 )
 def test_a_stream_that_is_not_whole_is_no_answer(load, store, tmp_path, monkeypatch, behave, text):
