@@ -12,21 +12,21 @@ private[spark] final class Client(place: Place) {
   import Client._
 
   private val pool = mutable.ArrayDeque.empty[Connection]
-  private var known: Option[Server] = place match {
+  private var lastServer: Option[Server] = place match {
     case server: Server => Some(server)
     case _: Folder      => None
   }
 
   /** Executes a read-only call, which is repeated if a pooled connection is dead. */
   def call(method: String, request: JsonNode, timeoutMs: Int = ShortMs): JsonNode =
-    asked { connection =>
+    withConnection { connection =>
       try connection.call(method, request, timeoutMs)
       finally giveBack(connection)
     }
 
   /** Starts reading the rows of a split. The caller returns the connection with `giveBack`. */
   def scan(request: JsonNode): DataChannel =
-    asked { connection =>
+    withConnection { connection =>
       try {
         val data = connection.scan(request)
         val _ = data.hasData()
@@ -60,7 +60,7 @@ private[spark] final class Client(place: Place) {
     old.foreach(_.close())
   }
 
-  private def asked[T](ask: Connection => T): T = {
+  private def withConnection[T](ask: Connection => T): T = {
     val pooled = synchronized(pool.removeLastOption())
     try ask(pooled.getOrElse(opened()))
     catch {
@@ -72,16 +72,16 @@ private[spark] final class Client(place: Place) {
   }
 
   private def opened(): Connection = {
-    val server = synchronized(known)
+    val server = synchronized(lastServer)
     (place, server) match {
-      case (_: Server, Some(found)) => Connection.open(found)
-      case (folder: Folder, Some(found)) =>
-        try Connection.open(found)
+      case (_: Server, Some(address)) => Connection.open(address)
+      case (folder: Folder, Some(address)) =>
+        try Connection.open(address)
         catch {
           case error: TheFlashException if error.kind == Errors.Unavailable => started(folder)
         }
       case (folder: Folder, None)  => started(folder)
-      case (found: Server, None) => Connection.open(found)
+      case (address: Server, None) => Connection.open(address)
     }
   }
 
@@ -89,7 +89,7 @@ private[spark] final class Client(place: Place) {
     */
   private def started(folder: Folder, triesLeft: Int = StartTries): Connection = {
     val server = Server(Engine.address(folder), None, None)
-    synchronized { known = Some(server) }
+    synchronized { lastServer = Some(server) }
     try Connection.open(server)
     catch {
       case error: TheFlashException if error.kind == Errors.Unavailable && triesLeft > 1 =>

@@ -37,7 +37,7 @@ private[spark] final class Computed(expressions: Expressions) {
   private def typed(value: Value): Option[Value] =
     if (value.dataType == BooleanType) Some(value)
     else named(value.dataType).map { name =>
-      value.copy(told = call(s"as $name", Seq(value.told)))
+      value.copy(term = call(s"as $name", Seq(value.term)))
     }
 
   private def made(expression: Expression): Option[Value] = expression match {
@@ -49,14 +49,14 @@ private[spark] final class Computed(expressions: Expressions) {
       for {
         name <- Parts.get(part.field())
         source <- made(part.source()) if source.dataType == DateType
-      } yield Value(call(name, Seq(source.told)), IntegerType)
-    case told: UserDefinedScalarFunc => zoned(told)
+      } yield Value(call(name, Seq(source.term)), IntegerType)
+    case function: UserDefinedScalarFunc => zoned(function)
     case operation: GeneralScalarExpression =>
       val arguments = operation.children().toSeq
       operation.name() match {
         case "CASE_WHEN" => choice(arguments)
-        case "COALESCE"  => alike(arguments).map { case (found, dataType) =>
-            Value(call("coalesce", found), dataType)
+        case "COALESCE"  => alike(arguments).map { case (values, dataType) =>
+            Value(call("coalesce", values), dataType)
           }
         case "SUBSTRING"   => substring(arguments)
         case "CHAR_LENGTH" => text("length", arguments, IntegerType)
@@ -70,11 +70,11 @@ private[spark] final class Computed(expressions: Expressions) {
 
   /** All arguments in their common Spark type, which NULL adopts; None if the types differ. */
   private def alike(arguments: Seq[Expression]): Option[(Seq[JsonNode], DataType)] =
-    all(arguments.map(made)).flatMap { found =>
-      found.map(_.dataType).filter(_ != NullType).distinct match {
+    all(arguments.map(made)).flatMap { values =>
+      values.map(_.dataType).filter(_ != NullType).distinct match {
         case Seq(dataType) =>
-          all(found.map(each => typed(each.copy(dataType = dataType)))).map { told =>
-            (told.map(_.told), dataType)
+          all(values.map(each => typed(each.copy(dataType = dataType)))).map { typedValues =>
+            (typedValues.map(_.term), dataType)
           }
         case _ => None
       }
@@ -85,14 +85,14 @@ private[spark] final class Computed(expressions: Expressions) {
     val conditions = pairs.collect { case Seq(condition, _) => condition }
     val values = pairs.map(_.last)
     for {
-      told <- all(conditions.map {
+      whens <- all(conditions.map {
         case condition: Predicate => expressions.condition(condition)
         case _                    => None
       })
-      (found, dataType) <- alike(values) if dataType != BooleanType
+      (results, dataType) <- alike(values) if dataType != BooleanType
     } yield {
-      val branches = told.zip(found).flatMap { case (condition, value) => Seq(condition, value) }
-      Value(call("case", branches ++ found.drop(told.length)), dataType)
+      val branches = whens.zip(results).flatMap { case (condition, value) => Seq(condition, value) }
+      Value(call("case", branches ++ results.drop(whens.length)), dataType)
     }
   }
 
@@ -119,8 +119,8 @@ private[spark] final class Computed(expressions: Expressions) {
 
   private def operand(expression: Expression, value: Value): Option[JsonNode] =
     expression match {
-      case literal: Literal[_] => Option.when(literal.value() != null)(value.told)
-      case _                   => typed(value).map(_.told)
+      case literal: Literal[_] => Option.when(literal.value() != null)(value.term)
+      case _                   => typed(value).map(_.term)
     }
 
   private def substring(arguments: Seq[Expression]): Option[Value] = {
@@ -130,15 +130,15 @@ private[spark] final class Computed(expressions: Expressions) {
     }
     for {
       source <- made(arguments.head) if source.dataType == StringType
-      told <- all(places) if told.head >= 0 && told.drop(1).forall(_ > 0)
-    } yield Value(call("substring", source.told +: told.map(n => whole(n.toLong))), StringType)
+      numbers <- all(places) if numbers.head >= 0 && numbers.drop(1).forall(_ > 0)
+    } yield Value(call("substring", source.term +: numbers.map(n => whole(n.toLong))), StringType)
   }
 
   private def text(name: String, arguments: Seq[Expression], dataType: DataType): Option[Value] =
     arguments match {
       case Seq(argument) =>
         made(argument).filter(_.dataType == StringType).map { source =>
-          Value(call(name, Seq(source.told)), dataType)
+          Value(call(name, Seq(source.term)), dataType)
         }
       case _ => None
     }
@@ -146,7 +146,7 @@ private[spark] final class Computed(expressions: Expressions) {
   private def double(name: String, arguments: Seq[Expression]): Option[Value] = arguments match {
     case Seq(argument) =>
       made(argument).filter(_.dataType == DoubleType).flatMap(typed).map { source =>
-        Value(call(name, Seq(source.told)), LongType)
+        Value(call(name, Seq(source.term)), LongType)
       }
     case _ => None
   }
@@ -156,24 +156,24 @@ private[spark] final class Computed(expressions: Expressions) {
       for {
         unit <- Zoned.unit(format.value()) if Zoned.Days.contains(unit)
         source <- made(date) if source.dataType == DateType
-      } yield Value(call("trunc", Seq(words(unit), source.told)), DateType)
+      } yield Value(call("trunc", Seq(words(unit), source.term)), DateType)
     case _ => None
   }
 
   /** Translates a function of a timestamp in a fixed-offset zone; see `Zoned`. */
   private def zoned(function: UserDefinedScalarFunc): Option[Value] =
     for {
-      told <- Zoned.told(function.canonicalName())
+      zonedCall <- Zoned.decoded(function.canonicalName())
       source <- function.children().toSeq.lastOption.flatMap(made)
-      offset = whole(told.offsetUs)
+      offset = whole(zonedCall.offsetUs)
       local <- source.dataType match {
-        case TimestampType    => Some(call("local", Seq(source.told, offset)))
-        case TimestampNTZType => Some(source.told)
+        case TimestampType    => Some(call("local", Seq(source.term, offset)))
+        case TimestampNTZType => Some(source.term)
         case _                => None
       }
-    } yield told.name match {
+    } yield zonedCall.name match {
       case "date_trunc" =>
-        val begin = call("date_trunc", Seq(words(told.unit), local))
+        val begin = call("date_trunc", Seq(words(zonedCall.unit), local))
         Value(call("instant", Seq(begin, offset)), TimestampType)
       case "instant" => Value(call("instant", Seq(local, offset)), TimestampType)
       case "date"    => Value(call("date", Seq(local)), DateType)

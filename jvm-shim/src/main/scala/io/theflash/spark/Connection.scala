@@ -198,9 +198,9 @@ private[spark] final class Connection(link: Link, val address: String, token: Op
     catch { case error: IOException => throw lost(error, isFirst = false) }
     if (kind == Frame.Error) {
       val isOurs = header.getInt(4) == calls
-      val told = Errors.heard(parsed(body))
+      val error = Errors.decoded(parsed(body))
       usable = isOurs
-      throw told
+      throw error
     }
     body
   }
@@ -353,21 +353,21 @@ private[spark] object Connection {
 private[spark] object Wire {
   def strings(body: Array[Byte]): Map[Int, String] = {
     val buffer = ByteBuffer.wrap(body)
-    val found = Map.newBuilder[Int, String]
+    val fields = Map.newBuilder[Int, String]
     while (buffer.hasRemaining) {
       val tag = varint(buffer)
       (tag & 7L) match {
         case 0 => val _ = varint(buffer)
         case 2 =>
           val length = varint(buffer)
-          if (length > buffer.remaining()) return found.result()
+          if (length > buffer.remaining()) return fields.result()
           val bytes = new Array[Byte](length.toInt)
           buffer.get(bytes)
-          found += (tag >>> 3).toInt -> new String(bytes, UTF_8)
-        case _ => return found.result()
+          fields += (tag >>> 3).toInt -> new String(bytes, UTF_8)
+        case _ => return fields.result()
       }
     }
-    found.result()
+    fields.result()
   }
 
   private def varint(buffer: ByteBuffer): Long = {

@@ -14,13 +14,13 @@ import org.apache.spark.sql.types.StructType
 private[spark] final class DriverScan(scan: TheFlashScan, most: Long, read: => Array[InternalRow])
     extends LocalScan
     with SupportsReportStatistics {
-  private lazy val found = Errors.planning(read)
+  private lazy val result = Errors.planning(read)
 
   override def readSchema(): StructType = scan.readSchema()
 
   override def description(): String = scan.description()
 
-  override def rows(): Array[InternalRow] = found
+  override def rows(): Array[InternalRow] = result
 
   override def estimateStatistics(): Statistics = new Statistics {
     override def numRows(): OptionalLong = OptionalLong.of(most)

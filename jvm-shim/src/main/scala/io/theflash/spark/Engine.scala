@@ -35,8 +35,8 @@ private[spark] object Engine {
         folder.idle.toSeq.flatMap(Seq("--idle", _))
       val builder = new ProcessBuilder(command: _*).directory(new File("/"))
       sys.env.get("PYTHONPATH").foreach { paths =>
-        val found = paths.split(File.pathSeparator).filter(_.nonEmpty).map(absolute)
-        builder.environment().put("PYTHONPATH", found.mkString(File.pathSeparator))
+        val absolutePaths = paths.split(File.pathSeparator).filter(_.nonEmpty).map(absolute)
+        builder.environment().put("PYTHONPATH", absolutePaths.mkString(File.pathSeparator))
       }
       val process = builder
         .redirectInput(ProcessBuilder.Redirect.from(new File("/dev/null")))
@@ -48,7 +48,7 @@ private[spark] object Engine {
         throw Errors.deadline(Module, StartMs)
       }
       val said = Connection.Mapper.readTree(output)
-      if (said.has("error")) throw Errors.heard(said.get("error"))
+      if (said.has("error")) throw Errors.decoded(said.get("error"))
       if (!said.has("address")) throw failed(folder, read(errors))
       said.get("address").asText()
     } catch {

@@ -77,11 +77,11 @@ private[spark] object Errors {
     )
 
   /** Converts an Error message of the API. */
-  def heard(told: JsonNode): TheFlashException =
+  def decoded(encoded: JsonNode): TheFlashException =
     new TheFlashException(
-      told.path("name").asText("InternalError").take(80),
-      told.path("text").asText("").take(2000),
-      told.path("retryable").asBoolean(false)
+      encoded.path("name").asText("InternalError").take(80),
+      encoded.path("text").asText("").take(2000),
+      encoded.path("retryable").asBoolean(false)
     )
 
   /** Evaluates `body`; converts its errors to analysis errors. */

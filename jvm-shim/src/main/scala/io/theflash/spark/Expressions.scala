@@ -31,7 +31,7 @@ private[spark] final class Expressions(columns: Map[String, StructField]) {
         case _                => None
       }).map(call(predicate.name().toLowerCase(java.util.Locale.ROOT), _))
     case name if Conditions.contains(name) =>
-      all(predicate.children().toSeq.map(value(_).map(_.told))).map(call(Conditions(name), _))
+      all(predicate.children().toSeq.map(value(_).map(_.term))).map(call(Conditions(name), _))
     case _ => None
   }
 
@@ -53,7 +53,7 @@ private[spark] final class Expressions(columns: Map[String, StructField]) {
         left <- value(operation.children()(0))
         right <- value(operation.children()(1))
         dataType <- arithmetic(operation.name(), left.dataType, right.dataType)
-      } yield Value(call(operation.name(), Seq(left.told, right.told)), dataType)
+      } yield Value(call(operation.name(), Seq(left.term, right.term)), dataType)
     case _ => None
   }
 }
@@ -61,7 +61,7 @@ private[spark] final class Expressions(columns: Map[String, StructField]) {
 private[spark] object Expressions {
 
   /** An expression of the API with its Spark type. */
-  final case class Value(told: JsonNode, dataType: DataType)
+  final case class Value(term: JsonNode, dataType: DataType)
 
   private val Conditions = Map(
     "=" -> "=",

@@ -52,30 +52,30 @@ private[spark] object Reading {
 
   /** Has a place resolve `options`. */
   def of(client: Client, options: Map[String, String], timeoutMs: Int): Reading = {
-    val told = client.call("PrepareRead", Messages.readOptions(options), timeoutMs)
-    val table = told.path("table")
+    val prepared = client.call("PrepareRead", Messages.readOptions(options), timeoutMs)
+    val table = prepared.path("table")
     val fields = Types.schema(table.path("arrowSchema").asText())
     val columns = table.path("columns").asScala.toSeq
     if (columns.length != fields.length)
       throw Errors.protocol(table.path("name").asText(), "its columns do not fit its schema")
-    val request = told.path("request").deepCopy[ObjectNode]()
+    val request = prepared.path("request").deepCopy[ObjectNode]()
     Reading(request, table.path("name").asText(), columns.zip(fields).map(column))
   }
 
   private def column(pair: (JsonNode, Field)): TableColumn = {
-    val (told, field) = pair
-    val tidbType = told.path("type").asText()
-    val comment = told.path("comment").asText("")
+    val (column, field) = pair
+    val tidbType = column.path("type").asText()
+    val comment = column.path("comment").asText("")
     val metadata = new MetadataBuilder()
     if (comment.nonEmpty) metadata.putString("comment", comment)
     TableColumn(
       StructField(
         field.getName,
         Types.sparkType(field, tidbType),
-        told.path("nullable").asBoolean(false),
+        column.path("nullable").asBoolean(false),
         metadata.build()
       ),
-      told.path("inHandle").asBoolean(false)
+      column.path("inHandle").asBoolean(false)
     )
   }
 }
@@ -98,11 +98,11 @@ private[spark] final case class Plan(
 )
 
 private[spark] object Plan {
-  def of(told: JsonNode): Plan = Plan(
-    told.path("snapshot").path("handle").asText(),
-    told.path("snapshot").path("latchId").asText(),
-    Types.schema(told.path("arrowSchema").asText()),
-    told.path("splits").asScala.toSeq.map { split =>
+  def of(response: JsonNode): Plan = Plan(
+    response.path("snapshot").path("handle").asText(),
+    response.path("snapshot").path("latchId").asText(),
+    Types.schema(response.path("arrowSchema").asText()),
+    response.path("splits").asScala.toSeq.map { split =>
       Split(
         split.path("ticket").asText(),
         split.path("physicalId").asText("0"),

@@ -38,7 +38,7 @@ private[spark] object SplitPartition {
   private val TicketChars = 1 << 20
 
   /** Groups splits, in order, into requests of limited size. */
-  def asked(splits: Seq[Split]): Iterator[Seq[Split]] = {
+  def grouped(splits: Seq[Split]): Iterator[Seq[Split]] = {
     val groups = mutable.ArrayBuffer.empty[Vector[Split]]
     var room = 0
     splits.foreach { split =>
@@ -73,10 +73,10 @@ private[spark] final case class ReaderFactory(schema: StructType, functions: Opt
   override def supportColumnarReads(partition: InputPartition): Boolean = true
 
   override def createColumnarReader(partition: InputPartition): PartitionReader[ColumnarBatch] = {
-    val found = partition.asInstanceOf[SplitPartition]
+    val splits = partition.asInstanceOf[SplitPartition]
     functions match {
-      case None        => new RowsReader(found, schema)
-      case Some(names) => new AggregatesReader(found, schema, names)
+      case None        => new RowsReader(splits, schema)
+      case Some(names) => new AggregatesReader(splits, schema, names)
     }
   }
 
@@ -87,7 +87,7 @@ private[spark] final case class ReaderFactory(schema: StructType, functions: Opt
 /** Reader of the batches of a partition's splits, which it requests in groups. */
 private[spark] class RowsReader(partition: SplitPartition, schema: StructType)
     extends PartitionReader[ColumnarBatch] {
-  private val left = SplitPartition.asked(partition.splits)
+  private val left = SplitPartition.grouped(partition.splits)
   private var rows: Rows = _
   private var rowCount = 0L
   private var doneBytes = 0L
@@ -116,8 +116,8 @@ private[spark] class RowsReader(partition: SplitPartition, schema: StructType)
   protected def dictionaries: DictionaryProvider = rows.dictionaries
 
   protected def nextBatch(): Option[VectorSchemaRoot] = {
-    var found = if (rows == null) None else rows.next()
-    while (found.isEmpty && left.hasNext) {
+    var next = if (rows == null) None else rows.next()
+    while (next.isEmpty && left.hasNext) {
       if (rows != null) {
         doneBytes += rows.sizeBytes
         rows.close()
@@ -128,9 +128,9 @@ private[spark] class RowsReader(partition: SplitPartition, schema: StructType)
         Replanning.tickets(client, partition, splits, error)
       }
       rows = made
-      found = first
+      next = first
     }
-    found
+    next
   }
 
   private def columns(root: VectorSchemaRoot): Array[ColumnVector] = {
@@ -154,9 +154,9 @@ private[spark] object RowsReader {
   /** Copies all rows of a reader and closes it. */
   def all(reader: PartitionReader[ColumnarBatch], kept: UnsafeProjection): Seq[InternalRow] =
     try {
-      val found = mutable.ArrayBuffer.empty[InternalRow]
-      while (reader.next()) found ++= reader.get().rowIterator().asScala.map(kept(_).copy())
-      found.toSeq
+      val rows = mutable.ArrayBuffer.empty[InternalRow]
+      while (reader.next()) rows ++= reader.get().rowIterator().asScala.map(kept(_).copy())
+      rows.toSeq
     } finally reader.close()
 }
 

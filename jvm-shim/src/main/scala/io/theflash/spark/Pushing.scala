@@ -46,10 +46,10 @@ private[spark] final class PushingScanBuilder(
   private var fewRows = 0
 
   override def pushPredicates(predicates: Array[Predicate]): Array[Predicate] = {
-    val told = predicates.toSeq.flatMap(each => expressions.condition(each).map(each -> _))
+    val translated = predicates.toSeq.flatMap(each => expressions.condition(each).map(each -> _))
     val accepted =
-      if (told.isEmpty || filters(told.map(_._2))) told
-      else told.filter { case (_, condition) => filters(Seq(condition)) }
+      if (translated.isEmpty || filters(translated.map(_._2))) translated
+      else translated.filter { case (_, condition) => filters(Seq(condition)) }
     pushed = accepted.map(_._1).toArray
     filter = filtered(accepted.map(_._2))
     if (pushed.nonEmpty) shown += pushed.mkString("PushedFilters: [", ", ", "]")
@@ -69,20 +69,20 @@ private[spark] final class PushingScanBuilder(
     val averages = wanted.aggregateExpressions().collect { case average: Avg => average.column() }
     hasAverage ||= averages.nonEmpty
     averagesLongs ||= averages.exists(!computed.summand(_).exists(_.dataType != LongType))
-    isTotal = !hasAverage && told(wanted).exists { each =>
+    isTotal = !hasAverage && aggregationOf(wanted).exists { each =>
       each.totals.isDefined && accepts(filter ++ each.fields, each.fits)
     }
     isCounted = isTotal && filter.isEmpty &&
       wanted.aggregateExpressions().forall(_.isInstanceOf[CountStar]) &&
-      told(wanted).exists(each => accepts(each.fields, each.isCheap))
+      aggregationOf(wanted).exists(each => accepts(each.fields, each.isCheap))
     isTotal
   }
 
-  private def told(wanted: Aggregation): Option[PushedAggregation] =
+  private def aggregationOf(wanted: Aggregation): Option[PushedAggregation] =
     if (averagesLongs) None else PushedAggregation.of(wanted, reading, computed)
 
   override def pushAggregation(wanted: Aggregation): Boolean = {
-    val accepted = told(wanted).filter(each => accepts(filter ++ each.fields, each.fits))
+    val accepted = aggregationOf(wanted).filter(each => accepts(filter ++ each.fields, each.fits))
     aggregation = accepted
     accepted.foreach { each =>
       shown += wanted.aggregateExpressions().mkString("PushedAggregates: [", ", ", "]")
@@ -93,10 +93,10 @@ private[spark] final class PushingScanBuilder(
   }
 
   override def pushLimit(limit: Int): Boolean = {
-    val told = Seq("limit" -> Messages.number(limit.toLong))
-    val isAccepted = limit > 0 && accepts(filter ++ told)
+    val fields = Seq("limit" -> Messages.number(limit.toLong))
+    val isAccepted = limit > 0 && accepts(filter ++ fields)
     if (isAccepted) {
-      first = told
+      first = fields
       // With a filter, all rows may have to be read.
       if (filter.isEmpty && limit <= DriverScan.RowsMax) fewRows = limit
       shown += s"PushedLimit: $limit"
@@ -106,10 +106,10 @@ private[spark] final class PushingScanBuilder(
 
   override def pushTopN(orders: Array[SortOrder], limit: Int): Boolean = {
     val keys = Expressions.all(orders.toSeq.map(sortKey))
-    val told = keys.map { each =>
+    val fields = keys.map { each =>
       Seq("limit" -> Messages.number(limit.toLong), "order" -> Messages.list(each))
     }
-    val accepted = told.filter(each => limit > 0 && accepts(filter ++ each))
+    val accepted = fields.filter(each => limit > 0 && accepts(filter ++ each))
     accepted.foreach { each =>
       first = each
       shown += s"PushedTopN: ${orders.mkString("[", ", ", "]")} LIMIT $limit"
@@ -141,12 +141,12 @@ private[spark] final class PushingScanBuilder(
   override def isPartiallyPushed(): Boolean = true
 
   override protected def spec: ScanSpec = aggregation match {
-    case Some(found) =>
-      val schema = if (isTotal) found.totals.get else found.schema
-      ScanSpec(schema, filter ++ found.fields, Some(found.functions), shown.toSeq, isTotal)
+    case Some(pushed) =>
+      val schema = if (isTotal) pushed.totals.get else pushed.schema
+      ScanSpec(schema, filter ++ pushed.fields, Some(pushed.functions), shown.toSeq, isTotal)
     case None =>
-      val asked = ScanSpec.columns(required) ++ filter ++ first
-      ScanSpec(required, asked, None, shown.toSeq)
+      val fields = ScanSpec.columns(required) ++ filter ++ first
+      ScanSpec(required, fields, None, shown.toSeq)
   }
 
   private def filtered(conditions: Seq[JsonNode]): Seq[(String, JsonNode)] = conditions match {
@@ -163,8 +163,8 @@ private[spark] final class PushingScanBuilder(
   private def filters(conditions: Seq[JsonNode]): Boolean =
     isSupported { planner.check(filtered(conditions)); true }
 
-  private def isSupported(asked: => Boolean): Boolean = Errors.planning {
-    try asked
+  private def isSupported(request: => Boolean): Boolean = Errors.planning {
+    try request
     catch { case error: TheFlashException if error.kind == Errors.Unsupported => false }
   }
 
@@ -225,21 +225,21 @@ private[spark] object PushedAggregation {
           (Seq("function" -> Messages.text(part.function)) ++ part.argument.map("argument" -> _)): _*
         )
       }
-      val told = Messages.message(
-        "keys" -> Messages.list(groups.map(_.told)),
+      val aggregation = Messages.message(
+        "keys" -> Messages.list(groups.map(_.term)),
         "aggregates" -> Messages.list(aggregates)
       )
       val keys = groups.zipWithIndex.map { case (key, n) => StructField(s"k$n", key.dataType) }
       val schema = keys ++ named(parts.map(_.dataType))
       val totals = parts.flatMap(_.total)
-      val isTold = groups.isEmpty && totals.length == parts.length
+      val hasTotals = groups.isEmpty && totals.length == parts.length
       // The aggregation determines the columns to read.
-      val asked = Seq("columns" -> Messages.list(Nil), "aggregation" -> told)
+      val fields = Seq("columns" -> Messages.list(Nil), "aggregation" -> aggregation)
       PushedAggregation(
-        asked,
+        fields,
         StructType(schema),
         parts.map(_.function),
-        Option.when(isTold)(StructType(named(totals)))
+        Option.when(hasTotals)(StructType(named(totals)))
       )
     }
 
@@ -269,8 +269,8 @@ private[spark] object PushedAggregation {
   private def part(function: AggregateFunc, computed: Computed): Option[Part] = {
     def of(name: String, argument: Expression, dataType: DataType => DataType) =
       computed.value(argument).map { value =>
-        val found = dataType(value.dataType)
-        Part(name, Option(value.told), found, Some(found))
+        val resultType = dataType(value.dataType)
+        Part(name, Option(value.term), resultType, Some(resultType))
       }
     function match {
       case _: CountStar                      => Some(Part(Count, None, LongType, Some(LongType)))
@@ -279,7 +279,7 @@ private[spark] object PushedAggregation {
         for {
           value <- computed.summand(sum.column())
           dataType <- summed(value.dataType)
-        } yield Part(Sum, Option(value.told), dataType, Totals.summed(value.dataType))
+        } yield Part(Sum, Option(value.term), dataType, Totals.summed(value.dataType))
       case min: Min => of("min", min.column(), identity)
       case max: Max => of("max", max.column(), identity)
       case _        => None

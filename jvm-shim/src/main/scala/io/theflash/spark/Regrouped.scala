@@ -43,10 +43,10 @@ private[spark] object Regrouped extends Rule[LogicalPlan] {
   private def grouped(aggregate: Aggregate): Option[LogicalPlan] = {
     val all = aggregate.aggregateExpressions.flatMap(_.collect { case a: AggregateExpression => a })
     val (distinct, others) = all.partition(_.isDistinct)
-    val isKnown = all.forall(_.filter.isEmpty) && distinct.forall(isGroup) &&
+    val isSupported = all.forall(_.filter.isEmpty) && distinct.forall(isGroup) &&
       others.forall(isPutTogether) && aggregate.groupingExpressions.forall(_.deterministic)
     val wanted = distinct.map(each => ExpressionSet(each.aggregateFunction.children)).distinct
-    Option.when(isKnown && wanted.length == 1)(made(aggregate, wanted.head.toSeq, others))
+    Option.when(isSupported && wanted.length == 1)(made(aggregate, wanted.head.toSeq, others))
   }
 
   private def isGroup(each: AggregateExpression): Boolean =

@@ -69,9 +69,12 @@ private[spark] final class Rows(client: Client, tickets: Seq[String]) extends Au
   private def checkEnd(): Unit = {
     if (data.hasData()) throw notArrow(null)
     val end = connection.end
-    val told = (end.getLong(0), end.getLong(8), end.getLong(16))
-    if (told != ((batches, rowCount, data.sizeBytes)))
-      throw Errors.cut(connection.address, s"${told._2} rows were announced, and $rowCount came")
+    val announced = (end.getLong(0), end.getLong(8), end.getLong(16))
+    if (announced != ((batches, rowCount, data.sizeBytes)))
+      throw Errors.cut(
+        connection.address,
+        s"${announced._2} rows were announced, $rowCount were received"
+      )
   }
 
   private def notArrow(cause: Throwable): TheFlashException = {

@@ -19,7 +19,7 @@ private[spark] final class Settings private (val texts: Map[String, String]) {
   def pushdown: Boolean = !texts.get("pushdown").exists(_.trim.equalsIgnoreCase("false"))
 
   /** Resolves the options at the present time. */
-  def reading(): Reading = Reading.of(client, told, timeoutMs)
+  def reading(): Reading = Reading.of(client, sentOptions, timeoutMs)
 
   /** Timeout of a call that includes the wait for the timestamp (`wait_for_ts`). */
   private def timeoutMs: Int = {
@@ -28,12 +28,12 @@ private[spark] final class Settings private (val texts: Map[String, String]) {
   }
 
   /** The options that are sent to the store's process, without secrets. */
-  private def told: Map[String, String] = texts -- Place.Secrets
+  private def sentOptions: Map[String, String] = texts -- Place.Secrets
 
   /** A copy with these options replaced or added. */
   def updated(others: Map[String, String]): Settings = Settings(texts ++ others)
 
-  override def toString: String = s"Settings(${told.keys.toSeq.sorted.mkString(", ")})"
+  override def toString: String = s"Settings(${sentOptions.keys.toSeq.sorted.mkString(", ")})"
 }
 
 private[spark] object Settings {

@@ -139,8 +139,8 @@ class TheFlashCatalog extends TableCatalog with SupportsNamespaces {
       .headOption
       .map(text => Messages.message("snapshotTs" -> Messages.text(text)))
       .getOrElse(Messages.message())
-    val told = settings.client.call("ListTables", Messages.message("moment" -> moment))
-    told.path("tables").asScala.toSeq.map { each =>
+    val listing = settings.client.call("ListTables", Messages.message("moment" -> moment))
+    listing.path("tables").asScala.toSeq.map { each =>
       val name = each.path("name").asText()
       val dot = name.indexOf('.')
       (name.take(dot), name.drop(dot + 1))
@@ -176,17 +176,17 @@ private[spark] final class CatalogTable(settings: Settings, reading: Reading)
   */
 private final class StatementMoments {
   private val Most = 100
-  private var known = List.empty[(WeakReference[AnyRef], String)]
+  private var recent = List.empty[(WeakReference[AnyRef], String)]
 
   def current: Option[String] = synchronized {
     statement.flatMap { now =>
-      known.collectFirst { case (each, snapshotTs) if each.get eq now => snapshotTs }
+      recent.collectFirst { case (each, snapshotTs) if each.get eq now => snapshotTs }
     }
   }
 
   def put(snapshotTs: String): Unit = synchronized {
     statement.foreach { now =>
-      known = (new WeakReference(now), snapshotTs) :: known.filter(_._1.get != null).take(Most)
+      recent = (new WeakReference(now), snapshotTs) :: recent.filter(_._1.get != null).take(Most)
     }
   }
 

@@ -38,11 +38,11 @@ class TheFlashProvider extends TableProvider with DataSourceRegister {
 
   private def reading(settings: Settings): Reading = synchronized {
     read match {
-      case Some((texts, found)) if texts == settings.texts => found
+      case Some((texts, reading)) if texts == settings.texts => reading
       case _ =>
-        val found = settings.reading()
-        read = Some((settings.texts, found))
-        found
+        val reading = settings.reading()
+        read = Some((settings.texts, reading))
+        reading
     }
   }
 }

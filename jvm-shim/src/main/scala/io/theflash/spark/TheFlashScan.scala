@@ -25,11 +25,11 @@ private[spark] object Snapshot {
   private val cleaner = Cleaner.create()
 
   def take(client: Client, snapshotTs: String): Snapshot = {
-    val told = client.call(
+    val response = client.call(
       "TakeSnapshot",
       Messages.message("snapshotTs" -> Messages.text(snapshotTs))
     )
-    val taken = new Snapshot(told.path("handle").asText())
+    val taken = new Snapshot(response.path("handle").asText())
     val _ = cleaner.register(taken, new Release(client, taken.handle))
     taken
   }
@@ -63,9 +63,9 @@ private[spark] final class Planner(val settings: Settings, val reading: Reading)
 
   /** Raises like `plan`, in less time. */
   def check(fields: Seq[(String, JsonNode)]): Unit = {
-    val asked = fields :+ ("noSplits" -> Messages.flag(true))
+    val withoutSplits = fields :+ ("noSplits" -> Messages.flag(true))
     val handle = Messages.message("handle" -> Messages.text(snapshot.handle))
-    val _ = settings.client.call("PlanScan", request(asked, handle))
+    val _ = settings.client.call("PlanScan", request(withoutSplits, handle))
   }
 
   /** The same request by timestamp, independent of the snapshot. */
@@ -137,18 +137,18 @@ private[spark] final class TheFlashScan(planner: Planner, spec: ScanSpec)
   }
 
   private def regions: Map[String, Set[String]] =
-    plan.splits.groupMap(_.physicalId)(_.regionId).map { case (id, found) => id -> found.toSet }
+    plan.splits.groupMap(_.physicalId)(_.regionId).map { case (id, ids) => id -> ids.toSet }
 
   override def createReaderFactory(): PartitionReaderFactory =
     if (spec.isTotal) TotalFactory(spec.schema, spec.functions.get, isAnsi) else factory
 
   /** Reads at least `wanted` first rows, or all if there are fewer. */
   def firstRows(wanted: Int): Array[InternalRow] = {
-    val found = mutable.ArrayBuffer.empty[InternalRow]
+    val first = mutable.ArrayBuffer.empty[InternalRow]
     val left = plan.splits.sortBy(-_.versions).iterator
     // A stream that is not read to its end closes its connection, so read all.
-    while (found.length < wanted && left.hasNext) found ++= rows(Seq(left.next()))
-    found.toArray
+    while (first.length < wanted && left.hasNext) first ++= rows(Seq(left.next()))
+    first.toArray
   }
 
   /** The single row of counts, summed in the driver. */
@@ -164,14 +164,14 @@ private[spark] final class TheFlashScan(planner: Planner, spec: ScanSpec)
 
   /** Metadata tables have unknown statistics, so that Spark does not treat them as small. */
   override def estimateStatistics(): Statistics = {
-    def known(count: Long) =
+    def orUnknown(count: Long) =
       if (count > 0 || plan.splits.isEmpty) OptionalLong.of(count) else OptionalLong.empty()
     new Statistics {
       override def numRows(): OptionalLong =
-        if (spec.isTotal) OptionalLong.of(1L) else known(plan.splits.map(_.versions).sum)
+        if (spec.isTotal) OptionalLong.of(1L) else orUnknown(plan.splits.map(_.versions).sum)
       override def sizeInBytes(): OptionalLong =
         if (spec.isTotal) OptionalLong.of(spec.schema.defaultSize.toLong)
-        else known(plan.splits.map(_.sizeBytes).sum)
+        else orUnknown(plan.splits.map(_.sizeBytes).sum)
     }
   }
 

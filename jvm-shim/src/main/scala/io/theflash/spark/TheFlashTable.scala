@@ -53,24 +53,24 @@ private[spark] class TheFlashTable(
     if (schema.isEmpty) throw Errors.option("schema", "names no column")
     val byName = reading.columns.map(c => c.field.name.toLowerCase(Locale.ROOT) -> c).toMap
     schema.map { field =>
-      val found = byName.getOrElse(
+      val column = byName.getOrElse(
         field.name.toLowerCase(Locale.ROOT),
         throw Errors.option(
           "schema",
           s"names the column '${field.name}', which is not in ${reading.table}"
         )
       )
-      checkField(field, found.field)
-      found.copy(field = found.field.copy(nullable = field.nullable))
+      checkField(field, column.field)
+      column.copy(field = column.field.copy(nullable = field.nullable))
     }
   }
 
   private def checkField(wanted: StructField, real: StructField): Unit = {
     if (wanted.dataType != real.dataType) {
-      val (said, known) = (wanted.dataType.simpleString, real.dataType.simpleString)
+      val (requested, actual) = (wanted.dataType.simpleString, real.dataType.simpleString)
       throw Errors.option(
         "schema",
-        s"says that '${wanted.name}' is $said; in ${reading.table} it is $known"
+        s"says that '${wanted.name}' is $requested; in ${reading.table} it is $actual"
       )
     }
     if (real.nullable && !wanted.nullable)

@@ -71,8 +71,8 @@ private[spark] final class TotalReader(parts: Seq[SplitPartition], factory: Tota
   private def added(rows: Seq[InternalRow]): InternalRow =
     InternalRow.fromSeq(factory.schema.zip(factory.functions).zipWithIndex.map {
       case ((field, function), n) =>
-        val known = rows.filterNot(_.isNullAt(n)).map(_.get(n, field.dataType))
-        if (known.isEmpty) null else added(known, function, field.dataType)
+        val present = rows.filterNot(_.isNullAt(n)).map(_.get(n, field.dataType))
+        if (present.isEmpty) null else added(present, function, field.dataType)
     })
 
   /** Combines the values of all parts. */
@@ -86,9 +86,9 @@ private[spark] final class TotalReader(parts: Seq[SplitPartition], factory: Tota
     }
 
   private def sum(values: Seq[Decimal], dataType: DecimalType): Any = {
-    val found = values.map(_.toJavaBigDecimal).reduce(_.add(_))
-    if (found.abs().compareTo(AggregatesReader.most(dataType)) <= 0)
-      Decimal(found, dataType.precision, dataType.scale)
+    val total = values.map(_.toJavaBigDecimal).reduce(_.add(_))
+    if (total.abs().compareTo(AggregatesReader.most(dataType)) <= 0)
+      Decimal(total, dataType.precision, dataType.scale)
     else CheckOverflowInSum(Literal(null, dataType), dataType, !factory.isAnsi, null).eval()
   }
 }

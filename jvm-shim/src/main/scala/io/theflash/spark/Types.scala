@@ -18,8 +18,8 @@ private[spark] object Types {
   def schema(base64: String): Seq[Field] = {
     val bytes = new java.io.ByteArrayInputStream(Base64.getDecoder.decode(base64))
     val channel = new ReadChannel(Channels.newChannel(bytes))
-    val found: Schema = MessageSerializer.deserializeSchema(channel)
-    found.getFields.asScala.toSeq
+    val schema: Schema = MessageSerializer.deserializeSchema(channel)
+    schema.getFields.asScala.toSeq
   }
 
   /** `tidbType`: MEDIUMINT UNSIGNED has 32 bits without a sign, and fits an int. */

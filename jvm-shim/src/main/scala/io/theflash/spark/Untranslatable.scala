@@ -66,8 +66,8 @@ private[spark] object KeepUntranslatable extends Rule[LogicalPlan] {
   }
 
   private def kept(expression: Expression): Expression = expression match {
-    case done: Kept                               => done
-    case told if translated(told).contains(true) => told
+    case done: Kept                                => done
+    case whole if translated(whole).contains(true) => whole
     case _ =>
       expression.mapChildren(kept) match {
         case inner @ (_: NamedExpression | _: AggregateFunction | _: Generator | _: Unevaluable) =>

@@ -48,7 +48,7 @@ private[spark] final class Zoned(function: ZonedFunction, val original: Expressi
 private[spark] object Zoned {
 
   /** The function, unit and offset that are encoded in a function name. */
-  final case class Told(name: String, unit: String, offsetUs: Long)
+  final case class ZonedCall(name: String, unit: String, offsetUs: Long)
 
   val Days: Set[String] = Set("week", "month", "quarter", "year")
   private val Prefix = "theflash"
@@ -60,7 +60,7 @@ private[spark] object Zoned {
     "yy" -> "year",
     "dd" -> "day"
   )
-  private val Known =
+  private val Supported =
     Days ++ Set("microsecond", "millisecond", "second", "minute", "hour", "day")
 
   /** Wraps an expression in a translatable call if its zone has a constant offset. */
@@ -79,8 +79,8 @@ private[spark] object Zoned {
     case _ => None
   }
 
-  def told(canonicalName: String): Option[Told] = canonicalName.split(":", -1) match {
-    case Array(Prefix, name, unit, offset) => Some(Told(name, unit, offset.toLong))
+  def decoded(canonicalName: String): Option[ZonedCall] = canonicalName.split(":", -1) match {
+    case Array(Prefix, name, unit, offset) => Some(ZonedCall(name, unit, offset.toLong))
     case _                                 => None
   }
 
@@ -88,7 +88,7 @@ private[spark] object Zoned {
   def unit(format: Any): Option[String] = Option(format).map { text =>
     val name = text.toString.toLowerCase(Locale.ROOT)
     Units.getOrElse(name, name)
-  }.filter(Known.contains)
+  }.filter(Supported.contains)
 
   private def isTime(child: Expression): Boolean =
     child.dataType == TimestampType || child.dataType == TimestampNTZType
