@@ -84,7 +84,7 @@ class LearnerReader:
             self.locks_met += len(locks)
             return client.resolver.resolve(locks, at, deadline)
 
-        # What the engine had published when the cache was looked at, it must have still.
+        # The engine must retain the versions that it had published when the cache was read.
         lease = self._leases.take(ts, _LEASE_MS)
         try:
             stored = self._engine.read([])
@@ -103,7 +103,7 @@ class LearnerReader:
     def _rows(
         self, table: TableInfo, views: Sequence[TableView], stored: Any, resolve: Any
     ) -> Rows:
-        # Of versions that came meanwhile nothing is asked; of those that did not, all is known.
+        # The definitions cover all versions up to the snapshot; later ones are not read.
         physical = self._schema(TimeStamp(max(v.snapshot_ts for v in views)))
         columns = [scan_column(table, c) for c in table.public_columns]
         rows: Rows = Counter()
@@ -123,7 +123,7 @@ def read_by_tidb(session: MySqlConnection, ts: int) -> Tables:
 
 
 def read_from_binlog(store: Path, ts: TimeStamp) -> Tables:
-    """The rows at a timestamp out of a store that is written from TiDB's binlog."""
+    """The rows at a timestamp of a store that is written from TiDB's binlog."""
     wait_until(store, ts, CLOCK.boottime_ms() + _TIMEOUT_MS, clock=CLOCK, fs=FS)
     with open_snapshot(store, ts) as snapshot:
         tables: Tables = {}

@@ -58,7 +58,7 @@ class Doubts:
         self._answers.append((ts, answer, self._count(ts)))
 
     def ask_again(self, peer: Peer, session: MySqlConnection, figures: Figures) -> None:
-        """Compare them; what is different still is a difference."""
+        """Compare the answers again, and record remaining differences."""
         if self._answers:
             peer.sql(*_OTHER_SCHEMAS)
         figures.compared_again = len({ts for ts, _, _ in self._answers})
@@ -72,7 +72,7 @@ class Doubts:
 
 
 def note(figures: Figures, doubts: Doubts, ts: TimeStamp, here: Tables, there: Tables) -> None:
-    """Compare what was read here with TiDB's first answer."""
+    """Compare the rows read here with TiDB's first answer."""
     figures.timestamps += 1
     figures.tables += len(there)
     figures.rows += sum(rows.total() for rows in there.values())
@@ -84,7 +84,7 @@ def note(figures: Figures, doubts: Doubts, ts: TimeStamp, here: Tables, there: T
 def note_binlog(
     figures: Figures, doubts: Doubts, ts: TimeStamp, replica: Tables, there: Tables
 ) -> None:
-    """Compare what a store that is written from the binlog has with TiDB's first answer."""
+    """Compare the rows of a store that is written from the binlog with TiDB's first answer."""
     figures.from_binlog += 1
     if differences(ts, replica, there):
         doubts.add(ts, replica)

@@ -92,7 +92,7 @@ class MirroredTikv(FakeRaftCluster):
 
 
 class Feed:
-    """A stream of batches to the learner, whose answers are read in a thread of their own."""
+    """A stream of batches to the learner, whose answers are read in a separate thread."""
 
     def __init__(self, client: EngineClient) -> None:
         self._stream = client.commands(_STREAM_S)
@@ -142,7 +142,7 @@ class Follower:
         self._regions: list[LocatedRegion] = []
         self._marked_ts = TimeStamp(0)
 
-    # What a storm does.
+    # Operations of a storm.
 
     def catch_up(self, rng: random.Random, without: frozenset[int]) -> None:
         if not self.tikv.log:
@@ -158,7 +158,7 @@ class Follower:
         self._feed.put(batch(entries))
 
     def install(self, region: FakeRegion) -> None:
-        # TiKV has what came before a snapshot applied before it; here it is another stream.
+        # TiKV applies earlier commands before a snapshot; here they are in another stream.
         self._feed.end()
         self._feed = Feed(self._client)
         self._client.install(self.tikv.snapshot(region, chunk_pairs=200))
@@ -171,7 +171,7 @@ class Follower:
     # Following.
 
     def begin(self) -> None:
-        """Take what has happened so far as the beginning: the learner gets it in snapshots."""
+        """Send the learner the state so far in snapshots."""
         for call in self._tap.read():
             self.tikv.call(call)
         self._forget_log()
@@ -218,7 +218,7 @@ class Follower:
         self.tikv.lost = self._storm.without
 
     def _collect(self) -> None:
-        """Garbage collection up to what was the newest commit two turns ago."""
+        """Collect garbage up to the newest commit of two turns ago."""
         newest = max((writes[-1][0] for writes in self.tikv.writes.values() if writes), default=0)
         self._safe_points.append(newest)
         if len(self._safe_points) > 2:

@@ -177,7 +177,7 @@ def _timestamps(pd: PDClient, seed: int) -> Iterator[TimeStamp]:
 
 @contextmanager
 def _writing(peer: Peer, socket: Path, store: Path) -> Iterator[None]:
-    """A store written from the binlog; TiDB comes up when its pump is there."""
+    """A store written from the binlog; TiDB starts once its pump runs."""
     registry.create(store, registry.MAGIC, FS)
     writer = Writer(peer, socket, store, "tikv")
     try:

@@ -1,4 +1,4 @@
-"""The bank for a short while; `make bank` runs it for as long as one likes."""
+"""A short run of the bank; `make bank` runs it longer."""
 
 from pathlib import Path
 

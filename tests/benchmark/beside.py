@@ -39,7 +39,7 @@ COLUMNS: Final = [ScanColumn(i, tp, Default(pa.scalar(None, tp))) for i, tp in T
 
 @dataclass
 class Figures:
-    """Of one way: how long each poll took with what came between it and the next one."""
+    """Times of one way: of each poll, including the work before the next one."""
 
     waits_s: list[float] = field(default_factory=list)
     took_s: float = 0.0

@@ -188,7 +188,7 @@ def _handle(key: bytes) -> int:
 
 @contextmanager
 def _served(rows: int) -> Iterator[str]:
-    """Serve the cluster in a process of its own, and yield its address."""
+    """Serve the cluster in a separate process, and yield its address."""
     code = f"from tests.benchmark.first_load import serve; serve({rows})"
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

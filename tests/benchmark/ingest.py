@@ -72,7 +72,7 @@ def show(stream: Stream, run: dict[str, Any], floor: dict[str, Any]) -> None:
 
 
 def apply_stream(stream: Stream, path: Path) -> dict[str, Any]:
-    """In a process of its own: replicate the stream into a new store."""
+    """In a separate process: replicate the stream into a new store."""
     use_system_memory()
     fs = LocalFileSystem()
     identity = registry.create(path, registry.MAGIC, fs)
@@ -99,7 +99,7 @@ def apply_stream(stream: Stream, path: Path) -> dict[str, Any]:
 
 
 def write_parquet(store: Path, folder: Path) -> dict[str, Any]:
-    """In a process of its own: write the store's rows as plain Parquet; reading is not counted."""
+    """In a separate process: write the store's rows as plain Parquet; reading is not counted."""
     cpu_s, rows = 0.0, 0
     with open_snapshot(store) as snapshot:
         for number, table in enumerate(snapshot.tables()):

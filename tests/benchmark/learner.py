@@ -39,7 +39,7 @@ ROUNDS = 15
 _COMMAND_ROWS = 500
 _FEW = 3
 _MOVING = 20
-"""One in so many of the share comes again before each read."""
+"""One in this many of the updated rows is updated again before each read."""
 
 
 def main(arguments: tuple[str, ...] = ()) -> None:

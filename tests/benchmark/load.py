@@ -136,7 +136,7 @@ def _send(pump: PumpWriter, payload: bytes) -> None:
 
 
 def _sample() -> _Sample:
-    """Out of the capture: its first orders, and the first update of one."""
+    """The first orders of the capture, and the first update of one."""
     orders: dict[int, bytes] = {}
     lines: dict[int, list[bytes]] = {}
     for entity in FileSource(workload("tpch").binlog).entities():

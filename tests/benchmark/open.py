@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def read_one(store: Path) -> dict[str, float]:
-    """In a process of its own: from nothing to the first rows of one table."""
+    """In a separate process: from its start to the first rows of one table."""
     began = time.perf_counter()
     with open_snapshot(store) as snapshot:
         opened = time.perf_counter()

@@ -134,7 +134,7 @@ def main() -> None:
 
 
 def _make(path: Path, table: TableInfo, lines: pa.Table, percent: int) -> None:
-    """The rows under new handles, and then a share of them updated, in files of their own."""
+    """The rows under new handles, and updates of a share of them in separate files."""
     fs = LocalFileSystem()
     registry.create(path, registry.MAGIC, fs)
     columns = [scan_column(table, column) for column in table.public_columns]

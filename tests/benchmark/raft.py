@@ -103,7 +103,7 @@ def measure(history: SchemaHistory, batches: list[bytes], regions: int) -> dict[
 
 
 def one_by_one(history: SchemaHistory, batches: list[bytes], regions: int) -> float:
-    """CPU seconds of a command that is applied before the next one has come."""
+    """CPU seconds of a command that is applied before the next one arrives."""
     commands = [command for data in batches for command in decode_commands(data)][:ALONE]
     with learning(history, regions) as (learner, _):
         started = time.process_time()
@@ -114,7 +114,7 @@ def one_by_one(history: SchemaHistory, batches: list[bytes], regions: int) -> fl
 
 @contextmanager
 def learning(history: SchemaHistory, regions: int) -> Iterator[tuple[Learner, Engine]]:
-    """A learner of so many regions, that writes nothing out by itself, and its own engine."""
+    """A learner of this many regions, which flushes only on request, and its engine."""
     tables, fs = PhysicalTables(history), LocalFileSystem()
     limits = FlushLimits(rows_bytes=1 << 30, memory_bytes=1 << 30)
     with tempfile.TemporaryDirectory() as folder:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Line:
-    """A figure with its name and what it is measured against."""
+    """A figure with its name and its baseline."""
 
     name: str
     figure: str
@@ -29,7 +29,7 @@ def best_of(rounds: int, action: Callable[[], object]) -> float:
 
 
 def interval(ratios: Iterable[float]) -> str:
-    """The median, and between which order statistics it lies 19 times in 20."""
+    """The median, and the order statistics that bound it with 95% confidence."""
     ordered = sorted(ratios)
     aside = max(int(len(ordered) / 2 - 0.98 * len(ordered) ** 0.5), 0)
     return f"{statistics.median(ordered):.2f} ({ordered[aside]:.2f}-{ordered[-1 - aside]:.2f})"

@@ -59,7 +59,7 @@ class _Template:
 
 @dataclass(frozen=True)
 class Stream:
-    """A folder of binlog files and what is in it."""
+    """A folder of binlog files and its content."""
 
     folder: Path
     until_ts: TimeStamp

@@ -1,4 +1,4 @@
-"""Servers in processes of their own, whose processor time is asked for while they answer."""
+"""Servers in separate processes, whose processor time is measured while they answer."""
 
 import multiprocessing
 import resource
@@ -11,14 +11,14 @@ _SPAWN = multiprocessing.get_context("spawn")
 
 
 class Served:
-    """A server in a process of its own."""
+    """A server in a separate process."""
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
         self.address: str = pipe.recv()
 
     def cpu_s(self) -> float:
-        """The processor time that it has taken."""
+        """The processor time that it has used."""
         self._pipe.send(None)
         return float(self._pipe.recv())
 

@@ -130,7 +130,7 @@ def _write(folder: Path, count: int, percent: int) -> None:
 
 
 def write(folder: Path, table: TableInfo, data: Data) -> None:
-    """The rows as they were, their updates and what they are now, as files, and the store."""
+    """Files of the rows before, of their updates and of the rows now, and the store."""
     for name, part in (("before", data.before), ("updates", data.updates), ("now", data.now)):
         (folder / name).mkdir(parents=True)
         step = -(-len(part) // FILES) or 1

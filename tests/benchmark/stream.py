@@ -115,7 +115,7 @@ def _empty(pipe: Connection, folder: Path) -> None:
 
 
 def _learner(pipe: Connection, folder: Path) -> None:
-    """Serve a learner that writes nothing out by itself."""
+    """Serve a learner that flushes only on request."""
     history = read_schema_file(workload("tpch").schema)
     with learning(history, 1) as (learner, _):
         server = EngineServer(learner, f"unix:{folder}/learner.sock", clock=SystemClock())

@@ -80,7 +80,7 @@ class System:
 
 
 def session(kind: str, folder: Path, memory: str) -> SparkSession:
-    """A session on two cores that has what the system needs."""
+    """A session on two cores with the system's extensions."""
     os.environ["PYSPARK_PYTHON"] = sys.executable
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     builder = SparkSession.builder.master("local[2]").appName("benchmark")

@@ -234,7 +234,7 @@ def test_partial_aggregates(way, shop, groups, condition):
     every = plainly(shop.path, 300, where="id <> 7")
     expected = aggregated(wanted, [r for r in every if not condition or keeps(condition, r)])
     totals = merged(wanted, [row for batch in batches for row in batch.to_pylist()])
-    # Where no split can have rows there is none, and so no row of it either.
+    # Splits without matching rows are pruned, so they return no row either.
     assert plan.splits == () if condition == FILTERS[-1] else totals.keys() == expected.keys()
     assert all(
         same(a, b) for key in totals for a, b in zip(totals[key], expected[key], strict=True)
@@ -527,7 +527,7 @@ def test_a_value_that_cannot_be_shown(way, tmp_path):
         list(api.read(plan))
     as_null = api.plan("shop.dates", presentation=Presentation("null"))
     assert rows_of(api.read(as_null)) == [{"id": 1, "d": None}]
-    # A filter sees what is handed out.
+    # A filter is evaluated on the returned values.
     early, missing = call("<", of("d"), literal("date", "0")), call("is null", of("d"))
     highest = Aggregation((), (Aggregate("max", of("d")),))
     for pushed in ({"filter": early}, {"filter": missing}, {"aggregation": highest}):

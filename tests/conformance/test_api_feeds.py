@@ -121,7 +121,7 @@ def begin(api: TheFlash, rows: dict[Any, Any] | None = None, **fields: Any) -> A
 
 
 def test_what_a_stream_resolves_is_not_moved_by_the_api(api: TheFlash, store: Path) -> None:
-    """The case that gave 238 rows for TiDB's 249, and a writer that could not go on."""
+    """The case that gave 238 rows for TiDB's 249, and a writer that could not continue."""
     before = api.status()
     for fields in (
         {"resolved_ts": END},
@@ -163,7 +163,7 @@ def test_tables_that_a_stream_writes_or_could(api: TheFlash, table_id: int | Non
 
 
 def test_a_table_of_the_api_beside_a_stream(api: TheFlash, store: Path) -> None:
-    """Each is read as far as its own feed is; the newest is where both are."""
+    """Each is readable up to its feed's progress; the newest timestamp is the lesser of both."""
     change = (schema_change(NOTES, HALF - 9),)
     begin(api, {NOTES: [(1, HALF - 5, HALF - 6, [1, "tea"])]}, schema=change)
     assert [(f.feed, f.resolved_ts) for f in api.status().feeds] == [
@@ -191,7 +191,7 @@ def test_a_table_of_the_api_beside_a_stream(api: TheFlash, store: Path) -> None:
 
 
 def test_transactions_of_two_feeds_that_share_a_start_ts(store: Path) -> None:
-    """Each has a ledger: what the API writes is no other content of the stream's transaction."""
+    """Each has a ledger: a write of the API does not conflict with a transaction of the stream."""
     done, to_come = streamed_before(HALF), streamed_before(END)
     with connect(store) as api:
         before = api.status().ledger_entries

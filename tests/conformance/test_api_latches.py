@@ -1,4 +1,4 @@
-"""Latches, asked for over every way to a store: the same grants, waits and refusals."""
+"""Latches requested over every way to a store: the same grants, waits and refusals."""
 
 import threading
 from contextlib import ExitStack
@@ -177,7 +177,7 @@ def test_what_makes_no_sense(way, store):
 
 @pytest.mark.parametrize("way", WITH_TOKENS, indirect=True)
 def test_roles(way, store):
-    """A kind of latch needs the role that may do what it is for."""
+    """Each kind of latch needs the role of the operation that it protects."""
     by_role = {role: way.open(store.path, role) for role in Role}
     needed = {"read": Role.READ, "write": Role.WRITE, "admin": Role.ADMIN}
     for kind, least in needed.items():
@@ -230,7 +230,7 @@ def admin_of(api):
 
 @pytest.mark.parametrize("way", WITH_TOKENS, indirect=True)
 def test_a_name_is_its_tokens(way, store):
-    """Two who call themselves the same, with different tokens, are two."""
+    """Callers with the same name and different tokens are different callers."""
     one, two = way.open(store.path, Role.WRITE), way.open(store.path, Role.ADMIN)
     first = one.acquire_latch(WRITE)
     with pytest.raises(LatchHeldError) as caught:

@@ -151,7 +151,7 @@ def test_an_older_state_in_the_same_file(store, tmp_path):
     with closing(open_manifest(store, fs)) as manifest:
         token = manifest.take_token()
         manifest.commit(ManifestChange(), token)
-        # What a copy over the files does, as far as SQLite notices.
+        # The effect of a copy over the files, as far as SQLite notices it.
         with closing(open_manifest(tmp_path / "backup", fs)) as backup:
             backup._db.backup(manifest._db)
         shutil.copy(tmp_path / "backup" / "ack", store / "ack")

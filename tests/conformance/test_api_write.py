@@ -1,4 +1,4 @@
-"""Writing over every way that carries rows: all at once or nothing, again without harm.
+"""Writing over every way that carries rows: atomic and repeatable.
 
 What was written is compared with what was meant to be, row by row at every timestamp, and with a
 store of the engine alone.
@@ -105,7 +105,7 @@ def test_rows_of_several_tables_at_once(api):
 
 
 def test_writers_at_once(way, store, api):
-    """Each has a table; a compaction comes between. All that was acknowledged is there."""
+    """Each has a table; a compaction runs between. All acknowledged rows are stored."""
     api.release_latch(api.held)
     counts, steps = {}, 3
 
@@ -132,7 +132,7 @@ def test_writers_at_once(way, store, api):
 
 
 def test_a_history_in_any_cuts(api):
-    """Written in pieces, some of them again and again: what a model has at each timestamp."""
+    """Written in pieces, some of them repeatedly: the rows of a model at each timestamp."""
     rng = random.Random(11)
     model, pieces, ts = {}, [], 200
     for _ in range(12):
@@ -339,7 +339,7 @@ def test_the_first_write_says_where_the_store_begins(way, store):
 
 
 def test_too_much(api):
-    """Refused before it is sent, and where it comes nevertheless."""
+    """Rejected before it is sent, and by the server if it is sent nevertheless."""
     table = versions(ITEMS, [(1, 150, 140, [1, "a" * (1 << 22)])])
     huge = pa.concat_tables([table] * (WRITE_BYTES_MAX >> 22))
     before = state(api)

@@ -62,7 +62,7 @@ Rows = Sequence[tuple[Any, ...]]
 
 
 class Subject:
-    """An engine, and what is done to it after each publication."""
+    """An engine, and the operation on it after each publication."""
 
     def __init__(self, treatment: str, path: Path) -> None:
         self.treatment, self.path = treatment, path
@@ -192,7 +192,7 @@ class Keeps:
 
 
 def kept(rows: Counter[tuple[Any, ...]]) -> Counter[tuple[Any, ...]]:
-    """Of rows whose first value is what they are kept by, the other values."""
+    """Return the rows that their first value selects, without that value."""
     remaining: Counter[tuple[Any, ...]] = Counter()
     for row, count in rows.items():
         if row and Keeps.keeps(row[0]):

@@ -161,7 +161,7 @@ def test_a_region_that_moves_leaves_its_partition(
     assert len(files(disks[0])) == own > 0
     assert not files(disks[0]) & files(store / "data" / str(TABLE))
     assert answers(engine) == before
-    # What is written of it from now on goes there, too; and back again.
+    # New files of the region are written to its partition, until it is moved back.
     engine.compact(TABLE, scan_columns(), everything=True)
     assert files(disks[0])
     assert not files(store / "data" / str(TABLE))
@@ -193,7 +193,7 @@ def test_a_copy_outlives_what_happens_to_the_other(
     with closing(open_engine_reader(store)) as reader:
         assert answers(reader) == before
         assert any("is its disk mounted" in str(e) for e in reader.check(reader.read([])))
-    # Moved to where it still is, the region needs the other disk no more.
+    # After a move to its present partition, the region does not need the other disk.
     engine.move(TABLE, region.region_id, 2)
     assert answers(engine) == before
     assert sound(engine) is False  # partition 1 is missing still
@@ -237,7 +237,7 @@ def test_what_is_damaged_everywhere_is_not_moved(engine: MagicEngine, store: Pat
         path.write_bytes(data)
     with pytest.raises(CorruptionError):
         engine.move(TABLE, region.region_id, 1)
-    # The engine goes on.
+    # The engine stays usable.
     engine.move(TABLES[1], regions(engine, TABLES[1])[0].region_id, 1)
 
 

@@ -1,4 +1,4 @@
-"""Making bad inputs out of good ones: of bytes, of JSON and SQL by their structure, of files."""
+"""Mutation of valid inputs: of bytes, of JSON and SQL by their structure, of files."""
 
 import json
 import random
@@ -74,7 +74,7 @@ _PARENTHESES: Final = re.compile(rb"\([^()]*\)")
 _PATCH: Final = struct.Struct("<IB")
 _GROWN_BYTES: Final = 1 << 16
 _HOW_OFTEN: Final = (1, 1, 1, 1, 2, 3, 4)
-"""Mostly once: what is wrong in one place gets further than what is wrong in several."""
+"""Mostly once: an input with one error gets further than one with several."""
 _VALUES: Final[tuple[Any, ...]] = (
     None,
     True,

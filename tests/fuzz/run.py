@@ -32,7 +32,7 @@ _ADDRESS_SPACE_BYTES: Final = 768 << 20
 
 @dataclass(frozen=True)
 class Target:
-    """A parser of bytes: inputs that are right, which it takes, and wrong ones made of them."""
+    """A parser of bytes, its valid inputs, and the mutation of these."""
 
     seeds: Sequence[bytes]
     mutate: Mutate

@@ -1,4 +1,4 @@
-"""The runner finds what it is there to find."""
+"""The runner reports the failures that it is meant to detect."""
 
 import random
 from functools import cache

@@ -138,7 +138,7 @@ class Latches:
         end_ms = self._clock.now_ms + int(ms)
         while self._clock.now_ms < end_ms:
             self._clock.now_ms = min(self._clock.now_ms + STEP_MS, end_ms)
-            # The last waiters look first: their order must not decide who is granted a latch.
+            # The last waiters check first: this order must not decide the grant.
             for name in reversed(list(self._waiters)):
                 self._waiters[name].look()
                 yield from self._ended(name)

@@ -111,7 +111,7 @@ def test_tidbs_answers(workload_store: Stores) -> None:
 
 
 def _q1(table: pa.Table) -> Iterator[list[str]]:
-    """TPC-H Q1 out of sums and a count; TiDB's averages have four digits more."""
+    """TPC-H Q1 from sums and a count; TiDB's averages have four digits more."""
     for row in sorted(map(tuple, (r.values() for r in table.to_pylist()))):
         *groups, quantity, price, discounted, charged, discount, count = row
         averages = [average(v, count) for v in (quantity, price, discount)]

@@ -70,9 +70,9 @@ def rows(store: TheFlash, table: str = "shop.items") -> list[Any]:
 
 
 def write_and_note(path: Path, held: Latch | None, step: str, how: str, noted: Path) -> None:
-    """A victim's target: a write that is stopped or killed at a step; notes what it came to.
+    """A victim's target: a write that is stopped or killed at a step; records its outcome.
 
-    Under a latch of its own, for a short time, unless one is given.
+    Takes its own latch for a short time unless one is passed.
     """
 
     def stop() -> None:
@@ -157,7 +157,7 @@ def test_nobody_is_granted_the_next_in_the_midst_of_a_commit(
 
 @pytest.mark.parametrize("step", STEPS)
 def test_killed_in_a_write(path: Path, store: TheFlash, tmp_path: Path, step: str) -> None:
-    """All of it or nothing; written again, by who holds the latch, it is there once."""
+    """All rows or none; written again by the holder of the latch, they are stored once."""
     held = latch(store)
     victim = Victim(write_and_note, path, held, step, "die", tmp_path / "noted")
     assert victim.exit_code() == 9

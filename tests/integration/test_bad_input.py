@@ -1,4 +1,4 @@
-"""Wrong input on the command line: one line that says what, an exit status, nothing lost."""
+"""Wrong input on the command line: a one-line message, an exit status, no lost data."""
 
 import gzip
 import json

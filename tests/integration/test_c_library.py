@@ -259,7 +259,7 @@ def latched(library, store):
 
 @pytest.mark.parametrize("way", ["folder", "server"])
 def test_write(library, empty, way, tmp_path):
-    """As the API's Write does: durably, all at once, the same again is known; or not at all."""
+    """Like the API's Write: durable, atomic and idempotent."""
     address = f"unix:{tmp_path / 's.sock'}"
     with serving(empty, address):
         _, store = library.open(empty if way == "folder" else address)

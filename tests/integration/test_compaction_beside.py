@@ -1,4 +1,4 @@
-"""Compactions and collections in a thread beside a writer that goes on publishing."""
+"""Compactions and collections in a thread beside a writer that continues to publish."""
 
 import shutil
 import signal
@@ -55,7 +55,7 @@ class Beside:
         self.engine, self.upkeep, self._source = engine, upkeep, source
 
     def write(self, until_ts: TimeStamp = UNTIL_TS) -> None:
-        """Publish what the bank did until then, in many publications."""
+        """Publish the bank's transactions up to a timestamp, in many publications."""
         writer = Writer(self.engine, FileSchema(BANK.schema), compact=self.upkeep.touched)
         assert BANK.base is not None
         writer.load_base(BANK.base)
@@ -85,7 +85,7 @@ def source_of(store: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with half of what the bank did, not compacted, and the binlog with all of it."""
+    """A store with half of the bank's transactions, not compacted, and the binlog with all."""
     made = tmp_path_factory.mktemp("half") / "store"
     registry.create(made, registry.MAGIC, FS)
     write_file(source_of(made), messages(BANK, UNTIL_TS))
@@ -113,7 +113,7 @@ def in_thread(action: Callable[[], None]) -> Callable[[], None]:
 
 @pytest.mark.parametrize("verb", [Verb.COMPACT, Verb.GC])
 def test_a_writer_publishes_while_a_table_is_rewritten(store: Path, verb: Verb) -> None:
-    """A piece that does not end by itself: everything is published before it does."""
+    """The piece ends only after everything has been published."""
     begun, published = threading.Event(), threading.Event()
 
     def stand_still() -> None:

@@ -164,7 +164,7 @@ def test_a_table_that_alter_table_has_copied(tmp_path: Path) -> None:
 
 
 def test_a_partition_from_a_table_that_is_left_out(tmp_path: Path) -> None:
-    """EXCHANGE brings its rows into a table that is not, until the end."""
+    """EXCHANGE moves its rows into an included table, until the end of the history."""
     store = followed(tmp_path / "store", DDL, scope=TableScope(exclude=("ddl_a.ex",)))
     by_table = compared(store, ANSWERS)
     assert set(by_table["ddl_a.ex"]) == {"TableNotReplicatedError"}

@@ -109,7 +109,7 @@ def published(engine: EngineReader) -> int:
 
 
 def assert_recovers(store: Path, acknowledged: int) -> None:
-    """The store opens with a whole state, nothing lies about, and the history can go on."""
+    """The store opens in the state of a publication, has no stray files, and can continue."""
     with closing(open_engine(store)) as engine:
         count = published(engine)
         assert acknowledged <= count <= acknowledged + 1
@@ -197,7 +197,7 @@ def go_on(engine: Engine, error: TheFlashError, fs: FaultyFileSystem, acknowledg
 
 
 def test_sqlites_own_writes_fail(store: Path) -> None:
-    """Its log may not grow: what SQLite makes of that is a full disk or an I/O error."""
+    """The log cannot grow, which SQLite reports as a full disk or an I/O error."""
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     seen = set()
     done = 0
@@ -228,7 +228,7 @@ def die() -> None:
 
 
 def write_until_death(store: Path, point: str, left: int, acknowledged: Path) -> None:
-    """Run in a process of its own: the history, dying when `point` is reached `left` times.
+    """Run in a separate process: the history, dying when `point` is reached `left` times.
 
     Each acknowledgement adds a byte to the file `acknowledged`.
     """
@@ -252,7 +252,7 @@ def write_until_death(store: Path, point: str, left: int, acknowledged: Path) ->
 
 @pytest.mark.parametrize("point", FAIL_POINTS)
 def test_the_writer_dies(store: Path, point: str) -> None:
-    """Several times in one store's life, each time at another publication."""
+    """Several times in one store, each time at another publication."""
     acknowledged, notes = 0, store.parent / "acknowledged"
     for hits in (1, 2 if "compaction" in point or "unlink" in point else 4):
         assert Victim(write_until_death, store, point, hits, notes).exit_code() == DEAD
@@ -266,7 +266,7 @@ def test_the_writer_dies(store: Path, point: str) -> None:
 
 
 def purge_until_death(store: Path, point: str) -> None:
-    """Run in a process of its own: purge both tables, dying when `point` is reached."""
+    """Run in a separate process: purge both tables, dying when `point` is reached."""
     with closing(open_engine(store)) as engine, armed(point, die):
         engine.purge(TABLES)
 
@@ -275,7 +275,7 @@ def purge_until_death(store: Path, point: str) -> None:
     "point", ["magic.before_purge_commit", "manifest.before_commit", "magic.after_purge_commit"]
 )
 def test_a_purge_dies(store: Path, point: str) -> None:
-    """All tables are there or none, and later writers go on."""
+    """All tables exist or none, and later writers continue."""
     with closing(open_engine(store)) as engine:
         for publication in HISTORY:
             publish(engine, publication)

@@ -74,7 +74,7 @@ def open_engine(
     return MagicEngine(store, fs, CLOCK, limits=limits)
 
 
-# -- the stores to begin with
+# -- initial stores
 
 
 def prepare(
@@ -183,7 +183,7 @@ OPERATIONS = {
 DAY = Operation("bank", BANK_TIMES, live_a_day)
 
 
-# -- what is seen of a store
+# -- reads of a store
 
 
 def state(store: Path, times: Sequence[TimeStamp]) -> State:

@@ -117,7 +117,7 @@ def random_bit(rng: random.Random, data: bytes) -> int:
 
 
 def bits_of_lengths(binlog: bytes) -> list[int]:
-    """Those that say how long a frame is: a wrong one must not look like the end of the file."""
+    """The bits of frame lengths: a wrong length must not be mistaken for the end of the file."""
     starts = [match.start() for match in re.finditer(re.escape(MAGIC_BYTES), binlog)]
     return [bit for at in starts for bit in range(8 * (at + 4), 8 * min(at + 12, len(binlog)))]
 
@@ -174,7 +174,7 @@ def test_readers(
 def test_a_writer(
     kind: str, pages: bool, count: int, sample: Sample, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It carries no damage on: what is read after it is right, or is not read."""
+    """It does not propagate damage: reads after it are right or fail."""
     if pages:
         monkeypatch.setattr(file_module, "WHOLE_CHECK_BYTES", 0)
     sample.put_back()

@@ -97,7 +97,7 @@ def test_a_writer_follows_obeys_and_goes_on(
     with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
         assert b"theflash_writer_rows_total" in answer.read()
     store = str(following.store)
-    # The interval is a day, and is then reduced: commands are executed at once.
+    # The interval is a day, and is then reduced: commands are executed immediately.
     assert main(["interval", store, "86400"]) == 0
     following.feed(0.4)
     assert main(["interval", store, "0.05"]) == 0
@@ -112,7 +112,7 @@ def test_a_writer_follows_obeys_and_goes_on(
     code, output = following.ended()
     assert code == 0
     assert output.startswith("applied 1,230 rows of the base, ")
-    # The next one goes on behind what the first has read.
+    # The next one continues after the messages that the first one read.
     second = following.resolved_ts()
     following.feed(1.0)
     following.start("--interval", "0.1", "--until-ts", str(BANK.end_ts - 1))

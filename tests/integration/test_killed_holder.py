@@ -1,4 +1,4 @@
-"""Holders of latches in processes of their own: killed, stopped past their lease, and gone."""
+"""Holders of latches in separate processes: killed, stopped past their lease, and ended."""
 
 import signal
 import subprocess

@@ -32,7 +32,7 @@ threading.Event().wait()
 
 
 class Load:
-    """Writers that go on until the pump is gone, each with timestamps of its own."""
+    """Writers that write until the pump ends, each with its own timestamps."""
 
     def __init__(self, address: str, first_ts: int) -> None:
         self.acknowledged: set[bytes] = set()

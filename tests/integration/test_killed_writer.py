@@ -124,7 +124,7 @@ class History:
         ]
 
     def live_and_die(self, pace: float) -> bool:
-        """One writer that lives `pace` times as long; whether it was killed before its end."""
+        """Run a writer for `pace` times as long; return whether it was killed before its end."""
         if self._kind.has_commands:
             self._ask()
         lives_ms = pace * self._rng.uniform(*self._kind.lives_ms)
@@ -155,7 +155,7 @@ class History:
         assert files_on_disk(self.store) == files_in_manifest(self.store)
 
     def check(self) -> None:
-        """Nothing acknowledged is gone, and what the store says it can answer is right."""
+        """No acknowledged transaction is lost, and readable timestamps have right answers."""
         with closing(_reader(self.store)) as reader:
             view = reader.read([])
             acknowledged = self._notes.read_text().split()
@@ -214,7 +214,7 @@ class History:
 
 
 class Server:
-    """A server of the store, in processes of its own, that can be killed and is there again."""
+    """A server of the store in separate processes, which can be killed and restarted."""
 
     def __init__(self, store: Path, folder: Path) -> None:
         with closing(socket.create_server(("127.0.0.1", 0))) as free:
@@ -233,7 +233,7 @@ class Server:
         self._process = self._begun()
 
     def lets_go(self) -> None:
-        """Wait until no writer's engine is open, which is what the end of a connection leads to."""
+        """Wait until no writer's engine is open, as after the end of its connection."""
         wait_until(self._is_free, 120_000)
 
     def _is_free(self) -> bool:
@@ -255,7 +255,7 @@ def _reader(store: Path) -> registry.EngineReader:
 
 
 def rounds_of(kind: Kind, rounds: int, folder: Path, seed: int) -> Counter[str]:
-    """So many lives of writers; what was seen."""
+    """Run and kill this many writers; return what was observed."""
     rng, figures = random.Random(seed), Counter[str]()
     lives, pace = iter(range(rounds)), 1.0
     for number in count():
@@ -268,7 +268,7 @@ def rounds_of(kind: Kind, rounds: int, folder: Path, seed: int) -> Counter[str]:
                     break
                 figures["killed"] += 1
                 figures["came further"] += history.generation > before
-                # However slow the machine is: about half of all lives shall come to a commit.
+                # However slow the machine is, about half of all writers shall commit.
                 pace *= 0.8 if history.generation > before else 1.25
                 figures.update(traces(history.store))
             else:

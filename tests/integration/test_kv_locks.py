@@ -1,4 +1,4 @@
-"""Reads of a captured cluster in the middle of its transactions: locks are met and asked about."""
+"""Reads of a captured cluster amid its transactions, which encounter and resolve locks."""
 
 import random
 from collections.abc import Sequence

@@ -151,7 +151,7 @@ def test_truth_through_kills(store: Path, story: Story) -> None:
 
 @pytest.mark.slow
 def test_what_it_does_not_begin_with(store: Path, tmp_path: Path) -> None:
-    """Each ends at once, with a typed error and its status, and leaves the store as it is."""
+    """Each ends immediately, with a typed error and its status, and does not change the store."""
     listen = ("--listen", f"unix:{tmp_path}/s")
     schema = ("--schema", f"file:{store.parent / 'schema.json'}")
     binlog = StoreBuilder(tmp_path / "binlog", TABLE, feed=Feed.STREAM).publish(200).path

@@ -88,7 +88,7 @@ def test_killed_while_a_region_moves(store: Path, verb: str, step: str) -> None:
 
 @pytest.mark.parametrize("step", STEPS)
 def test_killed_while_a_region_is_purged(store: Path, step: str) -> None:
-    """Other tables, and the rows of the table's other region, are what they were."""
+    """Other tables, and the rows of the table's other region, are unchanged."""
     physical_id, name = table_id(store), "bank.acc_int"
     (region,) = regions(store, physical_id)
     assert main(["split", str(store), str(physical_id), str(region.region_id), "40"]) == 0

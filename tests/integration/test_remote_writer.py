@@ -78,7 +78,7 @@ MOVE = Record("move", "00000000000000000001-1", b"")
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty store; the token of who writes is in the environment."""
+    """An empty store; the writer's token is in the environment."""
     monkeypatch.setenv("THEFLASH_TOKEN", TOKENS[Role.WRITE].value)
     assert main(["init", str(tmp_path / "store")]) == 0
     return tmp_path / "store"
@@ -164,7 +164,7 @@ def test_an_answer_that_is_lost(
     assert versions_in(store) == versions_in(workload_store("bank"))
 
 
-# -- who may
+# -- permission
 
 
 def test_there_is_one_writer(store: Path, address: str) -> None:
@@ -223,7 +223,7 @@ def test_a_token_from_before(store: Path, address: str) -> None:
 
 
 def test_who_is_silent_loses_the_store(store: Path, address: str) -> None:
-    """Nothing says that the other machine is gone: its connection stays."""
+    """The other machine fails without closing its connection."""
     with engine(address, ttl_ms=1_000) as remote:
         remote.open()
         CLOCK.sleep_ms(2_000)
@@ -241,7 +241,7 @@ def test_a_latch_ends_with_the_server(store: Path) -> None:
         left.open()
         process.kill()
         process.wait()
-    # Nothing of the writer reaches the next server.
+    # The writer sends nothing to the next server.
     left._ended.set()
     left._latch = None
     left.close()
@@ -254,7 +254,7 @@ def test_a_latch_ends_with_the_server(store: Path) -> None:
 
 
 def done(store: Path, upkeep: RemoteUpkeep, verb: Verb, argument: int | str | None) -> str:
-    """Return the answer to a command that is given on the server's machine."""
+    """Return the answer to a command issued on the server's machine."""
     with closing(open_manifest(store, FS)) as manifest:
         mailbox = Mailbox(manifest, CLOCK)
         command = mailbox.ask(verb, argument, 600_000)
@@ -329,7 +329,7 @@ def held_compaction() -> Iterator[threading.Event]:
 def test_what_comes_while_a_table_is_compacted(
     store: Path, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Publications do not wait; nor does who ends in the midst of one leave anything."""
+    """Publications do not wait, and a writer that ends during one leaves nothing behind."""
     monkeypatch.setattr(writer, "GATHER_BYTES", 200_000)
     times = sorted({answer.snapshot_ts for answer in BANK.answers()})
     source = FileSource(write_file(tmp_path / "binlog", messages(BANK, times[1])))

@@ -1,4 +1,4 @@
-"""The writer over many runs: input cut, repeated, rewound, contradicted; readers meanwhile."""
+"""The writer over many runs: input cut, repeated, rewound, contradicted; concurrent readers."""
 
 import gzip
 import random
@@ -126,7 +126,7 @@ def test_a_limit_in_the_middle_is_where_reading_ends(store: Path) -> None:
     assert check_answers(store, answers(middle)) == (len(points) // 2 + 1) * 5
     with pytest.raises(NotCaughtUpError), open_snapshot(store, TimeStamp(middle + 1)):
         pass
-    # What lies above was kept: the rest needs no second delivery.
+    # Later transactions are pending in the store: the rest needs no second delivery.
     run(store, [], BANK.end_ts)
     check_all(store)
 
@@ -157,7 +157,7 @@ def test_another_content_under_an_applied_transaction_raises(store: Path) -> Non
 
 
 def test_what_cannot_be_decoded_is_never_passed_over(store: Path) -> None:
-    """A transaction on an unknown table, kept by one run and met by the next."""
+    """A transaction on an unknown table, stored by one run and resumed by the next."""
     middle = sorted({a.snapshot_ts for a in BANK.answers()})[10]
     start_ts = BANK.end_ts - 20
     unknown = prewrite_value(0, {999: [(DELETE_ROW, b"\0")]})

@@ -1,4 +1,4 @@
-"""`theflash serve` as a process: how it begins and ends, and what is left when it is killed."""
+"""`theflash serve` as a process: its start and end, and the state after it is killed."""
 
 import os
 import signal
@@ -102,7 +102,7 @@ sys.stdin.read()
 
 
 def test_a_reader_that_is_killed(store):
-    """Its latch ends in its time, its connection and thread at once."""
+    """Its latch ends when it expires, its connection and thread immediately."""
     with served(store) as (process, address), connect(address) as api:
         assert count(api) == ROWS  # the store stays open from now on
         pids = [process.pid, *children(process.pid)]
@@ -119,7 +119,7 @@ def test_a_reader_that_is_killed(store):
         wait_until(lambda: latch_id not in {latch.id for latch in api.latches().latches})
         wait_until(
             lambda: (
-                # SQLite keeps a closed file for the next who opens it.
+                # SQLite reuses a closed file when it is opened again.
                 entries(pids, "fd") <= files + 2
                 and entries(pids, "task") <= threads + 4  # Arrow's own pools
             )
@@ -127,7 +127,7 @@ def test_a_reader_that_is_killed(store):
 
 
 def test_workers_end_with_the_server(store):
-    """Nothing is left of one that is killed, and the next begins where it was."""
+    """A killed one leaves nothing behind, and the next one serves at the same address."""
     with served(store, "--workers", 2) as (process, address), connect(address) as api:
         ticket = api.plan("shop.items").splits[0].ticket
         with api.scan(ticket), connect(address) as other:
@@ -220,7 +220,7 @@ def test_embedded(store):
     for thread in threads:
         thread.join()
     assert counts == [ROWS] * 4
-    wait_until(lambda: len(engines(store)) == 1)  # those that came too late end by themselves
+    wait_until(lambda: len(engines(store)) == 1)  # late ones end on their own
     (first,) = engines(store)
     assert not listens_on_tcp(first)
     workers = descendants(first)

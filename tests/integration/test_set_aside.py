@@ -35,7 +35,7 @@ OTHER = table_info(7, "shop.other", KEY, has_rowid=True)
 
 @pytest.fixture(autouse=True)
 def quick_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All TiDBs know a schema change as soon as one does."""
+    """All TiDB servers load a schema change at the same time."""
     monkeypatch.setattr("pyspark_theflash.replication.apply.state._LAG", 0)
 
 

@@ -160,7 +160,7 @@ def test_a_silent_pump_holds_and_is_shown(
         assert main(["status", str(store)]) == 0
         assert f"pump:{b.address} is at " in capsys.readouterr().out
     assert check_answers(store, ANSWERS) == len(ANSWERS)
-    # Both are gone, and all that they had is applied.
+    # Both have ended, and all their messages are applied.
     left = write(tmp_path, {"one": [heartbeat(END_TS + 1)]})
     gone = ["--source", f"gone:{options[1]}", "--source", f"gone:{options[3]}"]
     assert writer(store, [*left, *gone, "--until-ts", str(END_TS + 1)]) == 0

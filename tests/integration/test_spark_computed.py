@@ -150,5 +150,5 @@ def test_distinct_that_is_sparks(check, aggregates):
     ],
 )
 def test_windows(check, window):
-    """Their definitions have no type, and say so by raising."""
+    """Their definitions have no type: asking for it raises."""
     check(f"SELECT id, {window} FROM {{t}} WHERE tiny > 3")

@@ -1,4 +1,4 @@
-"""Spark with the jar, of which something is killed, stopped or fails in the midst of a query.
+"""Spark with the jar, of which a part is killed, stopped or fails during a query.
 
 Rows are the oracle's or the query fails typed, never short; and what is dead leaves nothing.
 """
@@ -191,7 +191,7 @@ def test_a_straggler_and_its_double(ask, gate):
     assert (0, 1) in tries(gate)
 
 
-# -- a server of its own
+# -- a separate server
 
 
 @pytest.fixture
@@ -256,11 +256,11 @@ def test_a_server_holds_nothing_of_readers_that_are_done(application, store, sec
             assert pending.rows() == [[str(ROWS), str(ROWS << 14)]]
             files.append(open_files(process.pid))
         assert max(files[3:]) <= max(files[:3]) + 2
-        # Java lets go of them when it comes to it, and of the last ones has not heard yet.
+        # Java releases them when it collects garbage, the last ones not yet.
         wait_until(lambda: len(latches(store)) <= 3)
 
 
-# -- others who die beside Spark
+# -- other killed processes
 
 
 def publish_for_ever(path):
@@ -291,7 +291,7 @@ def test_writers_that_are_killed(ask, gate, store, application):
 
 
 def write_and_stop(path, held, noted):
-    """A victim's target: a holder that is stopped in the midst of its write."""
+    """A victim's target: a holder that is stopped during its write."""
     with connect(path) as api, armed("magic.before_commit", lambda: os.kill(os.getpid(), 19)):
         try:
             write(api, held, {SMALL: [(1, 250, 240, [1])]}, resolved_ts=300)
@@ -302,7 +302,7 @@ def write_and_stop(path, held, noted):
 @pytest.mark.parametrize("fate", [signal.SIGCONT, signal.SIGKILL])
 @pytest.mark.slow
 def test_a_latch_holder_that_was_stopped_past_its_lease(spark, tmp_path, fate):
-    """Its write is refused, or never ends: Spark sees the rows of who came after it."""
+    """Its write is rejected, or never ends: Spark reads the rows of the next writer."""
     path = tmp_path / "store"
     registry.create(path, registry.MAGIC, LocalFileSystem())
     with connect(path) as api:
@@ -327,7 +327,7 @@ def test_a_latch_holder_that_was_stopped_past_its_lease(spark, tmp_path, fate):
 
 @pytest.mark.slow
 def test_a_driver_that_is_killed(store, gate, tmp_path):
-    """Executors and engine process go, and with them what they had open; its leases run out."""
+    """Executors and engine process end and close their files; its leases expire."""
     others = {latch.id for latch in latches(store)}
     with driver("local-cluster[2,1,1024]", tmp_path) as dying:
         dying.ask(table="d.wide", options={"store": str(store)}, gate=str(gate), tasks="wait")

@@ -332,7 +332,7 @@ def test_catalog_takes_no_writes(flash, statement):
 
 
 def test_tables_of_a_statement_are_of_one_moment(spark, builder, tmp_path):
-    """While a writer goes on: each publication adds a row to both tables."""
+    """Beside a writer each of whose publications adds a row to both tables."""
     done = threading.Event()
 
     def write():
@@ -366,7 +366,7 @@ def test_tables_of_a_statement_are_of_one_moment(spark, builder, tmp_path):
 
 
 def test_statistics(load, builder, tmp_path):
-    """Rows that are in no region of their own yet count as well."""
+    """Rows that are not in a region's own files yet count as well."""
     with serving(builder.path, f"unix:{tmp_path}/s") as server, connect(server.address) as api:
 
         def stats():

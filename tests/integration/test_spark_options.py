@@ -161,7 +161,7 @@ def test_staleness_is_bounded(load, tmp_path):
     assert load(store=builder.path, max_staleness=3600).count() == 1
     later = threading.Timer(1, builder.publish, [from_physical_ms((now >> 18) + 600_000)])
     later.start()
-    # Nothing is as new as this machine's clock until the writer goes on.
+    # No data is as new as this machine's clock until the writer continues.
     assert load(store=builder.path, max_staleness=0, wait_for_ts=60).count() == 1
     later.join()
 

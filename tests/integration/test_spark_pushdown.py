@@ -240,7 +240,7 @@ UNTRANSLATABLE = [
 
 @pytest.mark.parametrize("condition", UNTRANSLATABLE)
 def test_what_cannot_be_translated_is_sparks(spark, views, condition):
-    """Spark fails, or never ends, in its own translation of some expressions for sources."""
+    """Spark fails, or does not end, while it translates some expressions for sources."""
     query = f"SELECT id FROM numbers{{}} WHERE {condition}"
     ours, copy = (outcome(spark, query.format(name)) for name in ("", "_copy"))
     assert ours == copy
@@ -395,7 +395,7 @@ def test_one_row_is_put_together_by_one_task(check, query):
 
 @pytest.mark.parametrize("aggregates", ["avg(money)", "sum(big)", "sum(tiny), avg(tiny)"])
 def test_what_spark_puts_together(check, aggregates):
-    """Averages, and sums that may not fit."""
+    """Averages, and sums that may exceed their type."""
     plan = check(f"SELECT {aggregates} FROM numbers")
     assert "Exchange" in plan
     assert "PushedAggregates: [" in plan

@@ -1,4 +1,4 @@
-"""`SparkSnapshot`: several tables at one timestamp, while a writer goes on."""
+"""`SparkSnapshot`: several tables at one timestamp, beside a writer."""
 
 import threading
 from pathlib import Path

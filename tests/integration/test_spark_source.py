@@ -183,7 +183,7 @@ def test_writing_is_refused(spark, source, load, small, write):
 
 
 def test_queries_on_one_frame_do_not_meddle_where_spark_pushes_filters(spark, load):
-    """Spark keeps what a source with pushed filters has planned, for the frame's next query."""
+    """Spark caches the plan of a source with pushed filters for the frame's next query."""
     spark.conf.set("spark.sql.python.filterPushdown.enabled", "true")
     try:
         frame = load("d.every_type").select("id")

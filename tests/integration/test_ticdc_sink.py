@@ -1,4 +1,4 @@
-"""TiCDC's storage sink, made of the captured workloads: the store gives TiDB's answers."""
+"""TiCDC's storage sink, written from the captured workloads: the store has TiDB's answers."""
 
 import random
 from contextlib import closing

@@ -89,7 +89,7 @@ def test_rows_as_json_lines_are_tidbs_text(
 
 
 def test_the_bank_never_gains_or_loses_money(workload_store: Stores) -> None:
-    """The invariant of the workload's transfers, at moments TiDB was not asked about."""
+    """The invariant of the workload's transfers, at timestamps without recorded answers."""
     bank = workload("bank")
     total = json.loads((bank.folder / "invariant.json").read_text())["total"]
     start_ts = read_schema_file(bank.schema).start_ts

@@ -25,7 +25,7 @@ SOURCES: Final = Path(__file__).resolve().parent
 FOLDER: Final = SOURCES.parents[1] / "build" / "peer"
 BIN: Final = FOLDER / "bin"
 _STAMP: Final = FOLDER / "stamp"
-# The flag for its linker, below, came with it.
+# The first version with the linker flag below.
 _OLDEST_GO: Final = (1, 23)
 # Modules that TiDB needs reach into Go's runtime, which newer linkers reject by default.
 _FLAGS: Final = ("-ldflags=-checklinkname=0",)
@@ -45,7 +45,7 @@ class NotHereError(Exception):
 
 
 def is_built() -> bool:
-    """Whether the commands are there and made of the present sources."""
+    """Return whether the commands exist and were built from the present sources."""
     try:
         return _STAMP.read_text() == _fingerprint()
     except FileNotFoundError:
@@ -57,7 +57,7 @@ def build() -> None:
 
     Raises:
         NotHereError: there is no Go, or an old one, or it cannot get the modules.
-        subprocess.CalledProcessError: it did not compile; it has said why.
+        subprocess.CalledProcessError: the compiler failed; its output has the reason.
     """
     BIN.mkdir(parents=True, exist_ok=True)
     with (FOLDER / "lock").open("w") as lock:

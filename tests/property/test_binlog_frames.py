@@ -1,4 +1,4 @@
-"""Frames: what is written is read, what is cut is a prefix, what is changed is found."""
+"""Frames: written frames are read back, cut ones are a prefix, changed ones are detected."""
 
 import io
 

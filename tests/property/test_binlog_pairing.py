@@ -54,7 +54,7 @@ def expected(entities):
 
 
 def naive_resolved_ts(arrived):
-    """The rule, said once more: over what has arrived, without state. Duplicates are left out."""
+    """The rule over all arrived messages, without state. Duplicates are left out."""
     prewrites, commits, rolled_back, newest = {}, {}, set(), 0
     for entity in arrived:
         newest = max(newest, entity.commit_ts)
@@ -125,7 +125,7 @@ def test_resolved_ts_follows_the_rule_and_is_safe(rng, count):
 
 @given(randoms, st.integers(1, 12))
 def test_any_delivery_with_crashes_publishes_each_transaction_once(rng, count):
-    """Publish, crash, start over from an earlier point, deliver again what has come: at random."""
+    """Publish, crash, restart from an earlier point and deliver messages again, at random."""
     entities, end = make_history(rng, count)
     entities.append(heartbeat(end))
     store, at = Store(), 0
@@ -153,7 +153,7 @@ def test_any_delivery_with_crashes_publishes_each_transaction_once(rng, count):
 
 
 def over_pumps(rng, entities, pumps, end):
-    """Each entity at a pump of its own choice, in order there; read with any delay."""
+    """Each entity at a random pump, in order there; read with any delay."""
     queues = [[] for _ in range(pumps)]
     for entity in entities:
         for stream in {rng.randrange(pumps), *rng.sample(range(pumps), rng.random() < 0.1)}:
@@ -185,7 +185,7 @@ def test_several_pumps_are_as_one(rng, count, pumps):
             writer.publish(at, resolved_ts)
             if rng.random() < 0.5:
                 writer = Writer(store, pumps)
-    # A restart forgets how far the streams have come.
+    # A restart forgets the progress of the streams.
     for stream in range(pumps):
         writer.pairing.add(replace(heartbeat(end), stream=stream))
     assert writer.pairing.resolved_ts == end

@@ -1,4 +1,4 @@
-"""Positions: a stream cut anywhere and taken up again is the same stream."""
+"""Positions: a stream cut anywhere and resumed is the same stream."""
 
 import gzip
 from itertools import islice

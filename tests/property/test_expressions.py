@@ -1,4 +1,4 @@
-"""The evaluator gives for every row what the rules say, NULLs, overflows and all."""
+"""The evaluator follows the rules for every row, also for NULLs and overflows."""
 
 from typing import Any
 

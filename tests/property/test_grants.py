@@ -1,4 +1,4 @@
-"""Grants against a model: callers who take, renew and release latches while time passes."""
+"""Grants against a model: callers acquire, renew and release latches while time passes."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory

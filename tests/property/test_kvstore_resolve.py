@@ -21,7 +21,7 @@ KEYS = [b"m%d" % n for n in range(5)]
 
 @dataclass
 class World:
-    """The cluster, its transactions, and what was read."""
+    """The cluster, its transactions, and the values read."""
 
     policy: LockPolicy
     tikv: Percolator = field(default_factory=Percolator)

@@ -114,7 +114,7 @@ CASES = st.one_of(
 
 
 def stored(values: Sequence[object], tp: pa.DataType) -> "pa.Array[Any]":
-    """Times are given as numbers: Arrow makes them of Python's, which do not go as far."""
+    """Times are passed as numbers, since Python's times have a smaller range."""
     if pa.types.is_timestamp(tp):
         return pa.array(values, pa.int64()).view(tp)
     return pa.array(values, tp)

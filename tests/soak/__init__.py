@@ -1,1 +1,1 @@
-"""Random work on real servers for as long as one likes; `make soak`."""
+"""Random work on real servers for any duration; `make soak`."""

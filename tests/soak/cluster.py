@@ -39,7 +39,7 @@ Key = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Kind:
-    """A type of columns: few values, so that they meet again."""
+    """A type of columns with few values, so that they repeat."""
 
     tp: MySQLType
     properties: Mapping[str, Any]
@@ -230,7 +230,7 @@ class _Open:
 
 
 class Pump:
-    """One pump: files that grow, and what is not written yet."""
+    """One pump: files that grow, and messages not written yet."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self._files, self._waiting = folder, 0, b""
@@ -249,7 +249,7 @@ class Pump:
         self._waiting += frame(message)
 
     def write(self, rng: Random) -> None:
-        """Write what waits, at times without the last bytes; at times go on in a next file."""
+        """Write pending messages, sometimes without the last bytes, sometimes into a new file."""
         kept = rng.randrange(len(self._waiting) + 1) if rng.random() < 0.2 else 0
         shown = self._waiting[: len(self._waiting) - kept]
         with (self.folder / f"binlog-{self._files:04}").open("ab") as out:
@@ -312,7 +312,7 @@ class Cluster:
                 self._rng.choice(self.pumps).send_again(self._rng.choice(pump.messages[-20:]))
 
     def beat(self) -> None:
-        """Each pump says how late it is."""
+        """Send a heartbeat from each pump."""
         for pump in self.pumps:
             pump.send(heartbeat(self._next()))
             pump.write(self._rng)
@@ -355,7 +355,7 @@ class Cluster:
         self._open.append(_Open(start_ts, changes, [message]))
 
     def _end(self) -> None:
-        """Commit or roll back a transaction; its pump will hear of it."""
+        """Commit or roll back a transaction, and send the result to its pump."""
         if not self._open:
             return
         chosen = self._open.pop(self._rng.randrange(len(self._open)))

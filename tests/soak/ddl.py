@@ -90,7 +90,7 @@ def _history(peer: Peer, store: Path, seed: int, steps: int, outcome: Outcome) -
 
 
 def _truth(session: MySqlConnection, database: str) -> Truth:
-    """All tables in one transaction, again if DDL comes between."""
+    """Read all tables in one transaction; repeat it if DDL runs meanwhile."""
     while True:
         with suppress(MySqlError):
             session.query("START TRANSACTION WITH CONSISTENT SNAPSHOT")

@@ -1,4 +1,4 @@
-"""Random histories of a store: what is read at any time is what a dict of versions says.
+"""Random histories of a store, whose reads are compared with a dict of versions.
 
 A made-up cluster (`cluster.py`) writes binlogs. A writer follows them, loads a base, is opened
 again, killed, and begun from the start of its input again; meanwhile regions are divided, united,
@@ -127,7 +127,7 @@ class Opened:
             undo.enter_context(patch.object(writer_module, "GATHER_BYTES", opening.gather_bytes))
             undo.enter_context(patch.object(applier, "BATCH_BYTES", opening.gather_bytes // 2))
             self.upkeep = Maintenance(self.engine, manifest, CLOCK)
-            # An operator's process has a connection of its own.
+            # An operator's process has its own connection.
             asking = undo.enter_context(closing(open_manifest(opening.store, FS)))
             self.mailbox = Mailbox(asking, CLOCK)
             self.begin()
@@ -165,7 +165,7 @@ class Opened:
 
 
 def die_at(opening: Opening, point: str, times: int, argument: str | None) -> None:
-    """A victim's target: follow, compact and collect, and die when a fail point is met again."""
+    """A victim's target: follow, compact and collect until `point` is reached `times` times."""
     left = [times]
 
     def die() -> None:
@@ -267,7 +267,7 @@ class History:
         self.opened = Opened(self.opening)
 
     def kill(self) -> None:
-        """A process writes on and dies somewhere."""
+        """Run a writer in another process, which ends at a random fail point."""
         self._forget_work()
         for _ in range(self.rng.choice([5, 50])):
             self.cluster.step()
@@ -291,7 +291,7 @@ class History:
         return CollectOrder(TimeStamp(wanted))
 
     def begin_work(self) -> None:
-        """Begin what goes on piece by piece between the next steps."""
+        """Begin an operation whose pieces run between the next steps."""
         if self.waiting is None:
             argument = self._safe_point().to_text()
             verb, about = self.rng.choice([(Verb.COMPACT, None), (Verb.GC, argument)])
@@ -386,7 +386,7 @@ class History:
                 self._compare(snapshot, table, purged)
 
     def read(self) -> None:
-        """Some reads at some timestamp, and what lies beside the readable ones."""
+        """Some reads at some timestamp, and reads at unreadable timestamps."""
         oldest, newest = self._progress()
         if self.rng.random() < 0.05:
             for ts, error in ((oldest - 1, SnapshotTooOldError), (newest + 1, NotCaughtUpError)):

@@ -11,11 +11,11 @@ class Outcome:
 
     counts: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
-    """Typed errors in place of answers, by what they say."""
+    """Number of typed errors in place of answers, by message."""
     different: list[str] = field(default_factory=list)
 
     def differs(self, text: str) -> None:
-        """Add a difference, and print it at once: a soak may be stopped before its end."""
+        """Add a difference, and print it immediately: a soak may be stopped before its end."""
         self.different.append(text)
         sys.stdout.write(f"DIFFERENT: {text[:4000]}\n")
         sys.stdout.flush()

@@ -76,7 +76,7 @@ def _make_views(spark: "SparkSession", folder: Path, chance: Random) -> None:
 
 
 def _answer(spark: "SparkSession", query: str) -> list[str] | str:
-    """The rows, in an order of their own, or the condition of Spark's error, or what it says."""
+    """The rows, sorted, or the condition or message of Spark's error."""
     from py4j.protocol import Py4JJavaError
     from pyspark.errors import PySparkException
 

@@ -1,4 +1,4 @@
-"""Random reads of a table, and whether what they find is what its rows say."""
+"""Random reads of a table, compared with its rows."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ RowCounts = Counter[tuple[Any, ...]]
 
 @dataclass(frozen=True)
 class Read:
-    """The columns that are asked for, the rows, and what is made of them."""
+    """A read: columns, conditions, limit, order and grouping."""
 
     columns: tuple[str, ...]
     where: Condition | None = None

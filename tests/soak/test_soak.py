@@ -1,4 +1,4 @@
-"""Soaks for a short while; `make soak` runs them for as long as one likes."""
+"""Short soaks; `make soak` runs longer ones."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

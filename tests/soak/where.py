@@ -1,4 +1,4 @@
-"""Random conditions: what a scan with `where` finds is what TiDB finds."""
+"""Random conditions: a scan with `where` returns the rows that TiDB returns."""
 
 from pathlib import Path
 from random import Random

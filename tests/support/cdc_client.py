@@ -125,14 +125,14 @@ class _Feed:
     resolved_ts: int
     initialized: bool = False
     prewrites: dict[tuple[bytes, int], Row] = field(default_factory=dict)
-    # What came before INITIALIZED and has no prewrite yet.
+    # Rows received before INITIALIZED that have no prewrite yet.
     early: list[Row] = field(default_factory=list)
 
 
 class Follower:
     """Follows ranges of keys through splits, errors and cut streams.
 
-    A span gets a request id of its own, and without multiplexing a stream of its own.
+    Each span has its own request id, and its own stream without multiplexing.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class Follower:
         self._waiting = [(span, keys, checkpoint_ts) for span, keys in enumerate(spans)]
         self.changes: dict[tuple[bytes, int], Change] = {}
         self.frontier = checkpoint_ts
-        # Names of errors and types of rows, and how often they came.
+        # Number of errors by name and of rows by type.
         self.seen: Counter[str] = Counter()
 
     def __enter__(self) -> "Follower":
@@ -214,7 +214,7 @@ class Follower:
                     self._streams[number] = Stream(self._address, multiplexed=self._multiplexed)
                 identity = (span + 1, region.id)
                 if identity in self._feeds:
-                    # PD does not know of a split yet.
+                    # PD has not received a split yet.
                     self._waiting.append((span, part, checkpoint_ts))
                     continue
                 self._feeds[identity] = _Feed(span, region, part, checkpoint_ts, checkpoint_ts)
@@ -285,7 +285,7 @@ class Follower:
         elif row.type == Row_Type.COMMITTED:
             self._commit(feed, row, row)
         elif identity not in feed.prewrites:
-            # A rollback of what was never prewritten means nothing.
+            # A rollback without a prewrite has no effect.
             assert row.type == Row_Type.ROLLBACK or not feed.initialized, f"no prewrite: {row}"
             if not feed.initialized:
                 feed.early.append(row)
@@ -312,7 +312,7 @@ class Follower:
     def _commit(self, feed: _Feed, content: Row, commit: Row) -> None:
         assert commit.start_ts < commit.commit_ts
         if commit.commit_ts <= feed.checkpoint_ts == feed.resolved_ts:
-            # A transaction that was in flight when it was subscribed; not asked for.
+            # In flight at the subscription, at or below the requested timestamp.
             return
         assert commit.commit_ts > feed.resolved_ts, f"at or below {feed.resolved_ts}: {commit}"
         is_delete = content.op_type == Row.OpType.DELETE

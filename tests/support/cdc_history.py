@@ -24,7 +24,7 @@ def span_of(table_id: int) -> RawKeyRange:
 
 
 class FeedHistory:
-    """A cluster, a feed, and what the feed has delivered."""
+    """A cluster, a feed, and the changes delivered by the feed."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class FeedHistory:
                 self.subscribed[span] = up_to
 
     def taken(self, up_to: int) -> list[Change]:
-        """Take and check: exactly what was committed above the last time."""
+        """Take the changes, and check that they are those committed since the last call."""
         taken = self.feed.take(TimeStamp(up_to))
         changes: set[Change] = {(c.key, c.commit_ts, c.value) for c in taken.meta}
         assert len(changes) == len(taken.meta)

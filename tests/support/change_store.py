@@ -35,7 +35,7 @@ class ChangeStore:
         self.writer = ChangeWriter(self.engine, self.feed, self.schema, CLUSTER, **self._options)
 
     def kill(self) -> None:
-        """Lose what is in memory."""
+        """Drop the state in memory."""
         self.engine.close()
         self.feed.close()
 

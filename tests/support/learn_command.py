@@ -46,7 +46,7 @@ def learning(store: Path, pd: str, *options: object) -> Iterator[Learn]:
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run a command that ends by itself."""
+    """Run a command to its end."""
     return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=END_S)
 
 

@@ -383,7 +383,7 @@ class FakeRaftCluster:
             self.writes[key] = [w for w in writes if w not in gone]
         return changes
 
-    # -- what was captured
+    # -- captured calls
 
     def call(self, call: Call) -> None:
         """Apply the effect of a captured call."""

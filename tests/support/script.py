@@ -50,7 +50,7 @@ class Subject(Protocol):
     """The commands of some scripts, `do_<name>`, over one instance of the code under test."""
 
     def close(self) -> None:
-        """Close what the commands have opened."""
+        """Close the resources that the commands have opened."""
 
 
 def script_paths(subject: str) -> list[Path]:

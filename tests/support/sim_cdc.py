@@ -257,7 +257,7 @@ class SimCdc:
         self.downstreams = [d for d in self.downstreams if d.stream is not stream]
 
     def cut(self, stream: SimStream) -> None:
-        """End a stream; what was sent may still be received."""
+        """End a stream; sent messages may still be received."""
         stream.is_open = False
         stream.out.append(StreamEnd("UNAVAILABLE: connection reset"))
         self.drop(stream)

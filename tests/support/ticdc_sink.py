@@ -34,7 +34,7 @@ _FLOATS = {MySQLType.FLOAT: np.float32, MySQLType.DOUBLE: np.float64}
 
 
 class RecordingEngine(MemoryEngine):
-    """An engine that keeps what is published."""
+    """An engine that collects publications."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -73,7 +73,7 @@ class Victim:
         return self._process.pid
 
     def kill_after(self, duration_ms: float, typed: Collection[int] = ()) -> bool:
-        """Kill it after a time, unless it ends before; return whether it was killed.
+        """Kill it after a time, unless it ends earlier; return whether it was killed.
 
         Raises `AssertionError` if it has failed, with none of the statuses `typed`.
         """

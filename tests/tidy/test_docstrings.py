@@ -1,4 +1,4 @@
-"""Every public function says what it does."""
+"""Every public function has a docstring."""
 
 import ast
 import re

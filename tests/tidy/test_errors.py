@@ -1,4 +1,4 @@
-"""Errors cross process borders, so each comes back from pickle as it was."""
+"""Errors cross process borders, so each survives pickle unchanged."""
 
 import inspect
 import pickle

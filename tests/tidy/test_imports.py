@@ -28,7 +28,7 @@ def test_import_brings_no_heavy_package(statement):
 
 @pytest.mark.parametrize("command", ["status", "tables", "gc", "writer"])
 def test_a_command_brings_no_heavy_package(command):
-    """Pandas alone, which `pyarrow.dataset` brings in, takes longer to load than they run."""
+    """Pandas alone, which `pyarrow.dataset` imports, takes longer to load than they run."""
     heavy = [*HEAVY, "pyarrow.dataset"]
     script = (
         f"from pyspark_theflash.cli.main import command; command({command!r}); "
@@ -54,7 +54,7 @@ NEEDED_BY_NONE = {*HEAVY, "pyarrow.dataset", "http.server", *ours("tikv", "servi
     ],
 )
 def test_a_command_brings_only_what_it_needs(argv, needless, tmp_path):
-    """To import the rest took as long as what they do, even in a store of 20,000 tables."""
+    """Importing the rest took as long as these commands run, even in a store of 20,000 tables."""
     StoreBuilder(tmp_path / "store", feed=Feed.STREAM).publish(200)
     (tmp_path / "none").touch()
     span = {"start_ts": 100, "end_ts": 200, "initial": [], "changes": [], "schema_versions": []}

@@ -1,4 +1,4 @@
-"""Every name in the list of long tests is a test, so that none is run again under a new name."""
+"""Every name in the list of long tests is that of a test, which a renamed test would not be."""
 
 import pytest
 

@@ -24,7 +24,7 @@ def go(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def listing(said: str) -> str:
-    """A Go of a good version that fails where it is to fetch modules."""
+    """A Go of a suitable version that cannot fetch modules."""
     return f"""case "$1" in
 version) echo go version go1.24.1 linux/amd64 ;;
 list) echo '{said}' >&2; exit 1 ;;

@@ -1,4 +1,4 @@
-"""README says what is there: every option of the source, every command."""
+"""README describes every option of the source and every command."""
 
 from pathlib import Path
 

@@ -14,8 +14,8 @@ class _Backoff:
 
 
 _STREAM: Final = _Backoff(100, 500, 10_000)
-_KNOWN: Final = _Backoff(0, 50, 2000)
-"""The error says which region or leader to ask."""
+_LOCATED: Final = _Backoff(0, 50, 2000)
+"""For errors that name the region or its leader."""
 _BACKOFFS: Final = {
     FeedFault.NOT_LEADER: _Backoff(50, 50, 2000),
     FeedFault.MOVED: _Backoff(20, 50, 5000),
@@ -28,8 +28,8 @@ _DOUBLINGS: Final = 10
 
 def after_error(error: FeedError, failures: int) -> int:
     """Return the milliseconds to wait; `failures` are those since the last success."""
-    is_known = error.leader is not None or bool(error.regions)
-    backoff = _KNOWN if is_known else _BACKOFFS.get(error.fault, _OTHER)
+    is_located = error.leader is not None or bool(error.regions)
+    backoff = _LOCATED if is_located else _BACKOFFS.get(error.fault, _OTHER)
     return max(_wait_ms(backoff, failures), min(error.backoff_ms, backoff.max_ms))
 
 

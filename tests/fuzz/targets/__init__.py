@@ -126,4 +126,4 @@ _CHEAPEST_FIRST: Final[tuple[Callable[[Path], Target], ...]] = (
 TARGETS: Final[Mapping[str, Callable[[Path], Target]]] = {
     factory.__name__: factory for factory in _CHEAPEST_FIRST
 }
-"""By name, and each made when its turn comes, with a folder of its own."""
+"""Targets by name; each is made when it runs, with its own folder."""

@@ -68,7 +68,7 @@ _KINDS = tuple(sorted({type(m) for m in _MESSAGES}, key=lambda kind: kind.__name
 
 
 def api_message(_: Path) -> Target:
-    """Messages in protobuf's form; the first byte says which."""
+    """Messages in protobuf's form; the first byte selects the message."""
     seeds = [bytes([_KINDS.index(type(m))]) + encode(m) for m in _MESSAGES]
     return Target(seeds, bytes_like(seeds), _decoding(as_json=False))
 
@@ -92,7 +92,7 @@ def _decoding(as_json: bool) -> Callable[[bytes], object]:
 
 
 def api_frame(_: Path) -> Target:
-    """Heads and bodies of frames; the first byte says of which."""
+    """Heads and bodies of frames; the first byte selects the type."""
     takers: list[Callable[[bytes], object]] = [
         lambda data: Header.from_bytes(data.ljust(12, b"\0")[:12], 1 << 20),
         Hello.from_bytes,
@@ -118,7 +118,7 @@ def api_frame(_: Path) -> Target:
 
 
 def served_connection(_: Path) -> Target:
-    """All that a caller says on a connection."""
+    """The bytes that a caller sends on a connection."""
     calls = [("GetStatus", message.StatusRequest()), ("Scan", message.ScanRequest(b"ticket"))]
     calls += [("PlanScan", m) for m in _MESSAGES if isinstance(m, message.PlanRequest)]
     frames = [_frame(FrameType.AUTH, b"")]
@@ -141,7 +141,7 @@ def served_connection(_: Path) -> Target:
 
 
 def server_answer(_: Path) -> Target:
-    """All that a server says to a call, or, where the first byte is odd, to a scan."""
+    """The bytes that a server sends for a call, or for a scan if the first byte is odd."""
     hello, ready = Hello(needs_token=False, nonce=bytes(32)), Ready(Role.READ, "id")
     greeting = _frame(FrameType.HELLO, hello.to_bytes()) + _frame(FrameType.READY, ready.to_bytes())
     status = encode(message.Status("id", "magic"))

@@ -131,7 +131,7 @@ def file_position(_: Path) -> Target:
 
 
 def spool_file(folder: Path) -> Target:
-    """The last file of a spool, with the file that says whose it is, opened after a crash."""
+    """The last file of a spool and its cluster id file, opened after a crash."""
     cluster = b"7294218357219\n"
     small = _framed(*(p for step in steps()[:3] for p in step.payloads))
     seeds = [cluster[:-1] + b"\n" + small, b"7\n" + _framed(b"a", b"bc"), b"\n"]
@@ -157,7 +157,7 @@ def spool_file(folder: Path) -> Target:
 
 
 def binlog_folder(folder: Path) -> Target:
-    """A folder of pump's files, read on from a position that was kept."""
+    """A folder of pump's files, read from a stored position."""
     messages = [p for step in steps()[:4] for p in step.payloads]
     content = _framed(*messages)
     end = len(_framed(messages[0]))

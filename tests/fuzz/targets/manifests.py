@@ -1,4 +1,4 @@
-"""The manifest of a store as files: SQLite's, its log, what stands beside it; and its rows."""
+"""The manifest of a store: SQLite's file, its log, the other files; and its rows."""
 
 import json
 import shutil

@@ -96,7 +96,7 @@ class _OnePull(PumpSource):
 
 
 def pd_answer(_: Path) -> Target:
-    """The same bytes to every question that PD is asked."""
+    """Answers every request to PD with the same bytes."""
     header = pdpb_pb2.ResponseHeader(cluster_id=7)
     error = pdpb_pb2.ResponseHeader(cluster_id=7, error=pdpb_pb2.Error(type=1, message="no"))
     leader = pdpb_pb2.Member(name="a", client_urls=["http://h:2379"])
@@ -139,7 +139,7 @@ class _AnsweringPD(PDClient):
 
 
 def etcd_answer(_: Path) -> Target:
-    """Pumps as they are registered."""
+    """Registrations of pumps."""
     status = b'{"nodeId": "a", "host": "h:1", "state": "offline"}'
     answer = kv_pb2.RangeResponse(
         kvs=[
@@ -191,7 +191,7 @@ def http_answer(_: Path) -> Target:
 
 
 class _Served(status_api.StatusApi):
-    """Reads its answer out of these bytes."""
+    """Reads its answer from these bytes."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__("http://fuzz:1", SystemClock())
@@ -241,7 +241,7 @@ def metrics_request(_: Path) -> Target:
 
 
 def address(_: Path) -> Target:
-    """Of a server, or to serve at: the first byte says what for."""
+    """Addresses of servers and listeners; the first byte selects the parser."""
     takers: list[Callable[[str], object]] = [
         metrics._loopback,
         status_api._parse_url,

@@ -35,7 +35,7 @@ from tests.support.workloads import FIXTURES
 
 
 def table_info(_: Path) -> Target:
-    """TableInfo, and what is asked of it."""
+    """TableInfo, and the properties that callers read."""
     infos = [t["table_info"] for t in live_tables()[:12]]
     infos = [i for i in infos if len(i["cols"]) < 9] + [every_type_json()]
     infos += [t["table_info"] for t in partitioned_tables()[:40:3]]
@@ -168,7 +168,7 @@ def status_answer(_: Path) -> Target:
         else:
             api.read_key(b"k")
 
-    # What lists databases is asked for tables next, and gets the same.
+    # The request for tables that follows the one for databases gets the same answer.
     lists = ("/schema",)
     seeds = [
         path.encode() + b"\n" + json.dumps(answer).encode()

@@ -283,7 +283,7 @@ def data_file(folder: Path) -> Target:
 
 
 def data_file_pages(folder: Path) -> Target:
-    """One that is taken for large: of such only the footer and the pages have their checksums."""
+    """A file treated as large, of which only the footer and the pages have checksums."""
     encoded = _data_file()
     (folder / encoded.info.path).parent.mkdir()
     content = bytes(encoded.data)

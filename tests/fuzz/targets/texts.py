@@ -356,7 +356,7 @@ def command_line(_: Path) -> Target:
         command(name).add_arguments(commands.add_parser(name))
 
     def parse_arguments(data: bytes) -> None:
-        # argparse takes the square of their number of steps for arguments that it does not know.
+        # argparse takes quadratic time for unknown arguments.
         lines = data.decode("utf-8", "surrogateescape").split("\n")[:100]
         # --help prints and exits.
         with redirect_stdout(StringIO()), suppress(SystemExit):

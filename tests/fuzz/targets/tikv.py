@@ -44,7 +44,7 @@ _MOVED = errorpb_pb2.Error(epoch_not_match=errorpb_pb2.EpochNotMatch(current_reg
 
 
 def tikv_answer(_: Path) -> Target:
-    """The same bytes to every question that a store is asked."""
+    """Answers every request to a store with the same bytes."""
     # Where there is a pandas, the first array loads it.
     pa.array([0])
     pairs = [kvrpcpb_pb2.KvPair(key=b"a", value=b"1"), kvrpcpb_pb2.KvPair(error=_KEY_ERROR)]
@@ -124,7 +124,7 @@ def meta_field(_: Path) -> Target:
 
 
 def change_events(_: Path) -> Target:
-    """Messages of a change feed, up to the rows that are taken from it."""
+    """Messages of a change feed, up to its decoded rows."""
     row = cdcpb_pb2.Event.Row
     keys = [encode_record_key(PhysicalTableID(5), handle) for handle in (1, -7, b"\x01common")]
     rows = [

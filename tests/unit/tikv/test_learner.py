@@ -467,7 +467,7 @@ def test_a_file_of_a_bulk_load(learning: Learning) -> None:
 
 
 def test_a_bulk_load_that_cannot_be_followed() -> None:
-    """Its region stops, with an error for reads above it; other regions and old reads go on."""
+    """Its region stops, with an error for reads above it; other regions and old reads continue."""
     learning = Learning(FakeRaftCluster(), HISTORY, None)
     tikv, learner = (
         learning.tikv,

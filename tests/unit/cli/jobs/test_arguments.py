@@ -1,4 +1,4 @@
-"""Values of arguments, and what is none."""
+"""Valid and invalid values of arguments."""
 
 from argparse import ArgumentTypeError
 

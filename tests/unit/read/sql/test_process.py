@@ -1,4 +1,4 @@
-"""Queries in a process of their own: the same rows, and limits that hold."""
+"""Queries in a separate process: the same rows, and enforced limits."""
 
 import errno
 import os

@@ -332,7 +332,7 @@ def test_a_prewrite_is_held_by_what_came_from_its_own_pump():
 
 @pytest.mark.parametrize("arrived", [0, 1, 2])
 def test_a_skipped_transaction(arrived):
-    """Its messages do not count, whether they have arrived or not; others are taken."""
+    """Its messages are ignored, whether or not they have arrived; others are accepted."""
     writer = Writer().add(prewrite(1), commit(1, 3), prewrite(4))
     messages = [prewrite(5), commit(5, 7)]
     writer.add(*messages[:arrived])

@@ -174,7 +174,7 @@ def test_all_of_a_group_cancelled(tmp_path):
 
 
 async def outcomes(group, calls):
-    """The class of each call's error, None where there is none."""
+    """Return the class of each call's error, None for success."""
     results = await asyncio.gather(*(group.append(*call) for call in calls), return_exceptions=True)
     return [None if result is None else type(result) for result in results]
 

@@ -18,7 +18,7 @@ MESSAGE_BYTES = 8 * LARGE_BYTES
 
 
 class Call:
-    """A call whose message arrives when the test says so."""
+    """A call whose message the test sends."""
 
     def __init__(self):
         self.arrived = asyncio.get_running_loop().create_future()

@@ -86,7 +86,7 @@ def test_eight_at_once(spool):
         assert [message for message in stored if message in set(own)] == own
 
 
-# What is refused.
+# Rejected requests.
 
 
 def test_no_binlog(spool):
@@ -306,7 +306,7 @@ def test_as_many_pulls_as_there_is_room_for(spool):
             assert writer.write(MESSAGES[1]) == ""
 
 
-# Where it listens.
+# Addresses.
 
 
 def test_socket_is_private(tmp_path, spool):

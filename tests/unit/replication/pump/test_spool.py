@@ -217,7 +217,7 @@ def test_a_disk_that_fails_at_any_call(tmp_path, failure, lasting, count):
                 spool.append([more])
         spool.close()
         again = opened(folder)
-        # What was written and not acknowledged may be there or not; nothing else is, or is twice.
+        # Unacknowledged messages may or may not be stored; there are no others and no duplicates.
         stored = content(again)
         assert stored[: len(acknowledged)] == acknowledged
         assert set(stored) <= {*messages, more}
@@ -283,7 +283,7 @@ def test_full_disk_is_not_counted(folder):
     spool.close()
 
 
-# Dropping what has been applied.
+# Dropping applied messages.
 
 
 def test_files_behind_a_position_are_dropped(folder):

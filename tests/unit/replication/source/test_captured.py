@@ -36,7 +36,7 @@ def expected(entities):
 
 
 def pair(entities, every):
-    """Return the transactions, taken whenever `every` entities have been added."""
+    """Return the transactions, published whenever `every` entities have been added."""
     ledger, taken = TransactionLedger(), []
     pairing = Pairing(ledger)
     for at in range(0, len(entities), every):

@@ -1,4 +1,4 @@
-"""Requests as what is pushed down: literals by their texts, and what is none."""
+"""Conversion of requests to pushed-down operations: literals by their texts, invalid literals."""
 
 import math
 from decimal import Decimal

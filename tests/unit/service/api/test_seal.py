@@ -70,7 +70,7 @@ def test_one_is_not_taken_for_the_other():
 
 @pytest.mark.parametrize("body", [7, [], {"a": 1}, ["store", [1], [2], [3]], None])
 def test_what_we_sealed_ourselves_and_do_not_know(body):
-    """A ticket of a later version, say."""
+    """For example a ticket of a later version."""
     with pytest.raises(TicketError):
         Ticket.opened(SEALER.seal(Purpose.TICKET, body), SEALER)
     with pytest.raises(TicketError):

@@ -1,4 +1,4 @@
-"""Turns of callers who compute."""
+"""Turns of callers whose calls compute."""
 
 import threading
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Floods of connections: who is let in while others take all that they can get."""
+"""Floods of connections: admission of callers while others open as many as they can."""
 
 import socket
 import ssl

@@ -1,4 +1,4 @@
-"""The API over Arrow Flight: what plain pyarrow sees of it, and who gets in."""
+"""The API over Arrow Flight: calls of plain pyarrow, and authentication."""
 
 import resource
 import subprocess
@@ -193,7 +193,7 @@ def test_certificates(store, tmp_path, bad):
 @pytest.mark.parametrize("token", [None, ADMIN])
 @pytest.mark.parametrize("call", ["DoAction", "GetFlightInfo", "DoGet"])
 def test_messages_that_are_too_large(address, call, token):
-    """Refused by their length, or, of who shows no token, without a look at it."""
+    """They are rejected by their length, and those without a token before their length is read."""
     body = bytes(REQUEST_BYTES_MAX + 1)
     transport = FlightTransport(address, token or "not-one-of-them")
     client, options = transport.client, transport.options(5 * TIMEOUT_MS)
@@ -214,7 +214,7 @@ def test_messages_that_are_too_large(address, call, token):
 
 
 def test_much_more_than_may_be(store, tmp_path):
-    """Half a gigabyte costs the server, a process of its own, next to nothing."""
+    """Half a gigabyte takes hardly any memory of the server, which is a separate process."""
     file = write_tokens(tmp_path / "tokens")
     command = [sys.executable, "-m", "pyspark_theflash.cli.main", "serve", str(store)]
     command += ["--listen", f"unix:{tmp_path}/s", "--flight", "127.0.0.1:0", "--tokens", str(file)]

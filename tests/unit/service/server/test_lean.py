@@ -1,4 +1,4 @@
-"""A process that serves brings in nothing that it does not need."""
+"""A process that serves imports only modules that it needs."""
 
 import subprocess
 import sys

@@ -82,7 +82,7 @@ def status(address, token, transport=GrpcTransport):
 
 
 def half_calls(address, token, count, undo):
-    """Calls whose message never comes; an iterator that is never done is the request."""
+    """Calls whose message is never sent: the request is an iterator that does not end."""
     never = threading.Event()
     undo.callback(never.set)
 
@@ -131,7 +131,7 @@ class Stalled(grpc.GenericRpcHandler):
 
 @pytest.mark.parametrize("transport", [serving_grpc, serving_flight])
 def test_calls_that_wait_are_not_dropped(store, tmp_path, transport):
-    """By default gRPC drops calls at random, anyone's, if more than 1,000 wait to be handled."""
+    """By default gRPC drops random calls of any caller if more than 1,000 wait to be handled."""
     stalled = Stalled()
     tokens = Tokens(write_tokens(tmp_path / "tokens", {READ: "read"}))
     with transport(store, "127.0.0.1:0", tokens=tokens) as server, ExitStack() as undo:
@@ -194,7 +194,7 @@ def test_unread_scans_over_flight(begin):
 
 
 def test_unread_scans_over_flight_end(begin):
-    """Time is given between any two batches, not to a caller that takes none."""
+    """The server ends scans whose callers receive no batch within the timeout."""
     with begin(serving_flight, timeouts=HASTY) as address, ExitStack() as undo:
         for _ in range(2 * LIMITS.scans_per_identity):
             wait_until(lambda: not refused(lambda: unread(address, READ, undo)))
@@ -247,7 +247,7 @@ def error_of(sock):
 
 
 def test_memory_is_for_what_has_arrived(begin):
-    """Lengths that are only declared count for nothing; bytes that have come do."""
+    """Declared lengths do not count; received bytes do."""
     with begin(serving, memory=4 * MIB, memory_per_identity=2 * MIB) as address:
         with ExitStack() as undo:
             socks = [undo.enter_context(dial(address)) for _ in range(8)]
@@ -258,7 +258,7 @@ def test_memory_is_for_what_has_arrived(begin):
                 hello(sock, TOKENS[Role.READ])
                 send_head(sock, "Scan", MIB, bytes(MIB))
                 assert error_of(sock) in ("CodecError", "TicketError")
-                # Above the limit of one token; the connection goes on.
+                # Above the limit of one token; the connection stays usable.
                 send_head(sock, "Scan", 3 * MIB, bytes(3 * MIB))
                 assert error_of(sock) == "ServiceUnavailableError"
                 send_head(sock, "GetStatus", 0)
@@ -352,7 +352,7 @@ def test_the_snapshots_of_one_token(begin):
         assert api.plan("shop.wide", moment=Moment(handle=taken[0].handle)).splits
         assert len([king.snapshot() for _ in range(5)]) == 5
         connected(AccessToken(OTHER)).snapshot()
-        # The end of a latch counts however it came.
+        # Any end of a latch counts.
         king.remove_latch(taken[1].latch_id)
         api.snapshot()
         api.release_latch(latch)

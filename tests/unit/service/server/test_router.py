@@ -1,4 +1,4 @@
-"""Several processes behind one socket: who answers what, and what is left when one dies."""
+"""Several processes behind one socket: routing of calls, and the state after one is killed."""
 
 import os
 import signal
@@ -70,7 +70,7 @@ def busy(router):
 
 
 def both_ready(router):
-    """See to it that both workers are there: one is started when a call comes while one answers."""
+    """Wait until both workers run: the second is started by a call while the first one answers."""
     with connect(router.address) as one, connect(router.address) as two:
         seen = []
         while seen != [1, 1]:
@@ -96,7 +96,7 @@ def test_calls_at_the_same_time(router):
 
 
 def test_a_worker_that_is_killed(router):
-    """Its callers see their rows end; the others do not notice; another one comes."""
+    """Its callers' streams end, other callers are unaffected, and another worker is started."""
     both_ready(router)
     with connect(router.address) as one, connect(router.address) as two:
         first = unread(one)
@@ -176,7 +176,7 @@ def test_who_says_nothing_is_sent_away(store, tmp_path):
 
 
 def test_who_calls_is_known_to_every_worker(store, tmp_path):
-    """By turns; a latch of one is renewed and released in the other, a token taken back in all."""
+    """In turns; a latch of one is renewed and released in the other; all reject a revoked token."""
     file = write_tokens(tmp_path / "tokens")
     with (
         serving_workers(store, f"unix:{tmp_path}/s", tokens=file) as router,

@@ -1,4 +1,4 @@
-"""The API over gRPC: every method of its descriptor, and who gets in."""
+"""The API over gRPC: every method of its descriptor, and authentication."""
 
 import resource
 

@@ -114,7 +114,7 @@ def test_no_method_with_too_small_a_role(plain, name, role):
             text = refused(RoleError, lambda: transport.call(method, method.request(), SECOND_MS))
             assert name in text
         elif method.role is Role.READ:
-            # An empty request may be refused, but not for who asks.
+            # An empty request may be rejected, but not because of the caller.
             with suppress(*EMPTY):
                 transport.call(method, method.request(), SECOND_MS)
 
@@ -320,7 +320,7 @@ def test_a_unix_socket_is_ours_alone(store, tmp_path):
     assert not (tmp_path / "s").exists()
 
 
-# -- what is no call
+# -- invalid calls
 
 
 def dial(address):
@@ -467,7 +467,7 @@ def test_who_takes_nothing_is_sent_away(tmp_path):
         wait_until(lambda: server.idle_ms() > 0)
         with pytest.raises(StreamCutError):
             rows.read_all()
-        # One who says so is not waited for, and keeps the connection.
+        # The server does not wait for a caller that cancels, and keeps its connection.
         api.scan(api.plan("shop.wide").splits[0].ticket).close()
         assert api.status().rows == 1000
 
@@ -506,7 +506,7 @@ def test_nothing_is_left_of_connections(store, tmp_path):
 
 
 def test_a_server_that_speaks_nonsense(tmp_path):
-    """A client's caps: what a server says it sends is not believed."""
+    """Limits of a client on the lengths that a server declares."""
     huge = Header(FrameType.HELLO, 0, (1 << 32) - 1).to_bytes()
     for said in (
         huge,

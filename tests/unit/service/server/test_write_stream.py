@@ -1,4 +1,4 @@
-"""The rows of a write on a bare socket: cut, changed, too many, or of who may not."""
+"""The rows of a write on a bare socket: cut, changed, too many, or not permitted."""
 
 import resource
 import struct
@@ -85,7 +85,7 @@ def peak_bytes():
 
 
 def answered(address, *sent, token=TOKENS[Role.WRITE]):
-    """The error that comes of it, in time and in little memory, and whether one may go on."""
+    """Return the error, sent in time and little memory, and whether the connection is usable."""
     begin, before = CLOCK.boottime_ms(), peak_bytes()
     with closing(dial(address)) as sock:
         hello(sock, token)
@@ -115,7 +115,7 @@ def test_rows_that_are_all_there(store, address):
 
 
 def damaged():
-    """Bytes that are not the rows, and what is said of how many there are."""
+    """Bytes that are not the rows, and wrong counts of rows."""
     body = stream()
     lie = bytearray(body)
     lie[4:8] = struct.pack("<I", 0x7FFFFFF0)  # how long the schema's message is
@@ -179,7 +179,7 @@ def test_a_cut_stream_writes_nothing(store, address, sent, tmp_path):
 
 
 def test_who_may_not_is_told_before_all_rows_came(store, address):
-    """Rows of who may not write, or without a latch, are passed over."""
+    """Rows of a caller without the role or a latch are skipped."""
     body, before = stream(), state(store)
     for token, value, error in (
         (TOKENS[Role.READ], request(store.held, [TABLE]), "RoleError"),
@@ -236,7 +236,7 @@ def test_more_than_a_write_may_have(store, address, monkeypatch):
 
 
 def test_a_client_hears_why_before_it_has_sent_all(store, address):
-    """A gigabyte is not sent to who has said that it is not wanted."""
+    """The client stops sending a gigabyte when the server rejects the call."""
     wide = pa.concat_tables([versions(TABLE, [(n, 150, 140, [n]) for n in range(50_000)])] * 60)
     with connect(f"theflash://{address}", token=TOKENS[Role.READ]) as reader:
         for _ in range(3):

@@ -141,7 +141,7 @@ def test_time_ends_a_latch(grants: Grants, clock: ManualClock) -> None:
 
 
 def test_a_latch_is_its_identitys(grants: Grants, open_again: Callable[[], Manifest]) -> None:
-    """Another caller's latch is like one that never was, also for a commit."""
+    """Another caller's latch is treated as one that does not exist, also by a commit."""
     latch, manifest = held(grants, write()), open_again()
     other = replace(latch.claim, identity="user 1")
     for claim in (other, replace(latch.claim, id="none"), replace(latch.claim, identity="")):
