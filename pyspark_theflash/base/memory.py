@@ -1,8 +1,24 @@
 """Memory of the process."""
 
 import ctypes
+import os
 from functools import cache
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
+
+_PROC: Final = Path("/proc")
+
+
+def resident_bytes(pid: int | None = None) -> int | None:
+    """Return the resident memory of a process, by default this one; None if it is not known.
+
+    It is unknown if the process has ended, and on systems without /proc.
+    """
+    try:
+        pages = (_PROC / str(pid or "self") / "statm").read_text().split()[1]
+    except (OSError, IndexError):
+        return None
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def return_freed_memory() -> None:

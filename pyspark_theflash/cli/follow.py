@@ -9,14 +9,22 @@ theflash-...) holds them from the load on. PD drops it a day after its last rene
 """
 
 import argparse
+from contextlib import ExitStack
 from pathlib import Path
 
-from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.clock import Clock, SystemClock
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.cli.jobs import writer
-from pyspark_theflash.cli.jobs.arguments import ArgumentParser, add_tls, timestamp, tls_files
+from pyspark_theflash.cli.jobs.arguments import (
+    ArgumentParser,
+    add_telemetry,
+    add_tls,
+    timestamp,
+    tls_files,
+)
 from pyspark_theflash.cli.jobs.first_load import ensure_loaded
 from pyspark_theflash.cli.jobs.memory import use_system_memory
+from pyspark_theflash.cli.jobs.telemetry import Telemetry
 from pyspark_theflash.cluster.resolve import LockPolicy
 from pyspark_theflash.replication.load.scan import ClusterAddress
 from pyspark_theflash.storage.engine import registry
@@ -52,16 +60,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TS",
         help="exit when the store is readable at TS",
     )
-    parser.add_argument(
-        "--metrics", metavar="HOST:PORT", help="serve Prometheus metrics at /metrics"
-    )
+    add_telemetry(parser)
     add_tls(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Create and load the store if needed, then follow the cluster."""
+    clock = SystemClock()
+    with ExitStack() as undo:
+        telemetry = Telemetry("follow", arguments, clock, undo)
+        names = ("store", "pd", "tables", "until_ts", "lock_policy", "metrics")
+        telemetry.started({name: getattr(arguments, name) for name in names})
+        return _follow(arguments, telemetry, clock)
+
+
+def _follow(arguments: argparse.Namespace, telemetry: Telemetry, clock: Clock) -> int:
     use_system_memory()
-    fs, clock = LocalFileSystem(), SystemClock()
+    fs = LocalFileSystem()
     store: Path = arguments.store
     if not (store / FORMAT_FILE).exists():
         registry.create(
@@ -71,21 +86,17 @@ def run(arguments: argparse.Namespace) -> int:
     cluster = ClusterAddress(
         tuple(arguments.pd.split(",")), tls_files(arguments), LockPolicy(arguments.lock_policy)
     )
-    ts = ensure_loaded(store, cluster, TableScope(tuple(arguments.tables)), fs, clock)
+    scope = TableScope(tuple(arguments.tables))
+    ts = ensure_loaded(store, cluster, scope, fs, clock, telemetry)
     if arguments.until_ts is not None and ts >= arguments.until_ts:
         return 0
-    parser = ArgumentParser(prog="follow")
-    writer.add_arguments(parser)
-    return writer.run(parser.parse_args(_writer_arguments(arguments)))
+    return writer.write(_writer_arguments(arguments), telemetry, clock)
 
 
-def _writer_arguments(arguments: argparse.Namespace) -> list[str]:
+def _writer_arguments(arguments: argparse.Namespace) -> argparse.Namespace:
     """Return the arguments of the writer that follows the cluster."""
-    words = [str(arguments.store), "--source", f"tikv:{arguments.pd}"]
-    words += ["--lock-policy", arguments.lock_policy]
-    for pattern in arguments.tables:
-        words += ["--include", pattern]
-    for name in ("until_ts", "metrics", "ca", "cert", "key"):
-        if (value := getattr(arguments, name)) is not None:
-            words += [f"--{name.replace('_', '-')}", str(value)]
-    return words
+    parser = ArgumentParser()
+    writer.add_arguments(parser)
+    defaults = parser.parse_args([str(arguments.store), "--source", f"tikv:{arguments.pd}"])
+    same = {name: value for name, value in vars(arguments).items() if name != "store"}
+    return argparse.Namespace(**{**vars(defaults), **same, "include": arguments.tables})

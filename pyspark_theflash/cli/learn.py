@@ -15,9 +15,9 @@ from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.cli.jobs.arguments import (
     add_access,
-    add_metrics,
     add_seconds,
     add_store,
+    add_telemetry,
     add_tls,
     mebibytes,
     timestamp,
@@ -26,6 +26,7 @@ from pyspark_theflash.cli.jobs.arguments import (
 from pyspark_theflash.cli.jobs.learner import LearnerProcess, LearnerSettings
 from pyspark_theflash.cli.jobs.memory import use_system_memory
 from pyspark_theflash.cli.jobs.sources import Network
+from pyspark_theflash.cli.jobs.telemetry import Telemetry
 from pyspark_theflash.cli.listeners import (
     Listeners,
     add_listeners,
@@ -55,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_listeners(parser)
     _add_cluster(parser.add_argument_group("TiDB's cluster"))
     _add_reads(parser.add_argument_group("reads and memory"))
-    add_metrics(parser)
+    add_telemetry(parser)
 
 
 def _add_cluster(group: argparse._ArgumentGroup) -> None:
@@ -125,6 +126,9 @@ def run(arguments: argparse.Namespace) -> int:
     allow_files()
     stopping = stop_event()
     with ExitStack() as undo:
+        telemetry = Telemetry("learn", arguments, clock, undo)
+        names = ("store", "pd", "listen", "serve", "advertise", "schema", "metrics")
+        telemetry.started({name: getattr(arguments, name) for name in names})
         process = undo.enter_context(
             closing(
                 LearnerProcess(
@@ -136,18 +140,19 @@ def run(arguments: argparse.Namespace) -> int:
         listeners = Listeners(arguments, lambda: process.service, clock, undo)
         server = listeners.open_frames(address)
         listeners.open_others()
-        if arguments.metrics:
-            # Imported here because it imports an HTTP server.
-            from pyspark_theflash.cli.jobs.metrics import MetricsServer
-
-            metrics = MetricsServer(arguments.metrics, process.figures, "learn")
-            undo.enter_context(closing(metrics))
+        telemetry.figures = lambda: {
+            **process.figures(),
+            **listeners.figures(),
+            **server.figures(),
+        }
+        undo.callback(telemetry.ended)
         process.start()
         print(f"learning from TiKV at {process.server.address}", flush=True)
         server.start()
         print(f"serving {arguments.store} at {server.address}", flush=True)
         while not (stopping.wait(_LOOK_S) or process.is_stopping):
             process.poll()
+            telemetry.beat()
     return 0
 
 

@@ -112,6 +112,14 @@ class Listeners:
         self._arguments, self._service, self._clock, self._undo = arguments, service, clock, undo
         self._tls = server_tls(arguments)
         self._tokens = self._read_tokens()
+        self._is_open = False
+
+    def figures(self) -> dict[str, int]:
+        """Return the usage of the service in this process, for `Telemetry`."""
+        if not self._is_open:
+            return {}
+        usage = self._service().usage
+        return {"scans": usage.scans.total, "request_bytes": usage.memory.total}
 
     def security(self, address: str) -> tuple[ServerTls | None, tuple[str, ...]]:
         """Return the certificates and allowed names of the socket listener at an address."""
@@ -131,6 +139,7 @@ class Listeners:
 
         tls, names = self.security(address)
         settings: dict[str, Any] = {"clock": self._clock, "tokens": self._tokens, "tls": tls}
+        self._is_open = True
         server = SocketServer(self._service(), address, allowed_names=names, **settings)
         self._undo.callback(server.stop)
         return server
@@ -150,6 +159,7 @@ class Listeners:
         settings: dict[str, Any] = {"clock": self._clock, "tokens": self._tokens}
         if not address.startswith(UNIX):
             settings |= {"tls": self._tls, "allowed_names": tuple(self._arguments.allow)}
+        self._is_open = True
         server = kind(self._service(), address, **settings)
         self._undo.callback(server.stop)
         server.start()

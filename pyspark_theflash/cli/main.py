@@ -4,12 +4,12 @@ Each command is a module with `add_arguments` and `run`, or an entry of `admin.A
 command's own module is imported: some start in a twentieth of the time that others need.
 """
 
-import logging
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
+from pyspark_theflash.base.log import start_log
 from pyspark_theflash.cli.jobs.arguments import ArgumentParser
 from pyspark_theflash.cli.jobs.outcome import run_command
 from pyspark_theflash.version import __version__
@@ -63,7 +63,7 @@ def command(name: str) -> Any:  # noqa: ANN401 (a module or an AdminCommand)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
-    logging.basicConfig(format="theflash: %(levelname)s: %(message)s", level=logging.WARNING)
+    start_log()
     return run_command(lambda: _dispatch(argv))
 
 

@@ -22,7 +22,9 @@ from typing import TYPE_CHECKING, Any
 from pyspark_theflash.base.clock import Clock, SystemClock
 from pyspark_theflash.base.errors import UsageError
 from pyspark_theflash.base.fs import LocalFileSystem
-from pyspark_theflash.cli.jobs.arguments import add_seconds, add_store
+from pyspark_theflash.cli.jobs.arguments import add_seconds, add_store, add_telemetry
+from pyspark_theflash.cli.jobs.figures import store_figures
+from pyspark_theflash.cli.jobs.telemetry import Telemetry
 from pyspark_theflash.cli.listeners import (
     Listeners,
     add_listeners,
@@ -55,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"HOST:PORT or unix:PATH (default: unix:STORE/{SOCKET})",
     )
     add_listeners(parser)
+    add_telemetry(parser)
     add_seconds(parser, "--idle", "exit after S seconds without a connection")
     parser.add_argument(
         "--workers",
@@ -77,6 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
     with ExitStack() as undo:
         clock, spare_key = SystemClock(), secrets.token_bytes(_KEY_BYTES)
         limits = chosen_limits(arguments)
+        telemetry = Telemetry("serve", arguments, clock, undo)
 
         @cache
         def service() -> "Service":
@@ -95,16 +99,33 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             tls, names = listeners.security(address)
             access = (arguments.tokens, tls, names, spare_key)
-            settings = WorkerSettings(arguments.store, address, *access, limits=limits)
+            settings = WorkerSettings(
+                arguments.store, address, *access, limits=limits, log=arguments.log
+            )
             server = _front(arguments, settings, clock)
             undo.callback(server.stop)
         listeners.open_others()
         server.start()
+        telemetry.figures = lambda: {
+            **store_figures(arguments.store, clock, has_progress=True),
+            **_summed(server.figures(), listeners.figures()),
+        }
+        undo.callback(telemetry.ended)
+        names = ("store", "flight", "grpc", "workers", "tokens", "cert", "metrics")
+        settled = {name: getattr(arguments, name) for name in names}
+        telemetry.started({**settled, "listen": server.address})
         print(f"serving {arguments.store} at {server.address}", flush=True)
         while not stopping.wait(_LOOK_S):
+            telemetry.beat()
             if arguments.idle is not None and server.idle_ms() > arguments.idle:
                 break
     return 0
+
+
+def _summed(of_server: dict[str, Any], of_process: dict[str, int]) -> dict[str, Any]:
+    """Add the usage of this process, by Flight and gRPC, to that of the workers."""
+    added = {name: value + of_server.get(name, 0) for name, value in of_process.items()}
+    return {**of_server, **added}
 
 
 def _processors() -> int:

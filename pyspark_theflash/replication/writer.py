@@ -113,7 +113,7 @@ class Writer:
     @property
     def pending(self) -> int:
         """Number of transactions received but not applied."""
-        return len(self._state.pairing.pending())
+        return self._state.pairing.pending_count
 
     @property
     def report(self) -> ApplyReport:

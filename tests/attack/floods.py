@@ -122,7 +122,7 @@ def half_calls_without_a_token(target: Target) -> str:
 @attack("pump", over=["metrics"], is_load=True)
 def half_requests_for_metrics(target: Target) -> str:
     """Send a part of an HTTP request."""
-    return flood(target, _MANY, _sending(target, b"GET /metr"))
+    return flood(target, 2 * _MANY, _sending(target, b"GET /metr"))
 
 
 @attack("tcp", over=["frames"], is_load=True, is_short=False)

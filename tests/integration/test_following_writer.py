@@ -95,7 +95,7 @@ def test_a_writer_follows_obeys_and_goes_on(
     first = following.grows_beyond(0)
     until(lambda: following.position() is not None)
     with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
-        assert b"theflash_writer_rows_total" in answer.read()
+        assert b"theflash_rows_total" in answer.read()
     store = str(following.store)
     # The interval is a day, and is then reduced: commands are executed immediately.
     assert main(["interval", store, "86400"]) == 0

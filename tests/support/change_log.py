@@ -12,7 +12,7 @@ import pyarrow as pa
 from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.cluster.located import RawKeyRange
 from pyspark_theflash.replication.apply.versions import Versions
-from pyspark_theflash.replication.cdc.change_feed import MetaChange, Taken
+from pyspark_theflash.replication.cdc.change_feed import FeedState, MetaChange, Taken
 from pyspark_theflash.tidb.codec.key import RawKey
 from pyspark_theflash.tidb.schema.history import SchemaHistory
 from tests.support.kv_tap import calls
@@ -95,6 +95,10 @@ class FakeChangeFeed:
     @property
     def resolved_ts(self) -> TimeStamp:
         return TimeStamp(min(self.spans.values(), default=0))
+
+    @property
+    def state(self) -> FeedState:
+        return FeedState(streaming=len(self.spans))
 
     def take(self, up_to: TimeStamp) -> Taken:
         assert up_to <= self.resolved_ts

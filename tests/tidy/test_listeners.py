@@ -9,7 +9,14 @@ from tests.tidy.sources import modules, name
 PRIMITIVES = ("pyspark_theflash/net/bind.py", "pyspark_theflash/net/listen.py")
 """Modules whose functions listen for the classes that call them."""
 CALLS = {"bind", "bind_server", "create_server", "listen", "server", "start_server"}
-CALLS |= {"HTTPServer", "ThreadingHTTPServer", "TCPServer", "add_insecure_port", "add_secure_port"}
+CALLS |= {
+    "_BoundedServer",
+    "HTTPServer",
+    "ThreadingHTTPServer",
+    "TCPServer",
+    "add_insecure_port",
+    "add_secure_port",
+}
 
 
 def _called(node: ast.AST) -> set[str]:

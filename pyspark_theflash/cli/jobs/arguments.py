@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from pyspark_theflash.base.errors import OptionError, UsageError
+from pyspark_theflash.base.log import FORMATS, TEXT
 from pyspark_theflash.base.timestamp import parse_timestamp
 from pyspark_theflash.base.tls import TlsFiles
 from pyspark_theflash.base.types import TimeStamp
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 MAX_SECONDS: Final = 10 * 365 * 86_400
 MAX_MEBIBYTES: Final = 1 << 20
+HEARTBEAT_MS: Final = 60_000
 TOKEN_VARIABLE: Final = "THEFLASH_TOKEN"  # noqa: S105 (its name, not a token)
 """Environment variable of the token; command lines are readable by all processes."""
 
@@ -106,10 +108,21 @@ def add_token(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def add_metrics(parser: argparse._ActionsContainer) -> None:
-    """Add `--metrics`."""
-    parser.add_argument(
-        "--metrics", metavar="HOST:PORT", help="serve Prometheus metrics at /metrics"
+def add_telemetry(parser: argparse.ArgumentParser) -> None:
+    """Add `--metrics`, `--heartbeat` and `--log`."""
+    group = parser.add_argument_group("metrics and log")
+    group.add_argument(
+        "--metrics",
+        metavar="HOST:PORT",
+        help="serve Prometheus metrics at /metrics (docs/metrics.md)",
+    )
+    state = "log the command's state every S seconds; 0: never"
+    add_seconds(group, "--heartbeat", state, HEARTBEAT_MS)
+    group.add_argument(
+        "--log",
+        choices=FORMATS,
+        default=TEXT,
+        help="log as text, or one JSON object per line (default: text)",
     )
 
 

@@ -2,12 +2,14 @@
 
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pyspark_theflash.base.clock import Clock
 from pyspark_theflash.base.errors import ClusterMismatchError
 from pyspark_theflash.base.fs import FileSystem
 from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.cli.jobs.place import open_folder
+from pyspark_theflash.cli.jobs.telemetry import Telemetry
 from pyspark_theflash.cli.jobs.ticker import ticking
 from pyspark_theflash.cluster.pd import PDClient
 from pyspark_theflash.cluster.tikv.barrier import GCBarrier, barrier_name
@@ -22,9 +24,17 @@ from pyspark_theflash.storage.store.progress import Progress
 from pyspark_theflash.storage.store.scope import SCOPE_KIND, TableScope, continued
 from pyspark_theflash.tidb.schema.tidb import TidbSchemaSource
 
+if TYPE_CHECKING:
+    from pyspark_theflash.cli.jobs.metrics import Figures
+
 
 def ensure_loaded(
-    path: Path, cluster: ClusterAddress, scope: TableScope, fs: FileSystem, clock: Clock
+    path: Path,
+    cluster: ClusterAddress,
+    scope: TableScope,
+    fs: FileSystem,
+    clock: Clock,
+    telemetry: Telemetry,
 ) -> TimeStamp:
     """Load a new store, or continue its load; return the timestamp up to which it is complete.
 
@@ -60,7 +70,7 @@ def ensure_loaded(
         barrier.hold(ts)
         undo.enter_context(closing(barrier))
         barrier.start(lambda: ts)
-        _run(load, clock)
+        _run(load, clock, telemetry)
         # The rows are complete only if no version was collected until the end.
         barrier.hold(ts)
         load.end()
@@ -82,10 +92,16 @@ def _begin(
     return history.start_ts
 
 
-def _run(load: FirstLoad, clock: Clock) -> None:
+def _run(load: FirstLoad, clock: Clock, telemetry: Telemetry) -> None:
     started_ms = clock.boottime_ms()
+    telemetry.figures = lambda: load_figures(load.report, clock.boottime_ms() - started_ms)
     with ticking("loading", clock) as ticker:
-        load.run(lambda report: ticker.note(_progress(report, clock.boottime_ms() - started_ms)))
+
+        def note(report: LoadReport) -> None:
+            ticker.note(_progress(report, clock.boottime_ms() - started_ms))
+            telemetry.beat()
+
+        load.run(note)
     elapsed_s = (clock.boottime_ms() - started_ms) / 1000
     report = load.report
     print(
@@ -97,8 +113,20 @@ def _progress(report: LoadReport, elapsed_ms: int) -> str:
     """Return rows, speed, share and remaining time of a load."""
     elapsed_s = max(elapsed_ms, 1) / 1000
     text = f"loading: {report.rows:,} rows ({report.rows / elapsed_s:,.0f}/s), {report.share:.0%}"
-    done = report.share - report.share_before
-    if done <= 0:
+    remaining_s = _remaining_s(report, elapsed_ms)
+    if remaining_s is None:
         return text
-    left_s = round(elapsed_s * (1 - report.share) / done)
-    return f"{text}, {left_s // 60}:{left_s % 60:02d} left"
+    return f"{text}, {remaining_s // 60}:{remaining_s % 60:02d} left"
+
+
+def load_figures(report: LoadReport, elapsed_ms: int) -> "Figures":
+    """Return the figures of a load for `Telemetry`."""
+    figures = {"load_ratio": round(report.share, 4), "load_rows_total": report.rows}
+    remaining_s = _remaining_s(report, elapsed_ms)
+    return figures if remaining_s is None else {**figures, "load_remaining_seconds": remaining_s}
+
+
+def _remaining_s(report: LoadReport, elapsed_ms: int) -> int | None:
+    """Estimate the remaining time by the part that this run has loaded; None before the first."""
+    done = report.share - report.share_before
+    return round(elapsed_ms / 1000 * (1 - report.share) / done) if done > 0 else None

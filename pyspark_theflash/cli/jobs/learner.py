@@ -27,6 +27,7 @@ from pyspark_theflash.base.errors import (
 )
 from pyspark_theflash.base.fs import FileSystem
 from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.cli.jobs.figures import store_figures
 from pyspark_theflash.cli.jobs.sources import Network, Opener
 from pyspark_theflash.cluster.pd import PDClient
 from pyspark_theflash.cluster.resolve import LockPolicy
@@ -133,13 +134,14 @@ class LearnerProcess:
         return self._maintenance.is_stopping
 
     def figures(self) -> "Figures":
-        """Return the figures for Prometheus."""
+        """Return the figures for `Telemetry`."""
         store = self._learner.store
         stopped = len(store.stopped)
         return {
             "regions": {"followed": len(store.regions()) - stopped, "stopped": stopped},
-            "memory_bytes": store.size_bytes,
+            "cache_bytes": store.size_bytes,
             "unpublished_bytes": store.version_bytes,
+            **store_figures(self._path, self._clock),
         }
 
     def poll(self) -> None:

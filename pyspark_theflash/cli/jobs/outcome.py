@@ -17,6 +17,7 @@ from typing import Final
 
 from pyspark_theflash.base import errors
 from pyspark_theflash.base.errors import InternalError, TheFlashError, UpkeepError
+from pyspark_theflash.base.log import is_json, log_fields
 
 OTHER_FAILURE: Final = 7
 INTERRUPTED: Final = 130
@@ -89,5 +90,8 @@ def unexpected(error: Exception) -> InternalError:
 
 
 def print_error(name: str, text: str) -> None:
-    """Print `theflash: ErrorName: text` as one line."""
+    """Print `theflash: ErrorName: text` as one line, or log it if the log is JSON."""
+    if is_json():
+        log_fields(_log, text, {"error": name}, logging.ERROR)
+        return
     print(f"theflash: {name}: {' '.join(text.split())}", file=sys.stderr)

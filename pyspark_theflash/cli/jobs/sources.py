@@ -87,10 +87,12 @@ class Input:
     Attributes:
         source: returns the source of the next poll.
         applied: is called when everything up to a position is in the store, durably.
+        spool: holds received binlog until it is applied; None if there is no such.
     """
 
     source: Callable[[], EntitySource]
     applied: Callable[[str | None], None] = lambda position: None
+    spool: Spool | None = None
 
 
 def _checked(
@@ -321,8 +323,9 @@ class Opener:
         server.start()
         if not has_pd:
             self._undo.callback(server.stop)
-            return Input(spool.source, partial(_drop, spool))
-        return Input(_checked(self._node(server, spool), spool.source), partial(_drop, spool))
+            return Input(spool.source, partial(_drop, spool), spool)
+        source = _checked(self._node(server, spool), spool.source)
+        return Input(source, partial(_drop, spool), spool)
 
     def _node(self, server: "PumpServer", spool: Spool) -> Callable[[], None]:
         """Synchronize timestamps with PD, and register there unless the address is a socket."""

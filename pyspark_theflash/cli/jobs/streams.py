@@ -4,16 +4,25 @@ A stream is a writer together with what it reads. After a transient error, a new
 from the state of the store (`renew`).
 """
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from pyspark_theflash.base.clock import Clock, Deadline
 from pyspark_theflash.base.errors import NotCaughtUpError
 from pyspark_theflash.base.types import TimeStamp
-from pyspark_theflash.cli.jobs.sources import Input
+from pyspark_theflash.cli.jobs.place import WriterStore
+from pyspark_theflash.cli.jobs.sources import CHANGE_FEED, SINK, Input, Opener
+from pyspark_theflash.cluster.resolve import LockPolicy
+from pyspark_theflash.replication.apply.applier import Compact
+from pyspark_theflash.replication.pairing.spill import Spill
 from pyspark_theflash.replication.writer import Writer
+from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress
+from pyspark_theflash.storage.store.scope import TableScope
 
 if TYPE_CHECKING:
+    from pyspark_theflash.cli.jobs.metrics import Figures
     from pyspark_theflash.cluster.tikv.barrier import GCBarrier
     from pyspark_theflash.replication.cdc.writer import ChangeWriter
     from pyspark_theflash.replication.ticdc.writer import SinkWriter
@@ -43,6 +52,9 @@ class WriterStream(Protocol):
     def renew(self) -> None:
         """Replace the writer after an error."""
 
+    def figures(self) -> "Figures":
+        """Return figures of its source for `Telemetry`. May be called by other threads."""
+
     def close(self) -> None:
         """End the stream."""
 
@@ -66,6 +78,11 @@ class BinlogStream:
 
     def renew(self) -> None:
         self.writer = self._make_writer()
+
+    def figures(self) -> "Figures":
+        figures = {"pending_transactions": self.writer.pending}
+        spool = self._input.spool
+        return figures if spool is None else {**figures, "spool_bytes": spool.size_bytes}
 
     def close(self) -> None:
         """Do nothing: sources are closed with their connections."""
@@ -113,6 +130,21 @@ class ChangeStream:
         self.writer.close()
         self.writer = self._make_writer()
 
+    def figures(self) -> "Figures":
+        state = self.writer.feed_state
+        return {
+            "regions": {
+                "streaming": state.streaming,
+                "scanning": state.scanning,
+                "waiting": state.waiting,
+            },
+            "buffered_bytes": {
+                "committed": state.buffered_bytes,
+                "prewritten": state.prewrite_bytes,
+            },
+            "spilled_bytes": state.spilled_bytes,
+        }
+
     def close(self) -> None:
         self._barrier.close()
         self.writer.close()
@@ -137,5 +169,114 @@ class SinkStream:
     def renew(self) -> None:
         self.writer = self._make_writer()
 
+    def figures(self) -> "Figures":
+        return {}
+
     def close(self) -> None:
         """Do nothing: files are closed when they are read."""
+
+
+def is_change_feed(sources: Sequence[str]) -> bool:
+    """Return whether one of the sources is TiKV's change feed."""
+    return any(source.startswith(CHANGE_FEED) for source in sources)
+
+
+def is_sink(sources: Sequence[str]) -> bool:
+    """Return whether one of the sources is TiCDC's output."""
+    return any(source.startswith(SINK) for source in sources)
+
+
+def table_scope(arguments: argparse.Namespace) -> TableScope | None:
+    """Return the tables of `--include` and `--exclude`; None for all."""
+    if arguments.include is None and arguments.exclude is None:
+        return None
+    return TableScope(tuple(arguments.include or ()), tuple(arguments.exclude or ()))
+
+
+@dataclass(frozen=True, slots=True)
+class StreamMaker:
+    """Makes the stream of a command line; `compact` is called with published tables."""
+
+    arguments: argparse.Namespace
+    place: WriterStore
+    opener: Opener
+    clock: Clock
+    compact: Compact
+
+    def make(self) -> WriterStream:
+        """Return the stream, with its first writer."""
+        if is_change_feed(self.arguments.source):
+            return self._change_stream()
+        return self._sink_stream() if is_sink(self.arguments.source) else self._binlog_stream()
+
+    @property
+    def _common(self) -> dict[str, Any]:
+        """Arguments of all writers."""
+        assumed = self.arguments.assume_empty or ()
+        return {
+            "scope": table_scope(self.arguments),
+            "assume_empty": assumed,
+            "compact": self.compact,
+        }
+
+    def _binlog_stream(self) -> WriterStream:
+        arguments, engine = self.arguments, self.place.engine
+        progress = Progress.of(engine.read([PROGRESS_KIND]))
+        position = progress.position if progress else None
+        source, streams = self.opener.sources(arguments.source, position, self.place.spool)
+        schema = self.opener.schema(arguments.schema, arguments.start_ts)
+        spill = Spill(self.place.folder)
+
+        def make_writer() -> Writer:
+            return Writer(
+                engine,
+                schema,
+                spill=spill,
+                may_guess=arguments.guess_partitions,
+                clock=self.clock,
+                orphan_ms=arguments.ask_after,
+                streams=streams,
+                **self._common,
+            )
+
+        return BinlogStream(make_writer, source)
+
+    def _change_stream(self) -> WriterStream:
+        # Imported here because it needs grpcio.
+        from pyspark_theflash.cluster.tikv.barrier import GCBarrier, barrier_name
+        from pyspark_theflash.replication.cdc.meta_schema import MetaSchema
+        from pyspark_theflash.replication.cdc.writer import ChangeWriter
+
+        arguments, place, clock = self.arguments, self.place, self.clock
+        addresses = arguments.source[0].removeprefix(CHANGE_FEED).split(",")
+        cluster = self.opener.cluster(addresses, LockPolicy(arguments.lock_policy))
+        cluster_id = arguments.cluster_id or cluster.pd.cluster_id()
+        begin, meta = cluster.schema(arguments.start_ts), cluster.meta
+
+        def make_writer() -> ChangeWriter:
+            schema_feed = cluster.open_feed(cluster_id, place.folder)
+            return ChangeWriter(
+                place.engine,
+                cluster.open_feed(cluster_id, place.folder),
+                MetaSchema(begin, meta, schema_feed, clock),
+                cluster_id,
+                **self._common,
+            )
+
+        barrier = GCBarrier(cluster.client.directory, barrier_name(place.name), clock=clock)
+        return ChangeStream(make_writer, barrier, cluster.pd.tso, clock)
+
+    def _sink_stream(self) -> WriterStream:
+        # Imported here because Arrow's file systems take a while to load.
+        from pyspark_theflash.replication.ticdc.sink import Sink
+        from pyspark_theflash.replication.ticdc.storage import open_storage
+        from pyspark_theflash.replication.ticdc.writer import SinkWriter
+
+        arguments = self.arguments
+        storage, sink_format = open_storage(arguments.source[0].removeprefix(SINK))
+        schema = self.opener.schema(arguments.schema, arguments.start_ts)
+
+        def make_writer() -> SinkWriter:
+            return SinkWriter(self.place.engine, schema, Sink(storage), sink_format, **self._common)
+
+        return SinkStream(make_writer)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Final, TextIO
 
 from pyspark_theflash.base.clock import Clock
+from pyspark_theflash.base.log import is_json
 
 EVERY_S: Final = 0.5
 WIDTH: Final = 78
@@ -52,10 +53,10 @@ class Ticker:
 
 @contextmanager
 def ticking(text: str, clock: Clock, stream: TextIO | None = None) -> Iterator[Ticker]:
-    """Show progress within the block if stderr is a terminal."""
+    """Show progress within the block if stderr is a terminal, and the log is not JSON."""
     stream = stream or sys.stderr
     ticker = Ticker(text, stream, clock)
-    if not stream.isatty():
+    if is_json() or not stream.isatty():
         yield ticker
         return
     ended = threading.Event()

@@ -11,7 +11,7 @@ import argparse
 import logging
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Final
@@ -19,39 +19,38 @@ from typing import TYPE_CHECKING, Final
 from pyspark_theflash.base.clock import Clock, SystemClock
 from pyspark_theflash.base.errors import LatchLostError, TheFlashError, UsageError
 from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.base.log import start_log
 from pyspark_theflash.base.timestamp import shown
-from pyspark_theflash.base.types import PhysicalTableID, physical_ms
+from pyspark_theflash.base.types import PhysicalTableID
 from pyspark_theflash.cli.jobs.arguments import (
     ArgumentParser,
     add_access,
-    add_metrics,
     add_seconds,
+    add_telemetry,
     add_tls,
     add_token,
     cluster_id,
     timestamp,
     tls_files,
 )
+from pyspark_theflash.cli.jobs.figures import lag_s, progress_figures, store_figures
 from pyspark_theflash.cli.jobs.memory import use_system_memory
 from pyspark_theflash.cli.jobs.outcome import run_command
-from pyspark_theflash.cli.jobs.place import Upkeep, WriterStore, open_place
+from pyspark_theflash.cli.jobs.place import Upkeep, open_place
 from pyspark_theflash.cli.jobs.sources import CHANGE_FEED, SINK, Network, Opener
 from pyspark_theflash.cli.jobs.streams import (
     AnyWriter,
-    BinlogStream,
-    ChangeStream,
-    SinkStream,
+    StreamMaker,
     WriterStream,
+    is_change_feed,
+    is_sink,
 )
+from pyspark_theflash.cli.jobs.telemetry import Telemetry
 from pyspark_theflash.cli.jobs.ticker import ticking
 from pyspark_theflash.cluster.resolve import LockPolicy
-from pyspark_theflash.replication.apply.applier import Compact
+from pyspark_theflash.net.address import is_address
 from pyspark_theflash.replication.follow import follow
-from pyspark_theflash.replication.pairing.spill import Spill
 from pyspark_theflash.replication.upkeep.orphans import ORPHAN_MS
-from pyspark_theflash.replication.writer import Writer
-from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress
-from pyspark_theflash.storage.store.scope import TableScope
 
 if TYPE_CHECKING:
     from pyspark_theflash.cli.jobs.metrics import Figures
@@ -124,7 +123,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="if locks hold back TiKV's change feed, log them (wait, fail) or resolve them as TiDB "
         "does, which writes to TiKV (default: wait)",
     )
-    add_metrics(parser)
+    add_telemetry(parser)
     _add_network(parser)
     _add_server(parser)
 
@@ -168,8 +167,19 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Apply the source to the store, and print a summary."""
     _check_arguments(arguments)
+    clock = SystemClock()
+    with ExitStack() as undo:
+        telemetry = Telemetry("writer", arguments, clock, undo)
+        if not arguments.once:
+            names = ("store", "source", "schema", "include", "exclude", "pd", "metrics")
+            telemetry.started({name: getattr(arguments, name) for name in names})
+        return write(arguments, telemetry, clock)
+
+
+def write(arguments: argparse.Namespace, telemetry: Telemetry, clock: Clock) -> int:
+    """Apply the source to the store, and print a summary."""
     use_system_memory()
-    fs, clock = LocalFileSystem(), SystemClock()
+    fs = LocalFileSystem()
     with ExitStack() as undo:
         place = open_place(arguments, fs, clock, undo)
         opener = Opener(_network(arguments), fs, clock, undo)
@@ -178,12 +188,7 @@ def run(arguments: argparse.Namespace) -> int:
         def compact(tables: Iterable[PhysicalTableID]) -> None:
             upkeep.touched(tables)
 
-        make_stream = _binlog_stream
-        if is_change_feed(arguments.source):
-            make_stream = _change_stream
-        elif _is_sink(arguments):
-            make_stream = _sink_stream
-        stream = make_stream(arguments, place, opener, clock, compact)
+        stream = StreamMaker(arguments, place, opener, clock, compact).make()
         undo.callback(stream.close)
         base_rows = stream.writer.load_base(arguments.base) if arguments.base else 0
         upkeep = place.upkeep(stream.writer.state, opener.safe_point)
@@ -193,109 +198,15 @@ def run(arguments: argparse.Namespace) -> int:
             stream.renew()
             upkeep.memory = stream.writer.state
 
-        job = _Job(arguments, stream, upkeep, clock, renew)
-        if arguments.metrics:
-            # Imported here because it imports an HTTP server.
-            from pyspark_theflash.cli.jobs.metrics import MetricsServer
-
-            undo.enter_context(closing(MetricsServer(arguments.metrics, job.figures)))
+        job = _Job(arguments, stream, upkeep, clock, renew, telemetry.beat)
+        telemetry.figures = job.figures
+        undo.callback(telemetry.ended)
         if arguments.once:
             job.run_once()
         else:
             job.follow()
         print(_summary(base_rows, stream.writer))
     return 0
-
-
-def _binlog_stream(
-    arguments: argparse.Namespace,
-    place: WriterStore,
-    opener: Opener,
-    clock: Clock,
-    compact: Compact,
-) -> WriterStream:
-    progress = Progress.of(place.engine.read([PROGRESS_KIND]))
-    position = progress.position if progress else None
-    source, streams = opener.sources(arguments.source, position, place.spool)
-    schema = opener.schema(arguments.schema, arguments.start_ts)
-    spill = Spill(place.folder)
-
-    def make_writer() -> Writer:
-        return Writer(
-            place.engine,
-            schema,
-            _scope(arguments),
-            spill,
-            may_guess=arguments.guess_partitions,
-            assume_empty=arguments.assume_empty or (),
-            clock=clock,
-            orphan_ms=arguments.ask_after,
-            streams=streams,
-            compact=compact,
-        )
-
-    return BinlogStream(make_writer, source)
-
-
-def _change_stream(
-    arguments: argparse.Namespace,
-    place: WriterStore,
-    opener: Opener,
-    clock: Clock,
-    compact: Compact,
-) -> WriterStream:
-    # Imported here because it needs grpcio.
-    from pyspark_theflash.cluster.tikv.barrier import GCBarrier, barrier_name
-    from pyspark_theflash.replication.cdc.meta_schema import MetaSchema
-    from pyspark_theflash.replication.cdc.writer import ChangeWriter
-
-    addresses = arguments.source[0].removeprefix(CHANGE_FEED).split(",")
-    cluster = opener.cluster(addresses, LockPolicy(arguments.lock_policy))
-    cluster_id = arguments.cluster_id or cluster.pd.cluster_id()
-    begin, meta = cluster.schema(arguments.start_ts), cluster.meta
-
-    def make_writer() -> ChangeWriter:
-        return ChangeWriter(
-            place.engine,
-            cluster.open_feed(cluster_id, place.folder),
-            MetaSchema(begin, meta, cluster.open_feed(cluster_id, place.folder), clock),
-            cluster_id,
-            _scope(arguments),
-            assume_empty=arguments.assume_empty or (),
-            compact=compact,
-        )
-
-    barrier = GCBarrier(cluster.client.directory, barrier_name(place.name), clock=clock)
-    return ChangeStream(make_writer, barrier, cluster.pd.tso, clock)
-
-
-def _sink_stream(
-    arguments: argparse.Namespace,
-    place: WriterStore,
-    opener: Opener,
-    clock: Clock,
-    compact: Compact,
-) -> WriterStream:
-    # Imported here because Arrow's file systems take a while to load.
-    from pyspark_theflash.replication.ticdc.sink import Sink
-    from pyspark_theflash.replication.ticdc.storage import open_storage
-    from pyspark_theflash.replication.ticdc.writer import SinkWriter
-
-    storage, sink_format = open_storage(arguments.source[0].removeprefix(SINK))
-    schema = opener.schema(arguments.schema, arguments.start_ts)
-
-    def make_writer() -> SinkWriter:
-        return SinkWriter(
-            place.engine,
-            schema,
-            Sink(storage),
-            sink_format,
-            _scope(arguments),
-            assume_empty=arguments.assume_empty or (),
-            compact=compact,
-        )
-
-    return SinkStream(make_writer)
 
 
 class _Job:
@@ -308,9 +219,11 @@ class _Job:
         upkeep: Upkeep,
         clock: Clock,
         renew: Callable[[], None],
+        beat: Callable[[], None],
     ) -> None:
         self._arguments, self._stream, self._upkeep = arguments, stream, upkeep
         self._renew, self._is_lost = renew, False
+        self._beat, self._retries = beat, 0
         self._clock = clock
         self._started_ms = clock.boottime_ms()
         self._is_stopped = False
@@ -332,6 +245,7 @@ class _Job:
                     if not self._is_lost:
                         self._trying(step)
                 ticker.note(self._progress())
+                self._beat()
 
             follow(
                 lambda: self._trying(self._poll),
@@ -343,17 +257,19 @@ class _Job:
             self._upkeep.drain()
 
     def figures(self) -> "Figures":
-        """Return the figures for Prometheus."""
-        report = self._stream.writer.report
+        """Return the figures for `Telemetry`."""
+        report, path = self._stream.writer.report, self._arguments.store
         return {
+            **progress_figures(self._stream.writer.resolved_ts, self._clock),
             "transactions_total": report.transactions,
             "rows_total": report.rows,
             "row_bytes_total": report.row_bytes,
             "publications_total": report.publications,
-            "resolved_ts": self._stream.writer.resolved_ts,
-            "lag_seconds": self._lag_s(),
+            "stage_seconds_total": dict(report.seconds),
+            "retries_total": self._retries,
             "compactions_discarded_total": self._upkeep.discarded,
-            **{f"{stage}_seconds_total": s for stage, s in report.seconds.items()},
+            **self._stream.figures(),
+            **({} if is_address(path) else store_figures(Path(path), self._clock)),
         }
 
     def _poll(self) -> None:
@@ -371,6 +287,7 @@ class _Job:
                 raise
             _log.warning("the writer retries after an error: %s", error)
             self._is_lost = True
+            self._retries += 1
 
     def _interval_ms(self) -> int:
         interval_ms = self._upkeep.interval_ms or DEFAULT_INTERVAL_MS
@@ -384,15 +301,11 @@ class _Job:
     def _progress(self) -> str:
         report = self._stream.writer.report
         elapsed_s = max(self._clock.boottime_ms() - self._started_ms, 1) / 1000
+        behind_s = lag_s(self._stream.writer.resolved_ts, self._clock)
         return (
             f"{report.rows:,} rows ({report.rows / elapsed_s:,.0f}/s), "
-            f"{report.row_bytes / 2**20:,.0f} MiB, {self._lag_s():,.1f} s behind"
+            f"{report.row_bytes / 2**20:,.0f} MiB, {behind_s:,.1f} s behind"
         )
-
-    def _lag_s(self) -> float:
-        """Return the age of the newest readable timestamp by this machine's clock."""
-        resolved_ms = physical_ms(self._stream.writer.resolved_ts)
-        return max(self._clock.wall_ms() - resolved_ms, 0) / 1000 if resolved_ms else 0.0
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -422,17 +335,8 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
             raise UsageError("--source tikv: reads the schema from TiKV: leave out --schema")
     elif arguments.schema is None:
         raise UsageError("--schema is required, except with --source tikv:HOST:PORT")
-    elif _is_sink(arguments):
+    elif is_sink(arguments.source):
         _check_only(arguments, SINK)
-
-
-def is_change_feed(sources: Sequence[str]) -> bool:
-    """Return whether one of the sources is TiKV's change feed."""
-    return any(source.startswith(CHANGE_FEED) for source in sources)
-
-
-def _is_sink(arguments: argparse.Namespace) -> bool:
-    return any(source.startswith(SINK) for source in arguments.source)
 
 
 def _check_only(arguments: argparse.Namespace, scheme: str) -> None:
@@ -447,12 +351,6 @@ def _check_only(arguments: argparse.Namespace, scheme: str) -> None:
 
 def _is_pump_server(arguments: argparse.Namespace) -> bool:
     return any(source.startswith("pump-server:") for source in arguments.source)
-
-
-def _scope(arguments: argparse.Namespace) -> TableScope | None:
-    if arguments.include is None and arguments.exclude is None:
-        return None
-    return TableScope(tuple(arguments.include or ()), tuple(arguments.exclude or ()))
 
 
 def _network(arguments: argparse.Namespace) -> Network:
@@ -484,7 +382,7 @@ def _summary(base_rows: int, writer: AnyWriter) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the writer; entry point for spark-submit."""
-    logging.basicConfig(format="theflash: %(levelname)s: %(message)s", level=logging.WARNING)
+    start_log()
     parser = ArgumentParser(prog="writer", description=__doc__)
     add_arguments(parser)
     return run_command(lambda: run(parser.parse_args(argv)))

@@ -33,6 +33,27 @@ class Taken:
     large: Iterable[Versions] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class FeedState:
+    """Size of a feed, for its operator.
+
+    Attributes:
+        streaming: requests whose regions send changes as they are committed.
+        scanning: requests whose regions send what was committed before.
+        waiting: ranges of keys without a request.
+        buffered_bytes: memory of committed changes that are not taken yet.
+        prewrite_bytes: memory of changes that are not committed yet.
+        spilled_bytes: size of temporary files.
+    """
+
+    streaming: int = 0
+    scanning: int = 0
+    waiting: int = 0
+    buffered_bytes: int = 0
+    prewrite_bytes: int = 0
+    spilled_bytes: int = 0
+
+
 class ChangeFeed(Protocol):
     """Source of the changes of key spans. Used by one thread."""
 
@@ -55,6 +76,10 @@ class ChangeFeed(Protocol):
     @property
     def resolved_ts(self) -> TimeStamp:
         """The frontier: the minimum over all spans. No commit at or below it is missing."""
+
+    @property
+    def state(self) -> FeedState:
+        """Its size. May be read by other threads."""
 
     def take(self, up_to: TimeStamp) -> Taken:
         """Remove and return the changes with commit_ts <= `up_to`, which is not above the frontier.

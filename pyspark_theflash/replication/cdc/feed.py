@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
+from weakref import WeakSet
 
 from pyspark_theflash.base.clock import Clock, Deadline
 from pyspark_theflash.base.errors import (
@@ -43,7 +44,7 @@ from pyspark_theflash.cluster.located import LocatedRegion, RawKeyRange
 from pyspark_theflash.cluster.tikv.wire.call import RegionError, RegionFault
 from pyspark_theflash.replication.cdc.backoff import after_error, after_stream
 from pyspark_theflash.replication.cdc.buffer import ChangeBuffer
-from pyspark_theflash.replication.cdc.change_feed import Taken
+from pyspark_theflash.replication.cdc.change_feed import FeedState, Taken
 from pyspark_theflash.replication.cdc.matcher import CommittedRows, Matcher
 from pyspark_theflash.replication.cdc.spans import SpanLock, Spans
 from pyspark_theflash.replication.cdc.streams import Stream, StreamEnd, Streams
@@ -135,7 +136,7 @@ class _Link:
         return request_id
 
     def live(self) -> list[_Request]:
-        return [each for each in self.requests.values() if each is not None]
+        return [each for each in list(self.requests.values()) if each is not None]
 
 
 class TiKVChangeFeed:
@@ -157,7 +158,8 @@ class TiKVChangeFeed:
         self._clock, self._unlock, self._limits = clock, unlock, limits
         self._folder = folder
         self._spans = Spans()
-        self._buffer = ChangeBuffer(Spill(folder))
+        self._spills = WeakSet[Spill]()
+        self._buffer = ChangeBuffer(self._new_spill())
         self._links: dict[Stream, _Link] = {}
         self._is_old: set[int] = set()  # stores without EventFeedV2
         self._rows = CommittedRows()
@@ -216,11 +218,17 @@ class TiKVChangeFeed:
         self._streams.close()
 
     @property
-    def request_states(self) -> tuple[int, int, int]:
-        """The numbers of requests that stream, requests that scan, and pieces without a request."""
-        requests = [each for link in self._links.values() for each in link.live()]
+    def state(self) -> FeedState:
+        requests = [each for link in list(self._links.values()) for each in link.live()]
         streaming = sum(each.matcher.is_initialized for each in requests)
-        return streaming, len(requests) - streaming, self._spans.free_count
+        return FeedState(
+            streaming,
+            len(requests) - streaming,
+            self._spans.free_count,
+            self._buffer.size_bytes,
+            self._pending_bytes,
+            sum(spill.size_bytes for spill in list(self._spills)),
+        )
 
     # Requests.
 
@@ -413,12 +421,17 @@ class TiKVChangeFeed:
             matcher = request.matcher
             while self._pending_bytes > self._limits.prewrite_bytes // 2:
                 before = matcher.pending_bytes
-                if not matcher.spill_largest(Spill(self._folder), self._limits.large_bytes):
+                if not matcher.spill_largest(self._new_spill(), self._limits.large_bytes):
                     break
                 self._pending_bytes += matcher.pending_bytes - before
         # What is left are small transactions: wait until there are more.
         budget = self._limits.prewrite_bytes
         self._spill_at_bytes = max(budget, self._pending_bytes + budget // 2)
+
+    def _new_spill(self) -> Spill:
+        spill = Spill(self._folder)
+        self._spills.add(spill)
+        return spill
 
     # What is not received.
 

@@ -53,7 +53,7 @@ from pyspark_theflash.replication.cdc.batches import (
     with_large,
     without_rows,
 )
-from pyspark_theflash.replication.cdc.change_feed import ChangeFeed, Taken
+from pyspark_theflash.replication.cdc.change_feed import ChangeFeed, FeedState, Taken
 from pyspark_theflash.replication.cdc.position import (
     CONTINUED_KINDS,
     check_has_change_feed,
@@ -154,6 +154,11 @@ class ChangeWriter:
     def state(self) -> StreamState:
         """The writer's records of the manifest."""
         return self._state
+
+    @property
+    def feed_state(self) -> FeedState:
+        """The size of its feed. May be read by other threads."""
+        return self._feed.state
 
     def load_base(self, folder: Path) -> int:
         """Load a base, the rows at the start of the history; return the number of rows loaded."""

@@ -250,6 +250,11 @@ class Pairing:
         unmatched = (each for each in self._waiting.values() if each.hold_ts < ts)
         return sorted(unmatched, key=lambda pending: pending.start_ts)
 
+    @property
+    def pending_count(self) -> int:
+        """The number of transactions not taken yet. May be read by other threads."""
+        return len(self._waiting) + len(self._matched)
+
     def pending(self) -> list[PendingTransaction]:
         """Return all transactions not taken yet, which must survive a restart."""
         matched = (

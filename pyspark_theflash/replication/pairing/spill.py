@@ -64,6 +64,11 @@ class Spill:
         self._file: IO[bytes] | None = None
         self._end = self._live = 0
 
+    @property
+    def size_bytes(self) -> int:
+        """The size of the file."""
+        return self._end
+
     def put(self, payload: bytes) -> SpilledPayload:
         """Write a payload.
 

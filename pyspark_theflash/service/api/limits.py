@@ -89,6 +89,12 @@ class Quota:
             if not self._used[identity]:
                 del self._used[identity]
 
+    @property
+    def total(self) -> int:
+        """All that is used now."""
+        with self._mutex:
+            return self._used.total()
+
     @contextmanager
     def used(self, identity: str, count: int = 1, *, is_admin: bool) -> Iterator[None]:
         """Use `count` during a block. Raises like `acquire`."""

@@ -59,6 +59,12 @@ class Admission(Generic[_Connection]):
             if identity is not None:
                 self._quota.release(identity)
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """The number of connections by state: "pending" until authenticated, then "admitted"."""
+        with self._mutex:
+            return {"pending": len(self._pending), "admitted": len(self._admitted)}
+
     def is_pending(self, connection: _Connection) -> bool:
         """Whether the caller of a connection is not authenticated yet."""
         with self._mutex:

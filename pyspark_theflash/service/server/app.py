@@ -4,7 +4,7 @@ import itertools
 import logging
 import socket
 import threading
-from typing import Final
+from typing import Any, Final
 
 from pyspark_theflash.base.clock import Clock
 from pyspark_theflash.base.tls import ServerTls
@@ -66,6 +66,10 @@ class SocketServer(Sessions):
         """Accept connections."""
         self._acceptor.start()
         _log.info("serving: address=%s", self.address)
+
+    def figures(self) -> dict[str, Any]:
+        """Return the numbers of connections, by the names of the metrics of `theflash serve`."""
+        return {"connections": self._admission.counts}
 
     def stop(self, drain_ms: int = DRAIN_MS) -> None:
         """Stop listening, wait up to `drain_ms` for calls in progress, then end all connections."""

@@ -13,6 +13,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Final
 
+from pyspark_theflash.base.log import TEXT
 from pyspark_theflash.base.tls import ServerTls
 from pyspark_theflash.service.api.call import local_identity
 from pyspark_theflash.service.api.limits import Limits
@@ -62,6 +63,24 @@ class ControlOp(IntEnum):
     """To a worker, in response: yes."""
     REJECTED = 8
     """To a worker, in response: no, because of the limits of connections."""
+    USAGE = 9
+    """From a worker: `number` is a `UsageReport`."""
+
+
+@dataclass(frozen=True, slots=True)
+class UsageReport:
+    """Scans of a worker that have not ended, and memory of its requests and responses in bytes."""
+
+    scans: int = 0
+    memory: int = 0
+
+    def to_number(self) -> int:
+        return min(self.scans, (1 << 16) - 1) << 48 | min(self.memory, (1 << 48) - 1)
+
+    @classmethod
+    def from_number(cls, number: int) -> "UsageReport":
+        """Inverse of `to_number`."""
+        return cls(number >> 48, number & (1 << 48) - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +160,7 @@ class WorkerSettings:
         limits: Other limits for callers.
         linger_ms: How long a worker keeps its only connection for the next call. To return a
             connection and receive it again takes about 1 ms, and more on a busy machine.
+        log: The format of log lines.
     """
 
     store: Path
@@ -152,3 +172,4 @@ class WorkerSettings:
     timeouts: Timeouts = field(default_factory=Timeouts)
     limits: Limits = field(default_factory=Limits)
     linger_ms: int = 50
+    log: str = TEXT

@@ -29,10 +29,11 @@ import subprocess
 import threading
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from pyspark_theflash.base.clock import Clock
 from pyspark_theflash.base.errors import ServiceUnavailableError
+from pyspark_theflash.base.memory import resident_bytes
 from pyspark_theflash.base.process import start_module
 from pyspark_theflash.base.tls import ServerTls
 from pyspark_theflash.net.bind import bind, check_names, check_safe
@@ -42,6 +43,7 @@ from pyspark_theflash.service.server.control import (
     ControlMessage,
     ControlOp,
     Greeted,
+    UsageReport,
     WorkerSettings,
     receive_control,
     send_control,
@@ -92,6 +94,7 @@ class _Worker:
     control: socket.socket
     started_ms: int
     is_ready: bool = False
+    usage: UsageReport = field(default_factory=UsageReport)
     connections: dict[int, _Connection] = field(default_factory=dict)
 
     def send(self, message: ControlMessage, connection: socket.socket | None = None) -> bool:
@@ -181,6 +184,17 @@ class ConnectionRouter:
         """Return the time since the last connection ended, in ms; 0 while there is one."""
         since_ms = self._idle_since_ms
         return 0 if since_ms is None else self._clock.boottime_ms() - since_ms
+
+    def figures(self) -> dict[str, Any]:
+        """Return the sizes of the workers, by the names of the metrics of `theflash serve`."""
+        workers = list(self._workers)
+        return {
+            "connections": self._admission.counts,
+            "workers": len(workers),
+            "workers_resident_bytes": sum(resident_bytes(w.process.pid) or 0 for w in workers),
+            "scans": sum(worker.usage.scans for worker in workers),
+            "request_bytes": sum(worker.usage.memory for worker in workers),
+        }
 
     def stop(self, drain_ms: int = DRAIN_MS) -> None:
         """Stop listening, wait up to `drain_ms` for calls in progress, then end all workers."""
@@ -351,6 +365,9 @@ class ConnectionRouter:
             unanswered, self._unanswered = self._unanswered, []
             for connection in unanswered:
                 self._assign(connection)
+            return
+        if message.op is ControlOp.USAGE:
+            worker.usage = UsageReport.from_number(message.number)
             return
         if message.op is ControlOp.ADMIT and message.greeted is not None:
             self._admit(worker, worker.connections[message.number], message.greeted)

@@ -24,10 +24,13 @@ from typing import Final
 from pyspark_theflash.base.clock import Clock, SystemClock
 from pyspark_theflash.base.errors import ServiceUnavailableError, TheFlashError
 from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.base.log import start_log
+from pyspark_theflash.service.api.limits import Usage
 from pyspark_theflash.service.server.control import (
     ControlMessage,
     ControlOp,
     Greeted,
+    UsageReport,
     WorkerSettings,
     receive_control,
     send_control,
@@ -35,6 +38,9 @@ from pyspark_theflash.service.server.control import (
 
 FAILED: Final = 7
 _log = logging.getLogger(__name__)
+
+
+_REPORT_MS: Final = 1_000
 
 
 class _NoPandas(MetaPathFinder):
@@ -54,10 +60,10 @@ def leave_out_pandas() -> None:
 
 def main() -> int:
     """Serve until the router sends STOP or has ended; returns the exit status."""
-    logging.basicConfig(format="theflash: %(levelname)s: %(message)s", level=logging.WARNING)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     settings: WorkerSettings = pickle.loads(sys.stdin.buffer.read())  # noqa: S301 (the router's)
+    start_log(settings.log)
     fd = int(sys.argv[1])
     # The program's name in the holders of latches.
     sys.argv = ["theflash", "serve"]
@@ -98,8 +104,10 @@ def _serve(control: socket.socket, settings: WorkerSettings, clock: Clock) -> bo
             timeouts=settings.timeouts,
             linger_ms=settings.linger_ms,
         )
-        router = _Router(control, settings)
+        router = _Router(control, settings, clock)
         router.send(ControlMessage(ControlOp.READY))
+        reporter = threading.Thread(target=router.report, args=(service.usage,), daemon=True)
+        reporter.start()
         while (received := receive_control(control)) is not None:
             message, connection = received
             number = message.number
@@ -120,8 +128,8 @@ def _serve(control: socket.socket, settings: WorkerSettings, clock: Clock) -> bo
 class _Router:
     """The router's process, for the threads of connections."""
 
-    def __init__(self, control: socket.socket, settings: WorkerSettings) -> None:
-        self._control, self._settings = control, settings
+    def __init__(self, control: socket.socket, settings: WorkerSettings, clock: Clock) -> None:
+        self._control, self._settings, self._clock = control, settings, clock
         self._mutex = threading.Lock()
         self._verdicts: dict[int, Future[bool]] = {}
 
@@ -129,6 +137,16 @@ class _Router:
         """Send a message. The end of the router is detected by `receive_control`."""
         with suppress(OSError), self._mutex:
             send_control(self._control, message)
+
+    def report(self, usage: Usage) -> None:
+        """Send the usage again and again, if it has changed."""
+        last = UsageReport()
+        while True:
+            current = UsageReport(usage.scans.total, usage.memory.total)
+            if current != last:
+                self.send(ControlMessage(ControlOp.USAGE, current.to_number()))
+            last = current
+            self._clock.sleep_ms(_REPORT_MS)
 
     def give_back(self, number: int, greeted: Greeted | None) -> None:
         """Return a connection."""

@@ -230,7 +230,7 @@ def metrics_request(_: Path) -> Target:
         b"GET /metrics\r\n",
     ]
     words = (*TEXT_WORDS, b"\r\n", b"\r\n ", b"HTTP/1.1", b"PUT ", b"//", b"x" * 70_000)
-    server = metrics.MetricsServer("127.0.0.1:0", lambda: {"rows_total": 1.0})
+    server = metrics.MetricsServer("127.0.0.1:0", lambda: {"rows_total": 1.0}, "writer")
     handler = cast("Any", server._server.RequestHandlerClass)
     server.close()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from pyspark_theflash.base.options import ScanOptions
-from pyspark_theflash.cli.jobs import writer
+from pyspark_theflash.cli.jobs import streams, writer
 from pyspark_theflash.cli.jobs.arguments import ArgumentParser, split_scheme
 from pyspark_theflash.cli.main import COMMANDS, command
 from pyspark_theflash.read.plan.condition import Condition
@@ -368,7 +368,7 @@ def command_line(_: Path) -> Target:
         writer._check_arguments(arguments)
         writer._network(arguments)
         PullRequest(arguments.cluster_id or 0, 0, 0).to_bytes()
-        scope = writer._scope(arguments)
+        scope = streams.table_scope(arguments)
         if scope is not None:
             scope.contains("a.b")
         for source in arguments.source:
