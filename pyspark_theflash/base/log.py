@@ -26,6 +26,7 @@ class TextFormatter(logging.Formatter):
         super().__init__("theflash: %(levelname)s: %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:
+        """Return the first line, with the fields."""
         fields = _fields(record)
         pairs = " ".join(f"{name}={_text(value)}" for name, value in fields.items())
         return super().formatMessage(record) + (f": {pairs}" if pairs else "")
@@ -35,6 +36,7 @@ class JsonFormatter(logging.Formatter):
     """One JSON object per record, on one line."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """Return the line of a record."""
         time = datetime.fromtimestamp(record.created, timezone.utc)
         line: dict[str, Any] = {
             "ts": time.isoformat(timespec="milliseconds").replace("+00:00", "Z"),

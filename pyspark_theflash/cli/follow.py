@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     clock = SystemClock()
     with ExitStack() as undo:
         telemetry = Telemetry("follow", arguments, clock, undo)
-        names = ("store", "pd", "tables", "until_ts", "lock_policy", "metrics")
+        names = ("store", "pd", "tables", "until_ts", "lock_policy")
         telemetry.started({name: getattr(arguments, name) for name in names})
         return _follow(arguments, telemetry, clock)
 

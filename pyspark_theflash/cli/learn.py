@@ -127,7 +127,7 @@ def run(arguments: argparse.Namespace) -> int:
     stopping = stop_event()
     with ExitStack() as undo:
         telemetry = Telemetry("learn", arguments, clock, undo)
-        names = ("store", "pd", "listen", "serve", "advertise", "schema", "metrics")
+        names = ("store", "pd", "listen", "serve", "advertise", "schema")
         telemetry.started({name: getattr(arguments, name) for name in names})
         process = undo.enter_context(
             closing(

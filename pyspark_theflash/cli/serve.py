@@ -111,7 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
             **_summed(server.figures(), listeners.figures()),
         }
         undo.callback(telemetry.ended)
-        names = ("store", "flight", "grpc", "workers", "tokens", "cert", "metrics")
+        names = ("store", "flight", "grpc", "workers", "tokens", "cert")
         settled = {name: getattr(arguments, name) for name in names}
         telemetry.started({**settled, "listen": server.address})
         print(f"serving {arguments.store} at {server.address}", flush=True)

@@ -86,6 +86,7 @@ class FiguresCollector(Collector):
         self._mutex = threading.Lock()
 
     def collect(self) -> Iterator[Metric]:
+        """Yield the metrics of one scrape."""
         info = GaugeMetricFamily(
             "theflash_info", METRICS["info"].text, labels=["command", "version"]
         )
@@ -182,9 +183,10 @@ class MetricsServer:
         self._thread.start()
 
     @property
-    def port(self) -> int:
-        """Listening port, for a requested port of 0."""
-        return int(self._server.server_address[1])
+    def address(self) -> str:
+        """Listening address, with the chosen port for a requested port of 0."""
+        host, port = self._server.socket.getsockname()[:2]
+        return f"{host}:{port}"
 
     def close(self) -> None:
         """Stop listening."""

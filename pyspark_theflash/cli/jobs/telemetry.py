@@ -55,17 +55,21 @@ class Telemetry:
         self._beat_ms = clock.boottime_ms()
         self._before: Figures = {}
         self.figures: Callable[[], Figures] = dict
+        self._metrics: str | None = None
         if arguments.metrics:
             # Imported here because they need an HTTP server.
             from pyspark_theflash.cli.jobs.metrics import MetricsServer
 
             server = MetricsServer(arguments.metrics, lambda: self.figures(), command)
             undo.enter_context(closing(server))
+            self._metrics = server.address
 
     def started(self, settings: Mapping[str, Any]) -> None:
         """Log the start with settings; URLs are logged without credentials and queries."""
         chosen = {name: _plain(value) for name, value in settings.items() if value is not None}
         fields = {"version": __version__, "pid": os.getpid(), **chosen}
+        if self._metrics is not None:
+            fields["metrics"] = self._metrics
         log_fields(_log, f"{self._command} started", fields)
 
     def ended(self) -> None:

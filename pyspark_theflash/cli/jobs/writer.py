@@ -171,7 +171,7 @@ def run(arguments: argparse.Namespace) -> int:
     with ExitStack() as undo:
         telemetry = Telemetry("writer", arguments, clock, undo)
         if not arguments.once:
-            names = ("store", "source", "schema", "include", "exclude", "pd", "metrics")
+            names = ("store", "source", "schema", "include", "exclude", "pd")
             telemetry.started({name: getattr(arguments, name) for name in names})
         return write(arguments, telemetry, clock)
 

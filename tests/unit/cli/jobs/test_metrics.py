@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pyspark_theflash.base.errors import OptionError, StoreNotFoundError
 from pyspark_theflash.cli.jobs.metrics import METRICS, Figures, MetricsServer
+from pyspark_theflash.net.address import split_host_port
 from pyspark_theflash.service.api.limits import Limits
 from pyspark_theflash.version import __version__
 
@@ -32,7 +33,7 @@ def serving() -> Iterator[Callable[[Callable[[], Figures]], MetricsServer]]:
 
 
 def scraped(server: MetricsServer) -> str:
-    with urlopen(f"http://127.0.0.1:{server.port}/metrics", timeout=20) as answer:
+    with urlopen(f"http://{server.address}/metrics", timeout=20) as answer:
         assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
         text: str = answer.read().decode()
     return text
@@ -67,7 +68,7 @@ def test_a_scrape_has_the_figures_of_its_moment(serving: Start) -> None:
     figures["rows_total"] = 2.0
     assert "theflash_rows_total 2.0\n" in scraped(server)
     with pytest.raises(HTTPError, match="404"):
-        urlopen(f"http://127.0.0.1:{server.port}/", timeout=20)
+        urlopen(f"http://{server.address}/", timeout=20)
 
 
 def test_an_error_ends_one_scrape_only(serving: Start) -> None:
@@ -87,7 +88,8 @@ def test_an_error_ends_one_scrape_only(serving: Start) -> None:
 def test_above_the_limit_the_oldest_silent_connection_is_closed(serving: Start) -> None:
     server = serving(dict)
     silent = [
-        socket.create_connection(("127.0.0.1", server.port), 20) for _ in range(Limits().pending)
+        socket.create_connection(split_host_port(server.address), 20)
+        for _ in range(Limits().pending)
     ]
     try:
         for sock in silent:
