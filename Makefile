@@ -86,8 +86,9 @@ MINUTES := 10
 bank: peer ## Compare a bank on a real TiDB with a learner of its regions
 	$(python) -m tests.bank --minutes $(MINUTES)
 
-# KIND=ddl, histories, latches, queries, reorganize or where; duration and first seed: make soak MINUTES=60 SEED=7.
-# Only ddl, reorganize and where need a TiDB, only queries needs the jar.
+# KIND=ddl, follow, histories, latches, queries, reorganize or where; duration and first seed: make soak MINUTES=60
+# SEED=7. Only ddl, follow, reorganize and where need a TiDB, only queries needs the jar. FOLLOW_MODE=v6.5 and the like:
+# tests/soak/follow.py.
 KIND := ddl
 SEED :=
 soak_needs := $(if $(filter histories latches,$(KIND)),setup,$(if $(filter queries,$(KIND)),jar,jar peer))

@@ -16,6 +16,7 @@ from tests.soak.outcome import Outcome
 
 KINDS: Final = {
     "ddl": "tests.soak.ddl",
+    "follow": "tests.soak.follow",
     "histories": "tests.soak.histories",
     "latches": "tests.soak.latches",
     "queries": "tests.soak.queries",

@@ -1,0 +1,197 @@
+"""TiDB's rows at many timestamps, and the same rows of a store.
+
+A thread reads ranges of all tables in TiDB (`tidb_snapshot`); they are compared when the store is
+readable at that timestamp. What differs is read again some time later, before it is called a
+difference: a TiDB that is slow reads a snapshot by an older schema, until it has loaded others. And
+unistore loses old versions now and then: rows that only TiDB misses are counted as lost there, if
+the store has the right rows of that range at a later timestamp.
+"""
+
+import threading
+import traceback
+from collections import Counter, deque
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any, Final
+
+from pyspark_theflash.base.errors import TheFlashError
+from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.read.plan.snapshot import ReadSnapshot, open_snapshot
+from tests.soak.follow_load import CLOCK, Place, small_rows
+from tests.support.mysql import MySqlConnection, MySqlError
+
+Rows = Counter[tuple[Any, ...]]
+
+PAUSE_S: Final = 0.25
+AGAIN_MS: Final = 30_000
+"""Time after which TiDB is asked again."""
+_WIDTH: Final = 300
+_ALL_EVERY: Final = 100
+"""Every so many answers have all rows."""
+_MOST: Final = 200
+"""Answers that are not compared yet."""
+
+
+@dataclass
+class Answer:
+    """Rows in TiDB by table, with the columns and the condition of each."""
+
+    ts: int
+    wheres: dict[str, str | None]
+    rows: dict[str, Rows] = field(default_factory=dict)
+    columns: dict[str, list[str]] = field(default_factory=dict)
+    asked_ms: int = 0
+
+
+class Answers:
+    """Answers of TiDB, which are read while the context is open."""
+
+    has_failed = False
+
+    def __init__(self, place: Place, seed: int) -> None:
+        self.place, self._rng = place, Random(seed)
+        self._ended = threading.Event()
+        self._answers: deque[Answer] = deque()
+        self._doubts: deque[Answer] = deque()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> "Answers":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def compare(self, store: Path, resolved_ts: int) -> bool:
+        """Compare one answer with the store; return whether there was one."""
+        if self._doubts and CLOCK.boottime_ms() > self._doubts[0].asked_ms + AGAIN_MS:
+            _ask_again(self.place, store, self._doubts.popleft())
+            return True
+        if not self._answers or self._answers[0].ts > resolved_ts:
+            return False
+        answer = self._answers.popleft()
+        if _differences(store, answer, self.place):
+            self._doubts.append(answer)
+        self.place.outcome.counts["comparisons"] += 1
+        return True
+
+    def _run(self) -> None:
+        try:
+            number = 0
+            while not self._ended.wait(PAUSE_S):
+                with suppress(ConnectionError, TimeoutError), self.place.peer.connect() as session:
+                    for _ in range(100):
+                        if self._ended.wait(PAUSE_S):
+                            return
+                        if len(self._answers) < _MOST and (answer := self._asked(session, number)):
+                            self._answers.append(answer)
+                            number += 1
+        except BaseException as error:  # noqa: BLE001
+            self.place.outcome.differs("".join(traceback.format_exception(error)))
+            self.has_failed = True
+
+    def _asked(self, session: MySqlConnection, number: int) -> Answer | None:
+        session.query("SET tidb_snapshot = ''")
+        session.query("BEGIN")
+        ts = int(session.query("SELECT @@tidb_current_ts")[0][0] or 0)
+        session.query("COMMIT")
+        is_whole = number % _ALL_EVERY == _ALL_EVERY - 1
+        with suppress(MySqlError):
+            return _read(session, ts, None if is_whole else self._where)
+        self.place.outcome.counts["answers refused by TiDB"] += 1
+        return None
+
+    def _where(self, table: str) -> str:
+        most = self.place.rows if table == "big" else small_rows(self.place.rows)
+        low = self._rng.randrange(max(1, most))
+        return f"id BETWEEN {low} AND {low + _WIDTH}"
+
+
+def compare_all(place: Place, store: Path, ts: int) -> None:
+    """Compare all rows at a timestamp at which the store is readable."""
+    with place.peer.connect() as session:
+        answer = _read(session, ts, None)
+    if _differences(store, answer, place):
+        CLOCK.sleep_ms(AGAIN_MS)
+        _ask_again(place, store, answer)
+    place.outcome.counts["comparisons of all rows"] += 1
+
+
+def _read(session: MySqlConnection, ts: int, where: Any) -> Answer:
+    session.query(f"SET tidb_snapshot = {ts}")
+    names = sorted(str(row[0]) for row in session.query("SHOW TABLES FROM shop"))
+    answer = Answer(ts, {name: where(name) if where else None for name in names})
+    _ask(session, answer)
+    return answer
+
+
+def _ask(session: MySqlConnection, answer: Answer) -> None:
+    answer.asked_ms = CLOCK.boottime_ms()
+    session.query(f"SET tidb_snapshot = {answer.ts}")
+    for name, where in answer.wheres.items():
+        columns = [str(row[0]) for row in session.query(f"SHOW COLUMNS FROM shop.{name}")]
+        condition = f" WHERE {where}" if where else ""
+        answer.columns[name] = columns
+        listed = ", ".join(columns)
+        answer.rows[name] = Counter(session.query(f"SELECT {listed} FROM shop.{name}{condition}"))
+
+
+def _ask_again(place: Place, store: Path, answer: Answer) -> None:
+    """Compare an answer that differed with one of now."""
+    try:
+        with place.peer.connect() as session:
+            again = _read(session, answer.ts, answer.wheres.get)
+    except MySqlError as error:
+        place.outcome.differs(f"at {answer.ts}: TiDB cannot be asked again: {error}")
+        return
+    place.outcome.counts["asked again"] += 1
+    for name, text, is_only_here in _differences(store, again, place):
+        if is_only_here and not _persists(place, store, name, answer):
+            place.outcome.counts["tables with rows lost by unistore"] += 1
+            place.outcome.refused[f"lost by unistore: {name} at {answer.ts}: {text[:200]}"] += 1
+        else:
+            place.outcome.differs(f"at {answer.ts}: {name}: {text}")
+
+
+def _persists(place: Place, store: Path, name: str, answer: Answer) -> bool:
+    """Return whether the rows of a range still differ at a later timestamp."""
+    with open_snapshot(store) as snapshot, place.peer.connect() as session:
+        now = Answer(snapshot.snapshot_ts, {name: answer.wheres.get(name)})
+        with suppress(MySqlError):
+            _ask(session, now)
+            return bool(_differences(store, now, place))
+    return False
+
+
+def _differences(store: Path, answer: Answer, place: Place) -> list[tuple[str, str, bool]]:
+    """Return table, description, and whether TiDB only misses rows, for each difference."""
+    found = []
+    with open_snapshot(store, TimeStamp(answer.ts)) as snapshot:
+        names = {table.name for table in snapshot.tables() if table.db == "shop"}
+        if not names.issuperset(answer.rows):
+            found.append(("tables", f"{sorted(names)} for {sorted(answer.rows)}", False))
+        for name in sorted(names & set(answer.rows)):
+            theirs = answer.rows[name]
+            try:
+                ours = _ours(snapshot, name, answer)
+            except TheFlashError as error:
+                found.append((name, repr(error), False))
+                continue
+            place.outcome.counts["tables compared"] += 1
+            place.outcome.counts["rows compared"] += theirs.total()
+            if ours != theirs:
+                here, there = list((ours - theirs).items()), list((theirs - ours).items())
+                text = f"{answer.wheres[name]}: here {here[:3]}, there {there[:3]}"
+                found.append((name, text, not there))
+    return found
+
+
+def _ours(snapshot: ReadSnapshot, name: str, answer: Answer) -> Rows:
+    plan = snapshot.plan(f"shop.{name}", answer.columns[name], where=answer.wheres[name])
+    rows: Rows = Counter()
+    for batch in snapshot.texts(plan):
+        rows.update(zip(*(column.to_pylist() for column in batch), strict=True))
+    return rows
