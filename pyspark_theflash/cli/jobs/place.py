@@ -106,14 +106,16 @@ def _served(arguments: argparse.Namespace, clock: Clock, undo: ExitStack) -> Wri
     from pyspark_theflash.cli.jobs.upkeep import RemoteUpkeep
     from pyspark_theflash.service.client.remote_engine import RemoteEngine
     from pyspark_theflash.service.client.theflash import transport_to
+    from pyspark_theflash.service.client.transport import Transport
 
     tls = tls_files(arguments, "store_")
     token = server_token(arguments.token_file)
-    engine = undo.enter_context(
-        closing(
-            RemoteEngine(lambda: transport_to(arguments.store, token=token, tls=tls, clock=clock))
-        )
-    )
+
+    def connect() -> Transport:
+        return transport_to(arguments.store, token=token, tls=tls, clock=clock)
+
+    spool: Path | None = arguments.spool
+    engine = undo.enter_context(closing(RemoteEngine(connect, folder=spool)))
     deadline = Deadline(clock, arguments.wait)
     deadline.retried(
         lambda: engine.open(deadline.left_ms()), ServiceUnavailableError, pause_ms=_RETRY_MS
@@ -122,5 +124,4 @@ def _served(arguments: argparse.Namespace, clock: Clock, undo: ExitStack) -> Wri
     def upkeep(state: StreamState, safe_point: Callable[[], TimeStamp] | None) -> Upkeep:
         return RemoteUpkeep(engine, state, clock, safe_point)
 
-    spool = arguments.spool
     return WriterStore(engine, engine.open, upkeep, spool, spool, arguments.store)

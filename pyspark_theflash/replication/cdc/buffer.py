@@ -20,7 +20,7 @@ from pyspark_theflash.cluster.located import RawKeyRange
 from pyspark_theflash.replication.apply.versions import Versions
 from pyspark_theflash.replication.cdc.change_feed import MetaChange, Taken
 from pyspark_theflash.replication.cdc.matcher import CommittedRows
-from pyspark_theflash.replication.cdc.txn_log import TxnLog
+from pyspark_theflash.replication.cdc.txn_log import Row, TxnLog
 from pyspark_theflash.replication.cdc.wire import DELETE, PUT
 from pyspark_theflash.replication.pairing.spill import Spill, SpilledPayload
 from pyspark_theflash.storage.mvcc.version import Op
@@ -32,6 +32,8 @@ from pyspark_theflash.tidb.codec.key import (
 )
 
 BUDGET_BYTES: Final = 128 << 20
+LARGE_CHUNK_BYTES: Final = 16 << 20
+"""Keys and values of a large transaction's chunk."""
 _INT_KEY_BYTES: Final = HANDLE_AT + 8
 _META: Final = b"m"
 _SIGN: Final = np.uint64(1 << 63)
@@ -110,8 +112,10 @@ class _Log:
     def read(self) -> Iterator[Versions]:
         for rows in self.log.parts():
             kept = [row for row in rows if not any(RawKey(row[0]) in span for span in self.removed)]
-            if kept:
-                keys, values, ops = (list(column) for column in zip(*kept, strict=True))
+            # Chunks of one part do not overlap, so a merge of their files reads one at a time.
+            kept.sort(reverse=True)
+            while kept:
+                keys, values, ops = (list(column) for column in zip(*_popped(kept), strict=True))
                 commit_ts: list[int] = [self.log.commit_ts] * len(keys)
                 start_ts: list[int] = [self.log.start_ts] * len(keys)
                 columns = CommittedRows(keys, values, start_ts, commit_ts, ops)
@@ -226,6 +230,15 @@ class ChangeBuffer:
         bounds = int(versions.commit_ts.min()), int(versions.commit_ts.max())
         self._spilled.append(_SpilledChunk(payload, *bounds))
         self.size_bytes -= versions.size_bytes
+
+
+def _popped(rows: list[Row]) -> list[Row]:
+    """Remove and return the last rows, of `LARGE_CHUNK_BYTES` or a little more, the last first."""
+    popped, size = list[Row](), 0
+    while rows and size < LARGE_CHUNK_BYTES:
+        popped.append(rows.pop())
+        size += len(popped[-1][0]) + len(popped[-1][1])
+    return popped
 
 
 def _is_meta(key: bytes) -> bool:

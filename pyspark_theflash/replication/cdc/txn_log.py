@@ -19,8 +19,10 @@ from pyspark_theflash.replication.cdc.wire import DELETE, PUT
 from pyspark_theflash.replication.pairing.spill import Spill, SpilledPayload
 from pyspark_theflash.tidb.codec.key import RawKey, table_of
 
-_PARTS: Final = 16
-_BLOCK_BYTES: Final = 1 << 18
+_PARTS: Final = 64
+_BLOCK_BYTES: Final = 1 << 16
+_READ_BYTES: Final = 16 << 20
+"""Events whose rows are read at once, or those of one part if it has more."""
 _HEADER: Final = struct.Struct("<BBQII")
 Row = tuple[bytes, bytes, int]
 """key, value (empty if deleted), op."""
@@ -71,8 +73,14 @@ class TxnLog:
             ChangeFeedError: A commit has no prewrite, or a put no value.
             CorruptionError, EngineError: The file could not be read.
         """
+        rows, size = list[Row](), 0
         for number in range(_PARTS):
-            yield self._matched(number)
+            size += sum(map(len, self._blocks[number])) + len(self._open[number])
+            rows += self._matched(number)
+            if size >= _READ_BYTES:
+                yield rows
+                rows, size = [], 0
+        yield rows
 
     def _add(
         self, kind: _LoggedEvent, key: bytes, value: bytes, op: int = 0, generation: int = 0

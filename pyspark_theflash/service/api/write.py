@@ -8,9 +8,9 @@ it allocates nothing. Compressed buffers are rejected, because they could expand
 import mmap
 import struct
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
 
@@ -43,6 +43,25 @@ def stream_count(request: WriteRequest | PublishRequest) -> int:
     return len(request.tables)
 
 
+class MappedTables(Sequence[pa.Table]):
+    """Tables in a mapped file. Iterating releases the memory of each when the next is wanted."""
+
+    def __init__(self, tables: Sequence[pa.Table], mapped: mmap.mmap) -> None:
+        self._tables, self._mapped = tables, mapped
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        for table in self._tables:
+            yield table
+            # Pages that are used again are read again.
+            self._mapped.madvise(mmap.MADV_DONTNEED)
+
+    def __len__(self) -> int:
+        return len(self._tables)
+
+    def __getitem__(self, index: Any) -> Any:  # noqa: ANN401
+        return self._tables[index]
+
+
 class Incoming:
     """A temporary file for the rows of a call. A context manager; tables remain valid after it."""
 
@@ -60,7 +79,7 @@ class Incoming:
             self._file.write(data)
         self.size_bytes += len(data)
 
-    def tables(self, count: int) -> tuple[list[pa.Table], int]:
+    def tables(self, count: int) -> tuple[Sequence[pa.Table], int]:
         """Decode `count` streams; see `read_tables`. Raises `CodecError`."""
         if not self.size_bytes:
             if count:
@@ -70,7 +89,8 @@ class Incoming:
             self._file.flush()
             # The map is closed when the last array that refers to it is freed.
             mapped = mmap.mmap(self._file.fileno(), self.size_bytes, prot=mmap.PROT_READ)
-        return read_tables(pa.py_buffer(mapped), count)
+        tables, batches = read_tables(pa.py_buffer(mapped), count)
+        return MappedTables(tables, mapped), batches
 
     def __enter__(self) -> "Incoming":
         return self

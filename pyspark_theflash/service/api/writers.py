@@ -190,15 +190,16 @@ class Writers:
     def publish(
         self, request: message.PublishRequest, call: CallContext, tables: Sequence[pa.Table]
     ) -> message.Published:
-        records, *rows = tables
-        change = change_of(records)
+        rows = iter(tables)
+        change = change_of(next(rows))
         kinds = {record.kind for record in change.puts} | {kind for kind, _ in change.deletes}
         if foreign := sorted(kinds - WRITER_KINDS):
             raise OptionError("records", f"{foreign[0][:80]!r} is not for a stream's writer")
         ids = [PhysicalTableID(i) for i in request.physical_ids]
-        versions = [
+        # One at a time: a large transaction does not fit in memory.
+        versions = (
             VersionBatch(i, checked_versions(i, table)) for i, table in zip(ids, rows, strict=True)
-        ]
+        )
         with self._held(request.latch, call) as opened:
             if request.number == opened.number + 1:
                 call.check()

@@ -3,7 +3,7 @@
 import contextlib
 import socket
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import pyarrow as pa
@@ -93,7 +93,7 @@ class Connection:
         with self._typed_errors(is_first=True):
             self._send(FrameType.REQUEST, body)
 
-    def send_tables(self, tables: Sequence[pa.Table]) -> None:
+    def send_tables(self, tables: Iterable[pa.Table]) -> None:
         """Send the rows of a write, until the server rejects them."""
         encoder = StreamEncoder()
         try:

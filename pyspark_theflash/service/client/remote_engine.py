@@ -15,6 +15,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
+from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
@@ -22,6 +23,7 @@ import pyarrow as pa
 from pyspark_theflash.base.errors import LatchLostError, TheFlashError, UnsupportedError
 from pyspark_theflash.base.types import Generation, PhysicalTableID, RegionID, TimeStamp
 from pyspark_theflash.service.api.records import batches_of, change_table, view_of
+from pyspark_theflash.service.client.spilled_tables import SpilledTables
 from pyspark_theflash.service.client.transport import Transport
 from pyspark_theflash.service.wire import message
 from pyspark_theflash.service.wire.method import (
@@ -52,8 +54,21 @@ _STORED: Final = (StillAbsent, Absence)
 class RemoteEngine:
     """A `WriterEngine`, for one thread. Call `open` first, and again after errors."""
 
-    def __init__(self, connect: Callable[[], Transport], *, ttl_ms: int = TTL_MS) -> None:
-        """`connect` returns a new transport to the store's server."""
+    def __init__(
+        self,
+        connect: Callable[[], Transport],
+        *,
+        ttl_ms: int = TTL_MS,
+        folder: Path | None = None,
+    ) -> None:
+        """Create an engine that is not open.
+
+        Args:
+            connect: Returns a new transport to the store's server.
+            ttl_ms: Time to live of the write latch.
+            folder: For publications that do not fit in memory; None is the system's temporary one.
+        """
+        self._folder = folder
         self._calls, self._renewals = connect(), connect()
         self._ttl_ms = ttl_ms
         self._name = f"stream's writer on {socket.gethostname()} {uuid.uuid4().hex[:8]}"
@@ -114,11 +129,13 @@ class RemoteEngine:
         return self._versions(physical_id, None, b"")
 
     def publish(self, publication: Publication) -> Generation:
-        versions = [v for v in publication.versions if v.batch.num_rows]
-        ids = tuple(v.physical_id for v in versions)
-        request = message.PublishRequest(self._held, self._number + 1, ids)
-        rows = [pa.Table.from_batches([v.batch]) for v in versions]
-        tables = [change_table(publication.change), *rows]
+        tables, ids = SpilledTables(self._folder), list[PhysicalTableID]()
+        tables.add(change_table(publication.change))
+        for versions in publication.versions:
+            if versions.batch.num_rows:
+                ids.append(versions.physical_id)
+                tables.add(pa.Table.from_batches([versions.batch]))
+        request = message.PublishRequest(self._held, self._number + 1, tuple(ids))
         published = self._calls.call(PUBLISH, request, CALL_MS, tables)
         self._number += 1
         return Generation(published.generation)

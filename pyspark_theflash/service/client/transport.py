@@ -1,6 +1,6 @@
 """Transports of calls to a service. `remote.py` has those over a socket."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -14,8 +14,8 @@ from pyspark_theflash.service.api.service import Service
 from pyspark_theflash.service.client.rows import Rows
 from pyspark_theflash.service.wire.method import Method
 
-Tables: TypeAlias = Sequence[pa.Table] | None
-"""The rows of each of a request's tables; None for calls that take no rows."""
+Tables: TypeAlias = Iterable[pa.Table] | None
+"""The rows of each of a request's tables, iterated several times; None for calls without rows."""
 
 
 class Transport(Protocol):
@@ -53,6 +53,7 @@ class LocalTransport:
             # Imports modules that only writes need.
             from pyspark_theflash.service.api.write import check_size
 
+            tables = list(tables)
             check_size(sum(table.nbytes for table in tables), called)
         call = CallContext(called.name, timeout_ms, self._clock)
         return self._service.answer(called, request, call, tables)

@@ -53,6 +53,8 @@ from pyspark_theflash.storage.mvcc.version import (
 
 ROW_GROUP_ROWS: Final = 1 << 18
 ROW_GROUP_BYTES: Final = 64 << 20
+DELTA_GROUP_BYTES: Final = 2 << 20
+"""Deltas overlap, and a merge holds a row group of each."""
 SAMPLE_ROWS: Final = 4096
 WRITE_BATCH_ROWS: Final = 1 << 14
 """Arrow's write_batch_size; with the default of 1024 a file takes 6% longer."""
@@ -84,6 +86,7 @@ class FileEncoder:
 
     def __init__(self, kind: FileKind) -> None:
         self._kind = kind
+        self._group_bytes = DELTA_GROUP_BYTES if kind is FileKind.DELTA else ROW_GROUP_BYTES
         self._written: _Written | None = None
         self._waiting: list[pa.Table] = []
         self._bounds: list[int | bytes] = []
@@ -111,7 +114,8 @@ class FileEncoder:
         self.data_bytes += piece.nbytes
         self._waiting.append(piece)
         # Small row groups are slow to read, and buffering full ones takes memory.
-        if 2 * sum(map(len, self._waiting)) >= _group_rows(self.rows, self.data_bytes):
+        group_rows = _group_rows(self.rows, self.data_bytes, self._group_bytes)
+        if 2 * sum(map(len, self._waiting)) >= group_rows:
             self._flush()
 
     def finish(
@@ -158,7 +162,7 @@ class FileEncoder:
         nulls = {name for name in needed if table.column(name).null_count}
         if self._written is None:
             chosen = table.select(needed)
-            self._written = _Written(chosen.schema, nulls, _repeating(chosen))
+            self._written = _Written(chosen.schema, nulls, _repeating(chosen), self._group_bytes)
         elif not (nulls <= self._written.nullable and self._written.holds(table, needed)):
             self._written = self._written.with_schema(table.schema)
         self._written.add(table)
@@ -172,11 +176,13 @@ class _Written:
         schema: pa.Schema,
         nullable: Collection[str],
         repeating: Collection[str],
+        group_bytes: int,
     ) -> None:
         """Start a file; `nullable` and `repeating` are names of OPTIONAL and dictionary columns.
 
-        The repetition of system columns is fixed.
+        The repetition of system columns is fixed. A row group has about `group_bytes` in memory.
         """
+        self._group_bytes = group_bytes
         self._schema = pa.schema([_stored_field(field, nullable) for field in schema])
         self.names: Final = frozenset(self._schema.names)
         self.nullable: Final = {field.name for field in self._schema if field.nullable}
@@ -196,7 +202,7 @@ class _Written:
         )
 
     def add(self, table: pa.Table) -> None:
-        group_rows = _group_rows(len(table), table.nbytes)
+        group_rows = _group_rows(len(table), table.nbytes, self._group_bytes)
         chosen = table.select(self._schema.names).cast(self._schema)
         self._writer.write_table(chosen, row_group_size=group_rows)
 
@@ -212,7 +218,7 @@ class _Written:
             if field.name in self.names:
                 tp = _wider(self._schema.field(field.name).type, field.type)
                 schema = schema.set(at, field.with_type(tp))
-        rewritten = _Written(schema, schema.names, self._repeating)
+        rewritten = _Written(schema, schema.names, self._repeating, self._group_bytes)
         with pq.ParquetFile(self.finish(())) as file:
             for group in range(file.num_row_groups):
                 rewritten.add(_completed(file.read_row_group(group), schema))
@@ -225,9 +231,9 @@ class _Written:
         return self._sink.getvalue()
 
 
-def _group_rows(rows: int, size_bytes: int) -> int:
+def _group_rows(rows: int, size_bytes: int, group_bytes: int) -> int:
     """Return the maximum rows of a row group, if `rows` rows take `size_bytes`."""
-    return max(1, min(rows * ROW_GROUP_BYTES // max(size_bytes, 1), ROW_GROUP_ROWS))
+    return max(1, min(rows * group_bytes // max(size_bytes, 1), ROW_GROUP_ROWS))
 
 
 def _has_null(column: pa.ChunkedArray, deletes: npt.NDArray[np.bool_]) -> bool:

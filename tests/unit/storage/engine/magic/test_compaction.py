@@ -21,7 +21,7 @@ from pyspark_theflash.storage.engine.api import (
     ScanSpec,
     VersionBatch,
 )
-from pyspark_theflash.storage.engine.magic import compaction, encode
+from pyspark_theflash.storage.engine.magic import compaction, encode, merge
 from pyspark_theflash.storage.engine.magic.compaction import CompactionLimits
 from pyspark_theflash.storage.engine.magic.engine import MagicEngine
 from pyspark_theflash.storage.engine.magic.file import FILE_KIND, DataFile, FileKind
@@ -224,8 +224,37 @@ def test_memory_is_bounded_by_a_region(tmp_path: Path, monkeypatch: pytest.Monke
     assert peak(40_000) < 1.5 * peak(2000)
 
 
+def test_a_merge_holds_a_small_part_of_each_delta(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Deltas of one large transaction have the same range of handles."""
+    monkeypatch.setattr(encode, "DELTA_GROUP_BYTES", 10_000)
+    held: dict[int, int] = {}
+    take = merge.Cursor.take_below
+
+    def take_below(cursor: merge.Cursor, end: Handle | None) -> list[pa.Table]:
+        tables = take(cursor, end)
+        rest = cursor._rest
+        if rest is not None and cursor.info.kind is FileKind.DELTA:
+            # A slice refers to the whole row group.
+            held[cursor.info.number] = max(
+                held.get(cursor.info.number, 0), rest.get_total_buffer_size()
+            )
+        return tables
+
+    store = Store(tmp_path / "store", CompactionLimits(region_rows=200, deltas=99))
+    with closing(store.engine):
+        for first in range(8):
+            store.put(range(first, 800, 8), "x" * 1000)
+        monkeypatch.setattr(merge.Cursor, "take_below", take_below)
+        store.compact(everything=True)
+        assert store.rows() == 800
+    assert len(held) == 8
+    assert sum(held.values()) < 8 * 20_000
+
+
 def test_wide_rows_make_small_row_groups(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encode, "ROW_GROUP_BYTES", 10_000)
+    monkeypatch.setattr(encode, "DELTA_GROUP_BYTES", 10_000)
     store.put(range(100), "x" * 1000)
     (delta,) = store.files(FileKind.DELTA)
     metadata = pq.read_metadata(store.engine._data / delta.path)
