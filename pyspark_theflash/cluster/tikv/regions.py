@@ -21,7 +21,7 @@ from pyspark_theflash.base.errors import PDUnavailableError, RegionGapError, TiK
 from pyspark_theflash.base.types import RegionEpoch, RegionID
 from pyspark_theflash.cluster.located import LocatedRegion, RawKeyRange
 from pyspark_theflash.cluster.tikv.wire.call import RegionError, RegionFault
-from pyspark_theflash.cluster.tikv.wire.directory import SCAN_LIMIT, Directory
+from pyspark_theflash.cluster.tikv.wire.directory import Directory
 from pyspark_theflash.tidb.codec.key import RawKey
 
 _RETRY_MS: Final = 50
@@ -85,9 +85,12 @@ class RegionCache:
         """
         parts: dict[tuple[RegionID, RegionEpoch], tuple[LocatedRegion, list[RawKeyRange]]] = {}
         for keys in ranges:
-            self._load(keys, deadline)
             left = keys.rest(keys.start)
             while left is not None:
+                if self._cached(left.start) is None:
+                    # Usually the next ones are missing, too.
+                    regions = self._directory.scan_regions(left, deadline)
+                    self.learn([region for region in regions if region.leader is not None])
                 region = self.locate(left.start, deadline)
                 _, covered = parts.setdefault((region.id, region.epoch), (region, []))
                 covered += region.parts_of([left])
@@ -131,18 +134,6 @@ class RegionCache:
             at = bisect.bisect_right(self._regions, key, key=_start) - 1
             region = self._regions[at] if at >= 0 else None
         return region if region is not None and key in region.range else None
-
-    def _load(self, keys: RawKeyRange, deadline: Deadline) -> None:
-        """Load the regions of a range from PD in batches, unless the first one is cached."""
-        if self._cached(keys.start) is not None:
-            return
-        left: RawKeyRange | None = keys
-        while left is not None:
-            regions = self._directory.scan_regions(left, deadline)
-            self.learn([region for region in regions if region.leader is not None])
-            if len(regions) < SCAN_LIMIT or not regions[-1].range.end:
-                return
-            left = left.rest(regions[-1].range.end)
 
     def _find_leader(self, region: LocatedRegion, deadline: Deadline) -> None:
         current = self._directory.region(region.id, deadline)

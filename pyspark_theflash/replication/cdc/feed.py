@@ -61,8 +61,8 @@ from pyspark_theflash.replication.pairing.spill import Spill
 
 _log = logging.getLogger(__name__)
 
-LOOKUP_MS: Final = 1000
-"""The time for lookups of regions in a poll; meanwhile nothing is received."""
+LOOKUP_MS, LOOKUP_MAX_MS = 1000, 16_000
+"""The time for lookups of regions in a poll, and after failures; meanwhile nothing is received."""
 _CHUNK_BYTES: Final = 16 << 20
 _CHECK_MS: Final = 2000
 _IDLE_MS: Final = 60_000
@@ -169,6 +169,7 @@ class TiKVChangeFeed:
         self._owner = 0
         self._pending_bytes = 0
         self._spill_at_bytes = limits.prewrite_bytes
+        self._lookup_ms = LOOKUP_MS
         self._polled_ms = self._checked_ms = clock.boottime_ms()
 
     # The interface.
@@ -234,16 +235,18 @@ class TiKVChangeFeed:
 
     def _request_free(self, now: int) -> None:
         """Request the pieces that are not locked and are due."""
-        deadline = Deadline(self._clock, LOOKUP_MS)
+        deadline = Deadline(self._clock, self._lookup_ms)
         for keys in self._spans.free(now):
             if not deadline.left_ms():
                 return
             try:
                 for region, _ in self._regions.cover([keys], deadline):
                     self._request(region, now, deadline)
+                self._lookup_ms = LOOKUP_MS
             except (ServiceUnavailableError, RegionGapError) as error:
                 _log.warning("keys from %s cannot be requested: %s", keys.start[:9].hex(), error)
                 self._spans.postpone(keys.start, self._clock.boottime_ms(), after_stream)
+                self._lookup_ms = min(2 * self._lookup_ms, LOOKUP_MAX_MS)
 
     def _request(self, region: LocatedRegion, now: int, deadline: Deadline) -> None:
         if region.leader is None:

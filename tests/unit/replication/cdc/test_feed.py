@@ -1,8 +1,9 @@
 """The feed of a simulated cluster delivers every change below its frontier, and nothing else."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -105,6 +106,31 @@ def test_a_silent_region_is_requested_again() -> None:
         scene.feed.poll(2000)
     again = scene.registered[before:]
     assert [region for region, _, _ in again] == [ids[1]]
+    scene.initialize()
+
+
+class SlowRegions:
+    """Regions of a PD that takes 3 s for each lookup."""
+
+    def __init__(self, regions: RegionCache, clock: ManualClock) -> None:
+        self._regions, self._clock = regions, clock
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._regions, name)
+
+    def cover(self, ranges: Iterable[RawKeyRange], deadline: Deadline) -> Any:
+        if not deadline.sleep_ms(3000) or not deadline.left_ms():
+            raise PDUnavailableError("pd", "DEADLINE_EXCEEDED")
+        return self._regions.cover(ranges, deadline)
+
+
+def test_a_slow_pd_is_given_more_time() -> None:
+    scene = Scene()
+    regions = cast("RegionCache", scene.feed._regions)
+    scene.feed._regions = SlowRegions(regions, scene.clock)  # type: ignore[assignment]
+    for _ in range(20):
+        scene.feed.poll(2000)
+    assert scene.registered
     scene.initialize()
 
 

@@ -17,7 +17,7 @@ from pyspark_theflash.base.errors import (
 from pyspark_theflash.read.plan import read
 from pyspark_theflash.read.plan.read import read_task
 from pyspark_theflash.read.plan.snapshot import open_snapshot
-from pyspark_theflash.storage.engine.magic import file_cache, scan
+from pyspark_theflash.storage.engine.magic import encode, file_cache, scan
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from tests.support.memory import peak_memory
 from tests.support.stores import StoreBuilder, column, id_column, table_info
@@ -82,8 +82,11 @@ def read_with(budget: Budget, store: Path) -> int:
 @pytest.mark.parametrize(
     ("text", "now"), [("a", NEW), ("y" * 15_000, OLD), ("y" * 10_000, DOUBLED)]
 )
-def test_the_budget_is_that_of_the_request(text: str, now: Any, tmp_path: Path) -> None:
+def test_the_budget_is_that_of_the_request(
+    text: str, now: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """For defaults, dictionaries and generated columns."""
+    monkeypatch.setattr(encode, "DELTA_GROUP_BYTES", encode.ROW_GROUP_BYTES)
     store = store_of(tmp_path, 3_000, text, now)
     with peak_memory() as peak:
         assert read_with(Budget(4 << 20), store) < 4 << 20
