@@ -86,14 +86,14 @@ class Answers:
                     for _ in range(100):
                         if self._ended.wait(PAUSE_S):
                             return
-                        if len(self._answers) < _MOST and (answer := self._asked(session, number)):
+                        if len(self._answers) < _MOST and (answer := self._ask(session, number)):
                             self._answers.append(answer)
                             number += 1
         except BaseException as error:  # noqa: BLE001
             self.place.outcome.differs("".join(traceback.format_exception(error)))
             self.has_failed = True
 
-    def _asked(self, session: MySqlConnection, number: int) -> Answer | None:
+    def _ask(self, session: MySqlConnection, number: int) -> Answer | None:
         session.query("SET tidb_snapshot = ''")
         session.query("BEGIN")
         ts = int(session.query("SELECT @@tidb_current_ts")[0][0] or 0)
@@ -124,11 +124,11 @@ def _read(session: MySqlConnection, ts: int, where: Any) -> Answer:
     session.query(f"SET tidb_snapshot = {ts}")
     names = sorted(str(row[0]) for row in session.query("SHOW TABLES FROM shop"))
     answer = Answer(ts, {name: where(name) if where else None for name in names})
-    _ask(session, answer)
+    _fill(session, answer)
     return answer
 
 
-def _ask(session: MySqlConnection, answer: Answer) -> None:
+def _fill(session: MySqlConnection, answer: Answer) -> None:
     answer.asked_ms = CLOCK.boottime_ms()
     session.query(f"SET tidb_snapshot = {answer.ts}")
     for name, where in answer.wheres.items():
@@ -161,32 +161,32 @@ def _persists(place: Place, store: Path, name: str, answer: Answer) -> bool:
     with open_snapshot(store) as snapshot, place.peer.connect() as session:
         now = Answer(snapshot.snapshot_ts, {name: answer.wheres.get(name)})
         with suppress(MySqlError):
-            _ask(session, now)
+            _fill(session, now)
             return bool(_differences(store, now, place))
     return False
 
 
 def _differences(store: Path, answer: Answer, place: Place) -> list[tuple[str, str, bool]]:
     """Return table, description, and whether TiDB only misses rows, for each difference."""
-    found = []
+    differences = []
     with open_snapshot(store, TimeStamp(answer.ts)) as snapshot:
         names = {table.name for table in snapshot.tables() if table.db == "shop"}
         if not names.issuperset(answer.rows):
-            found.append(("tables", f"{sorted(names)} for {sorted(answer.rows)}", False))
+            differences.append(("tables", f"{sorted(names)} for {sorted(answer.rows)}", False))
         for name in sorted(names & set(answer.rows)):
             theirs = answer.rows[name]
             try:
                 ours = _ours(snapshot, name, answer)
             except TheFlashError as error:
-                found.append((name, repr(error), False))
+                differences.append((name, repr(error), False))
                 continue
             place.outcome.counts["tables compared"] += 1
             place.outcome.counts["rows compared"] += theirs.total()
             if ours != theirs:
                 here, there = list((ours - theirs).items()), list((theirs - ours).items())
                 text = f"{answer.wheres[name]}: here {here[:3]}, there {there[:3]}"
-                found.append((name, text, not there))
-    return found
+                differences.append((name, text, not there))
+    return differences
 
 
 def _ours(snapshot: ReadSnapshot, name: str, answer: Answer) -> Rows:

@@ -14,6 +14,8 @@ from random import Random
 from typing import Final
 
 from pyspark_theflash.base.clock import Deadline, SystemClock
+from pyspark_theflash.base.errors import TheFlashError
+from pyspark_theflash.base.types import PhysicalTableID
 from pyspark_theflash.cluster.located import RawKeyRange
 from pyspark_theflash.cluster.pd import PDClient
 from pyspark_theflash.cluster.resolve import LockPolicy
@@ -80,7 +82,7 @@ def _fill(session: MySqlConnection, table: str, count: int, row: Callable[[int],
 
 @dataclass(frozen=True)
 class Place:
-    """What all workers share."""
+    """Parameters and state of all workers."""
 
     peer: Peer
     rows: int
@@ -193,27 +195,23 @@ def _lost_clients(place: Place, rng: Random) -> None:
         TiKVClient(pd, clock=CLOCK, policy=LockPolicy.RESOLVE) as client,
     ):
         while not place.ended.wait(1 + rng.random() * 4):
-            with suppress(MySqlError):
-                id_text = place.peer.sql(
-                    "SELECT tidb_table_id FROM information_schema.tables "
-                    "WHERE table_schema = 'shop' AND table_name = 'big'"
-                )[0][0]
-                key = RawKey(encode_record_key(int(id_text or 0), rng.randrange(place.rows)))
-                deadline = Deadline(CLOCK, _CALL_MS)
-                rows = dict(
-                    itertools.chain.from_iterable(
-                        client.scan(
-                            RawKeyRange(key, RawKey(key + b"\0")), client.now(deadline), deadline
-                        )
-                    )
-                )
-                if key not in rows:
-                    continue
-                with suppress(WriteRefused):
-                    KvWriter(client).prewrite(
-                        client.now(deadline), key, {key: rows[key]}, ttl_ms=rng.choice((1, 2000))
-                    )
-                    place.outcome.counts["locks left"] += 1
+            with suppress(MySqlError, ConnectionError, TimeoutError, TheFlashError, WriteRefused):
+                place.outcome.counts["locks left"] += _leave_lock(place, client, rng)
+
+
+def _leave_lock(place: Place, client: TiKVClient, rng: Random) -> bool:
+    id_text = place.peer.sql(
+        "SELECT tidb_table_id FROM information_schema.tables "
+        "WHERE table_schema = 'shop' AND table_name = 'big'"
+    )[0][0]
+    key = encode_record_key(PhysicalTableID(int(id_text or 0)), rng.randrange(place.rows))
+    keys, deadline = RawKeyRange(key, RawKey(key + b"\0")), Deadline(CLOCK, _CALL_MS)
+    pages = client.scan(keys, client.now(deadline), deadline)
+    rows = dict(itertools.chain.from_iterable(pages))
+    if key in rows:
+        start_ts, ttl_ms = client.now(deadline), rng.choice((1, 2000))
+        KvWriter(client).prewrite(start_ts, key, {key: rows[key]}, ttl_ms=ttl_ms)
+    return key in rows
 
 
 # -- DDL

@@ -20,7 +20,7 @@ class Follower:
     """One store and its process. Errors and hangs are differences in `outcome`."""
 
     kill_ms = 0
-    """When to kill the process, for the caller."""
+    """Time at which the process may be killed."""
 
     def __init__(self, peer: Peer, store: Path, outcome: Outcome) -> None:
         self.store, self._peer, self._outcome = store, peer, outcome
