@@ -4,7 +4,8 @@
 pending, `held_by_start_ts` is the one that holds back `resolved_ts`. `sources` are those of a store
 with several, each with its newest commit time: the one furthest behind holds back `resolved_ts`.
 `orphans` are transactions whose commit or prewrite has been missing for long, with their state in
-TiKV, and those that `theflash resolve` decided.
+TiKV, and those that `theflash resolve` decided. Of tables that are set aside, and of regions that
+`theflash learn` cannot follow any further, it shows the reasons and what to do.
 """
 
 import argparse
@@ -32,7 +33,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(facts)
         return 0
-    facts["orphans"], facts["sources"] = len(status.orphans), len(status.sources)
+    for name in ("orphans", "sources", "set_aside", "stopped_regions"):
+        facts[name] = len(facts[name])
     for name, value in facts.items():
         shown = value if value is not None else "none"
         if status.writer is not None and name == "writer":
@@ -44,6 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"  {_source_text(source)}")
     for orphan in status.orphans:
         print(f"  {_orphan_text(orphan)}")
+    for text in (*status.set_aside, *status.stopped_regions):
+        print(f"  {text}")
     return 0
 
 

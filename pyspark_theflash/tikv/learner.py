@@ -40,6 +40,7 @@ from pyspark_theflash.replication.apply.versions import Versions
 from pyspark_theflash.storage.engine.api import Engine, Handle
 from pyspark_theflash.storage.mvcc.project import ScanColumn
 from pyspark_theflash.storage.store.manifest import ManifestChange
+from pyspark_theflash.storage.store.stopped import STOPPED_KIND
 from pyspark_theflash.tikv.command import Applied, IngestFile, RaftCommand, SnapshotHead
 from pyspark_theflash.tikv.flush import EngineThread, ExtraRecords, Flusher, FlushLimits
 from pyspark_theflash.tikv.pending_records import PENDING_RECORD
@@ -105,7 +106,8 @@ class Learner:
         self._worker, self._schema, self._clock = worker, schema, clock
         self._limits, self._files = limits or FlushLimits(), files or NoFiles()
         self._mutex = threading.RLock()
-        view = worker.run(lambda engine: engine.read([REGION_RECORD, PENDING_RECORD])).result()
+        kinds = [REGION_RECORD, PENDING_RECORD, STOPPED_KIND]
+        view = worker.run(lambda engine: engine.read(kinds)).result()
         self.store: Final = RegionStore.recover(view)
         self.flusher: Final = Flusher(self.store, schema, extra, on_published)
         self._flushed_ms = clock.boottime_ms()

@@ -37,6 +37,11 @@ from pyspark_theflash.base.types import RegionID
 from pyspark_theflash.cluster.key_range import EncodedKeyRange
 from pyspark_theflash.replication.apply.versions import Versions
 from pyspark_theflash.storage.store.manifest import ManifestChange, Record, View
+from pyspark_theflash.storage.store.stopped import (
+    STOPPED_KIND,
+    StoppedRegion,
+    stopped_regions,
+)
 from pyspark_theflash.tikv.cache import Cache
 from pyspark_theflash.tikv.command import (
     Admin,
@@ -80,6 +85,7 @@ class Frozen:
     change: ManifestChange
     states: Sequence[RegionState]
     removed: Sequence[RegionID]
+    stopped: Mapping[RegionID, StoppedRegion]
     size_bytes: int
 
     @property
@@ -99,7 +105,8 @@ class RegionStore:
         self.newest: Final = NewestRows()
         self._progress = threading.Condition(self.mutex)
         self._regions: dict[RegionID, RegionState] = {}
-        self._stopped: dict[RegionID, str] = {}
+        self._stopped: dict[RegionID, StoppedRegion] = {}
+        self._published_stops: Mapping[RegionID, StoppedRegion] = {}
         self._order: list[tuple[bytes, RegionID]] | None = []
         self._durable: dict[RegionID, ApplyState] = {}
         self._dirty: set[RegionID] = set()
@@ -134,7 +141,11 @@ class RegionStore:
     @property
     def is_changed(self) -> bool:
         """Whether anything was applied since the last `freeze`."""
-        return bool(self._waiting or self._dirty or self._removed or self._cache.versions)
+        published = self._frozen.stopped if self._frozen else self._published_stops
+        is_stopped = self._stopped != published
+        return bool(
+            self._waiting or self._dirty or self._removed or self._cache.versions or is_stopped
+        )
 
     @property
     def is_frozen(self) -> bool:
@@ -217,22 +228,23 @@ class RegionStore:
                 applied_index = state.applied.applied_index
                 if applied_index >= index:
                     return
-                if (reason := self._stopped.get(region_id)) is not None:
-                    raise RegionStoppedError(region_id, applied_index, reason)
+                if (stopped := self._stopped.get(region_id)) is not None:
+                    raise RegionStoppedError(region_id, applied_index, stopped.reason)
                 left_ms = deadline.left_ms()
                 if not left_ms:
                     raise RegionBehindError(region_id, applied_index, index)
                 self._progress.wait(left_ms / 1000)
 
     @property
-    def stopped(self) -> Mapping[RegionID, str]:
-        """The regions that cannot be followed any further, with the reasons."""
+    def stopped(self) -> Mapping[RegionID, StoppedRegion]:
+        """The regions that cannot be followed any further."""
         return self._stopped
 
     def stop_region(self, region_id: RegionID, reason: str) -> None:
         """Note that a region cannot be followed any further, until a snapshot replaces it."""
         with self._progress:
-            self._stopped[region_id] = reason
+            index = self._regions[region_id].applied.applied_index
+            self._stopped[region_id] = StoppedRegion(region_id, index, reason)
             self._progress.notify_all()
 
     def durable_states(self, region_ids: Iterable[RegionID]) -> list[Applied]:
@@ -441,6 +453,7 @@ class RegionStore:
 
     def _forget(self, region_id: RegionID) -> None:
         del self._regions[region_id]
+        self._stopped.pop(region_id, None)
         self._dirty.discard(region_id)
         self._removed.add(region_id)
         self._order = None
@@ -459,18 +472,21 @@ class RegionStore:
             puts += [Record(REGION_RECORD, _key(s.id), encode_region_state(s)) for s in states]
             removed = sorted(i for i in self._removed if i in self._durable)
             deletes += [(REGION_RECORD, _key(i)) for i in removed]
+            stopped, before = dict(self._stopped), self._published_stops
+            puts += [s.to_record() for i, s in stopped.items() if before.get(i) != s]
+            deletes += [(STOPPED_KIND, s.key) for i, s in before.items() if i not in stopped]
             size_bytes = self._cache.version_bytes
             versions = self._cache.take_versions()
             self._dirty, self._removed = set(), set()
             self._frozen = Frozen(
-                versions, ManifestChange(puts, deletes), states, removed, size_bytes
+                versions, ManifestChange(puts, deletes), states, removed, stopped, size_bytes
             )
             return self._frozen
 
     def published(self, frozen: Frozen) -> None:
         """Mark a frozen state as durable and visible in the engine."""
         with self._progress:
-            self._frozen = None
+            self._frozen, self._published_stops = None, frozen.stopped
             self.newest.forget()
             self._durable.update((state.id, state.applied) for state in frozen.states)
             for region_id in frozen.removed:
@@ -496,6 +512,8 @@ class RegionStore:
             state = decode_region_state(body)
             store._regions[state.id] = state
             store._durable[state.id] = state.applied
+        store._stopped = {RegionID(each.region_id): each for each in stopped_regions(view)}
+        store._published_stops = dict(store._stopped)
         store._order = None
         store._pending.restore(view.of_kind(PENDING_RECORD))
         return store

@@ -172,7 +172,7 @@ def test_what_a_transaction_did_while_partitions_were_reorganised(
     check(store, 1050, TRANSACTIONS)
     capsys.readouterr()
     assert main(["status", str(store)]) == 0
-    assert "shop.log from 1050 (" in capsys.readouterr().out
+    assert "  shop.log is set aside from 1050 (" in capsys.readouterr().out
     with connect(store) as api:
         (table,) = (t for t in api.tables(1250).tables if t.name == "shop.log")
         assert "start_ts=1045 commit_ts=1050" in table.not_loaded

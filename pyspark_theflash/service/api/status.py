@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from pyspark_theflash.base.clock import Clock
+from pyspark_theflash.base.errors import RegionStoppedError, TableSetAsideError
 from pyspark_theflash.base.fs import FileSystem
-from pyspark_theflash.base.timestamp import shown
 from pyspark_theflash.base.types import PhysicalTableID, physical_ms
 from pyspark_theflash.replication.pairing.ledger import ENTRY
 from pyspark_theflash.replication.pairing.pending import PENDING_KIND, PendingTransaction
@@ -47,6 +47,7 @@ from pyspark_theflash.storage.store.manifest import View
 from pyspark_theflash.storage.store.orphan import ORPHAN_KIND, orphans_of
 from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress, store_progress
 from pyspark_theflash.storage.store.setting import SETTING_KIND, interval_ms, retention_ms
+from pyspark_theflash.storage.store.stopped import STOPPED_KIND, stopped_regions
 from pyspark_theflash.storage.store.writer_lock import current_writer
 
 KINDS: Final = (
@@ -58,6 +59,7 @@ KINDS: Final = (
     ORPHAN_KIND,
     ASSUMED_KIND,
     ASIDE_KIND,
+    STOPPED_KIND,
 )
 
 
@@ -85,6 +87,7 @@ def read_status(path: Path, fs: FileSystem, clock: Clock) -> Status:
             feeds=_feeds(view),
             assumed_empty=tuple(view.of_kind(ASSUMED_KIND)),
             set_aside=_set_aside(view),
+            stopped_regions=_stopped(view),
         )
 
 
@@ -230,8 +233,17 @@ def _orphans(view: View, clock: Clock) -> tuple[OrphanMessage, ...]:
 
 
 def _set_aside(view: View) -> tuple[str, ...]:
-    asides = sorted({(aside.table, aside.ts) for aside in asides_of(view).values()})
-    return tuple(f"{table} from {shown(ts)} on" for table, ts in asides)
+    """Return the errors of reading the tables that are set aside."""
+    asides = sorted({(each.table, each.ts, each.reason) for each in asides_of(view).values()})
+    return tuple(str(TableSetAsideError(*each)) for each in asides)
+
+
+def _stopped(view: View) -> tuple[str, ...]:
+    """Return the errors of reading the stopped regions."""
+    return tuple(
+        str(RegionStoppedError(each.region_id, each.applied_index, each.reason))
+        for each in stopped_regions(view)
+    )
 
 
 def _sizes(engine: EngineReader, view: View) -> dict[str, Any]:

@@ -436,7 +436,10 @@ class Status:
     """Patterns of tables that were declared to have had no rows before their changes were followed.
     """
     set_aside: tuple[str, ...] = ()
-    """Tables that are set aside because their content is unknown, and since when."""
+    """Tables that are set aside because their content is unknown: since when, why, and what to do.
+    """
+    stopped_regions: tuple[str, ...] = ()
+    """Regions of TiKV that cannot be followed any further: at which index, why, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.mvcc.project import scan_column
 from pyspark_theflash.storage.store import manifest
 from pyspark_theflash.storage.store.folder import StoreIdentity
+from pyspark_theflash.storage.store.stopped import STOPPED_KIND, stopped_regions
 from pyspark_theflash.tidb.schema.history import SchemaHistory
 from pyspark_theflash.tikv.flush import FlushLimits, OwnThread
 from pyspark_theflash.tikv.learner import Learner
@@ -468,11 +469,12 @@ def test_a_file_of_a_bulk_load(learning: Learning) -> None:
 
 def test_a_bulk_load_that_cannot_be_followed() -> None:
     """Its region stops, with an error for reads above it; other regions and old reads continue."""
-    learning = Learning(FakeRaftCluster(), HISTORY, None)
-    tikv, learner = (
-        learning.tikv,
-        Learner(SameThread(MemoryEngine()), lambda _: learning.tables, CLOCK),
-    )
+    learning, engine = Learning(FakeRaftCluster(), HISTORY, None), MemoryEngine()
+
+    def recovered() -> Learner:
+        return Learner(SameThread(engine), lambda _: learning.tables, CLOCK)
+
+    tikv, learner = learning.tikv, recovered()
     tikv.split([key(50)])
     ingesting, other = (RegionID(tikv.region_of(key(handle)).id) for handle in (1, 60))
 
@@ -507,9 +509,20 @@ def test_a_bulk_load_that_cannot_be_followed() -> None:
     learner.store.wait_applied(other, followed.applied.applied_index, now)
     with pytest.raises(RegionStoppedError, match=rf"stays at index {index}: .*bulk load"):
         learner.store.wait_applied(ingesting, index + 1, now)
+    assert learner.store.is_changed
+    learner.flush()
+    assert not learner.store.is_changed
+    (recorded,) = stopped_regions(engine.read([STOPPED_KIND]))
+    assert (recorded.region_id, recorded.applied_index) == (ingesting, index)
+    learner = recovered()
+    assert list(learner.store.stopped) == [ingesting]
+    send_all()
+    with pytest.raises(RegionStoppedError, match=rf"stays at index {index}: .*bulk load"):
+        learner.store.wait_applied(ingesting, index + 1, now)
     install(ingesting)
     learner.store.wait_applied(ingesting, index + 2, now)
     assert not learner.store.stopped
+    assert stopped_regions(engine.read([STOPPED_KIND])) == []
     learning.close()
 
 
