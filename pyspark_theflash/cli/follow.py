@@ -4,6 +4,10 @@ A new store is created and loaded from TiKV at one timestamp, which takes as lon
 rows; then the changes after it are followed, until SIGTERM, SIGINT or `theflash stop STORE`. The
 same command continues what was interrupted, at any point. Needs nothing but PD and TiKV.
 
+With --add, more tables enter an existing store: they are loaded at one timestamp, become readable
+from there on all at once, and are followed like the others, which wait meanwhile. A follower that
+is running has to be stopped first.
+
 TiKV must retain old versions of rows meanwhile: a GC barrier in PD (a service safe point named
 theflash-...) holds them from the load on. PD drops it a day after its last renewal.
 """
@@ -48,6 +52,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "repeated",
     )
     parser.add_argument(
+        "--add",
+        action="append",
+        metavar="DB.TABLE",
+        help="also follow tables with matching names, which is recorded in the store; those that "
+        "are not followed yet, or that are set aside, are loaded first; may be repeated",
+    )
+    parser.add_argument(
         "--lock-policy",
         choices=[policy.value for policy in LockPolicy],
         default=LockPolicy.WAIT.value,
@@ -69,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
     clock = SystemClock()
     with ExitStack() as undo:
         telemetry = Telemetry("follow", arguments, clock, undo)
-        names = ("store", "pd", "tables", "until_ts", "lock_policy")
+        names = ("store", "pd", "tables", "add", "until_ts", "lock_policy")
         telemetry.started({name: getattr(arguments, name) for name in names})
         return _follow(arguments, telemetry, clock)
 
@@ -88,7 +99,7 @@ def _follow(arguments: argparse.Namespace, telemetry: Telemetry, clock: Clock) -
     )
     scope = TableScope(tuple(arguments.tables))
     ts = ensure_loaded(store, cluster, scope, fs, clock, telemetry)
-    if arguments.until_ts is not None and ts >= arguments.until_ts:
+    if arguments.until_ts is not None and ts >= arguments.until_ts and not arguments.add:
         return 0
     return writer.write(_writer_arguments(arguments), telemetry, clock)
 

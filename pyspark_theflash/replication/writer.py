@@ -33,8 +33,10 @@ from pyspark_theflash.storage.store.coverage import (
     RECOVERED_KIND,
     assumed_records,
 )
+from pyspark_theflash.storage.store.entered import ENTERED_KIND
 from pyspark_theflash.storage.store.feed import FEED_KIND, Feed, claim
 from pyspark_theflash.storage.store.gap import GAP_KIND
+from pyspark_theflash.storage.store.load import LOAD_KIND
 from pyspark_theflash.storage.store.manifest import ManifestChange
 from pyspark_theflash.storage.store.orphan import ORPHAN_KIND
 from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress
@@ -45,7 +47,7 @@ WRITER_KINDS: Final = frozenset(
     {
         *(FEED_KIND, SCOPE_KIND, ASSUMED_KIND, BASE_KIND, RECOVERED_KIND, SCHEMA_KIND),
         *(PROGRESS_KIND, LEDGER_KIND, PENDING_KIND, ORPHAN_KIND, MOVE_KIND, GAP_KIND, ASIDE_KIND),
-        SERIES_KIND,
+        *(SERIES_KIND, LOAD_KIND, ENTERED_KIND),
     }
 )
 """Kinds of the records that a writer publishes."""

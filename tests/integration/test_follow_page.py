@@ -12,7 +12,7 @@ from tests.support.peer import Peer
 pytestmark = [pytest.mark.peer]
 
 PAGE = Path(__file__).parents[2] / "docs" / "follow.md"
-TIMEOUT_S = 300
+TIMEOUT_S = 900
 
 
 @pytest.fixture
@@ -22,6 +22,9 @@ def peer(tmp_path: Path) -> Iterator[Peer]:
             "CREATE DATABASE shop",
             "CREATE TABLE shop.orders (id INT PRIMARY KEY, status VARCHAR(9), total DECIMAL(9,2))",
             "INSERT INTO shop.orders VALUES (1, 'new', 1.50), (2, 'paid', 2), (3, 'new', 4)",
+            "CREATE DATABASE stock",
+            "CREATE TABLE stock.items (id INT PRIMARY KEY)",
+            "INSERT INTO stock.items VALUES (1), (2), (3), (4), (5)",
         )
         yield peer
 
@@ -33,4 +36,5 @@ def test_the_commands_do_what_the_page_says(peer: Peer, tmp_path: Path) -> None:
     assert re.search(r"^loaded 3 rows of 1 tables", output, re.MULTILINE)
     assert re.search(r"^new +2 +5.50$", output, re.MULTILINE), output
     assert re.search(r"^compared 3 rows of 1 tables.*no difference$", output, re.MULTILINE)
+    assert re.search(r"^5$", output, re.MULTILINE), output
     assert not re.search(r"^theflash: \w+Error", output, re.MULTILINE)

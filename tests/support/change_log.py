@@ -131,11 +131,11 @@ class FakeChangeFeed:
     def _chunks(self, rows: list[Change], most: int = 2000) -> Iterator[Versions]:
         while rows:
             size = self._rng.randint(1, most)
-            yield from _versions(rows[:size])
+            yield from versions(rows[:size])
             rows = rows[size:]
 
 
-def _versions(rows: Iterable[Change]) -> Iterator[Versions]:
+def versions(rows: Iterable[Change]) -> Iterator[Versions]:
     by_type: dict[bool, list[Change]] = {}
     for row in rows:
         by_type.setdefault(len(row.key) == 19, []).append(row)

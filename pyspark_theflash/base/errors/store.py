@@ -215,16 +215,18 @@ class LoadUnfinishedError(TheFlashError):
 
 
 class SnapshotTooOldError(TheFlashError):
-    """The timestamp is below the oldest one that the store can read."""
+    """The timestamp is below the oldest one that the store can read, of `table` or of any."""
 
     deterministic = True
     snapshot_ts: int
     oldest: int
+    table: str = ""
 
     def __str__(self) -> str:
+        of_table = f" of {self.table}, which was loaded then" if self.table else ""
         return (
             f"timestamp {shown(self.snapshot_ts)} is below {shown(self.oldest)}, "
-            "the oldest that can be read"
+            f"the oldest that can be read{of_table}"
         )
 
 

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from pyspark_theflash.cluster.tikv.client import TiKVClient
     from pyspark_theflash.cluster.tikv.meta import TiKVMeta
     from pyspark_theflash.replication.cdc.change_feed import ChangeFeed
+    from pyspark_theflash.replication.load.entry import Loader
     from pyspark_theflash.replication.pump.server import PumpServer
 
 GONE: Final = "gone:"
@@ -161,6 +162,8 @@ class Cluster:
 
     pd: "PDClient"
     client: "TiKVClient"
+    addresses: tuple[str, ...]
+    policy: LockPolicy
     tls: TlsFiles | None
     clock: Clock
 
@@ -179,6 +182,14 @@ class Cluster:
     def schema(self, start_ts: TimeStamp | None) -> LiveSchema:
         """Return the schema history from `start_ts`, or PD's current timestamp, on."""
         return LiveSchema(self.schema_source, lambda: start_ts or self.pd.tso(), self.clock)
+
+    def loader(self, confirm: Callable[[TimeStamp], None]) -> "Loader":
+        """Return a reader of rows; see `ClusterLoader`."""
+        from pyspark_theflash.replication.load.entry import ClusterLoader
+        from pyspark_theflash.replication.load.scan import ClusterAddress
+
+        address = ClusterAddress(self.addresses, self.tls, self.policy)
+        return ClusterLoader(self.client, address, confirm)
 
     def open_feed(self, cluster_id: int, folder: Path | None) -> "ChangeFeed":
         """Return a new change feed; `folder` is for large transactions."""
@@ -274,7 +285,7 @@ class Opener:
         tls, clock = self._network.tls, self._clock
         pd = self._undo.enter_context(PDClient(tuple(addresses), tls, clock=clock))
         client = self._undo.enter_context(TiKVClient(pd, tls, clock=clock, policy=policy))
-        return Cluster(pd, client, tls, clock)
+        return Cluster(pd, client, tuple(addresses), policy, tls, clock)
 
     def _others_check(self, pumps: Sequence[str]) -> Callable[[], None]:
         """Return a check that raises `OtherPumpError` if PD is known and has other pumps."""

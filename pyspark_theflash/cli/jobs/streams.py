@@ -97,8 +97,11 @@ class ChangeStream:
         barrier: "GCBarrier",
         now: Callable[[], TimeStamp],
         clock: Clock,
+        add: Sequence[str] = (),
     ) -> None:
         """Start a writer, and hold a GC barrier at its resolved_ts.
+
+        `add` are patterns of tables to load now, and to follow then.
 
         Raises:
             GCBarrierLostError: TiKV may have collected changes that the store does not have.
@@ -108,6 +111,8 @@ class ChangeStream:
         self.writer = make_writer()
         barrier.hold(self.writer.checkpoint_ts)
         barrier.start(lambda: self.writer.checkpoint_ts)
+        if add:
+            self.writer.add(add, now())
 
     def poll(self, until_ts: TimeStamp | None) -> None:
         self._barrier.check()
@@ -118,13 +123,14 @@ class ChangeStream:
 
     def run_once(self, until_ts: TimeStamp | None) -> None:
         limit = self._now() if until_ts is None else until_ts
-        deadline, reached = Deadline(self._clock, ONCE_MS), TimeStamp(0)
+        deadline, reached = Deadline(self._clock, ONCE_MS), (TimeStamp(0), 0.0)
         while self.writer.resolved_ts < limit:
             self.poll(limit)
-            if self.writer.resolved_ts > reached:
-                deadline, reached = Deadline(self._clock, ONCE_MS), self.writer.resolved_ts
+            now = self.writer.resolved_ts, self.writer.report.loading or 0.0
+            if now > reached:
+                deadline, reached = Deadline(self._clock, ONCE_MS), now
             elif not deadline.sleep_ms(_PAUSE_MS):
-                raise NotCaughtUpError(reached, limit)
+                raise NotCaughtUpError(now[0], limit)
 
     def renew(self) -> None:
         self.writer.close()
@@ -252,6 +258,8 @@ class StreamMaker:
         cluster = self.opener.cluster(addresses, LockPolicy(arguments.lock_policy))
         cluster_id = arguments.cluster_id or cluster.pd.cluster_id()
         begin, meta = cluster.schema(arguments.start_ts), cluster.meta
+        barrier = GCBarrier(cluster.client.directory, barrier_name(place.name), clock=clock)
+        loader = cluster.loader(barrier.hold)
 
         def make_writer() -> ChangeWriter:
             schema_feed = cluster.open_feed(cluster_id, place.folder)
@@ -260,11 +268,12 @@ class StreamMaker:
                 cluster.open_feed(cluster_id, place.folder),
                 MetaSchema(begin, meta, schema_feed, clock),
                 cluster_id,
+                loader=loader,
+                clock=clock,
                 **self._common,
             )
 
-        barrier = GCBarrier(cluster.client.directory, barrier_name(place.name), clock=clock)
-        return ChangeStream(make_writer, barrier, cluster.pd.tso, clock)
+        return ChangeStream(make_writer, barrier, cluster.pd.tso, clock, arguments.add or ())
 
     def _sink_stream(self) -> WriterStream:
         # Imported here because Arrow's file systems take a while to load.

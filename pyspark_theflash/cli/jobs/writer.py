@@ -105,6 +105,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="tables with matching names, * and ? allowed, had no rows before the stream, so "
         "that no base is needed to read them; permanent; may be repeated",
     )
+    parser.add_argument(
+        "--add",
+        action="append",
+        metavar="DB.TABLE",
+        help="load tables with matching names, then replicate them; see theflash follow",
+    )
     add_seconds(parser, "--interval", "polling interval in seconds (default: 0.25)")
     wait = "wait up to S seconds for another writer to exit, and for a server"
     add_seconds(parser, "--wait", wait, 0)
@@ -302,9 +308,10 @@ class _Job:
         report = self._stream.writer.report
         elapsed_s = max(self._clock.boottime_ms() - self._started_ms, 1) / 1000
         behind_s = lag_s(self._stream.writer.resolved_ts, self._clock)
+        loading = "" if report.loading is None else f", loading {report.loading:.0%}"
         return (
             f"{report.rows:,} rows ({report.rows / elapsed_s:,.0f}/s), "
-            f"{report.row_bytes / 2**20:,.0f} MiB, {behind_s:,.1f} s behind"
+            f"{report.row_bytes / 2**20:,.0f} MiB, {behind_s:,.1f} s behind{loading}"
         )
 
     @contextmanager
@@ -333,6 +340,8 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
         _check_only(arguments, CHANGE_FEED)
         if arguments.schema is not None and not arguments.schema.startswith(CHANGE_FEED):
             raise UsageError("--source tikv: reads the schema from TiKV: leave out --schema")
+    elif arguments.add:
+        raise UsageError("--add is for --source tikv:")
     elif arguments.schema is None:
         raise UsageError("--schema is required, except with --source tikv:HOST:PORT")
     elif is_sink(arguments.source):

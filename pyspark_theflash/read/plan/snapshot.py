@@ -24,9 +24,7 @@ from pyspark_theflash.base.errors import (
     PurgedError,
     PurgedRangeError,
     TableNotFoundError,
-    TableNotLoadedError,
     TableNotReplicatedError,
-    TableSetAsideError,
     UnsupportedError,
 )
 from pyspark_theflash.base.fs import FileSystem, LocalFileSystem
@@ -58,7 +56,7 @@ from pyspark_theflash.storage.engine.api import RegionScan, RegionStats, ScanSpe
 from pyspark_theflash.storage.mvcc.project import ScanColumn, scan_column
 from pyspark_theflash.storage.store.catalog import feed_history
 from pyspark_theflash.storage.store.command import handle_text
-from pyspark_theflash.storage.store.coverage import COVERAGE_KINDS, Coverage
+from pyspark_theflash.storage.store.coverage import COVERAGE_KINDS, Coverage, MissingRows
 from pyspark_theflash.storage.store.feed import FEED_KIND, SCHEMA_KINDS, SIDE, records_of
 from pyspark_theflash.storage.store.folder import IDENTITY_KIND, StoreIdentity, open_manifest
 from pyspark_theflash.storage.store.gap import GAP_KIND, gaps_of
@@ -176,7 +174,7 @@ class ReadSnapshot:
         events = self._history.listed_at(self.snapshot_ts)
         return [event for event in events if self._scope.contains(event.table_id)]
 
-    def lacking(self, table: TableEvent) -> TableNotLoadedError | TableSetAsideError | None:
+    def lacking(self, table: TableEvent) -> MissingRows | None:
         """Return the error that reading a table raises because of missing rows, or None."""
         return self._coverage.lacking(table, self.snapshot_ts)
 
@@ -190,7 +188,8 @@ class ReadSnapshot:
             TableNotReplicatedError: The store's scope excludes the table.
             UnsupportedError: It is a view or a sequence.
             PurgedError: It was dropped, collected as garbage, and then recovered.
-            NotCaughtUpError, SnapshotTooOldError: Its feed cannot be read then; other tables can.
+            NotCaughtUpError, SnapshotTooOldError: Its feed cannot be read then, or the table was
+                loaded later; other tables can.
             FeedConflictError: A stream and the API both have a table of that name.
             TableNotLoadedError: It has rows from before the stream, and no base was loaded.
             TableSetAsideError: Its contents at the timestamp are not known.

@@ -60,6 +60,8 @@ class ApplyReport:
     rows: int = 0
     row_bytes: int = 0
     publications: int = 0
+    loading: float | None = None
+    """The part that is loaded of the tables that enter a store, from 0 to 1; None without any."""
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     timer: Callable[[], float] = time.perf_counter
 

@@ -32,9 +32,17 @@ class AsideTables:
         if new:
             _log.warning("%s is set aside from %d on: %s", table, ts, reason)
 
+    def end(self, ids: Set[PhysicalTableID]) -> list[tuple[str, str]]:
+        """Forget physical tables that were loaded again; return the records to delete."""
+        ended = [self._asides.pop(i).to_record() for i in sorted(ids) if i in self._asides]
+        self._new = [record for record in self._new if record not in ended]
+        return [(record.kind, record.key) for record in ended]
+
     def added_to(self, change: ManifestChange) -> ManifestChange:
         """Return a change with the new records."""
-        return ManifestChange([*change.puts, *self._new], change.deletes)
+        new = {(record.kind, record.key) for record in self._new}
+        deletes = [key for key in change.deletes if key not in new]
+        return ManifestChange([*change.puts, *self._new], deletes)
 
     def published(self) -> None:
         """Note that the new records are durable."""

@@ -105,6 +105,16 @@ class StreamState:
         """Return whether a table is in the store's scope."""
         return self._tables.contains(table_id)
 
+    @property
+    def scope(self) -> TableScope:
+        """The tables to replicate."""
+        return self._scope
+
+    def extend_scope(self, scope: TableScope) -> None:
+        """Replicate more tables, from the next publication on."""
+        self._scope, self._new_scope = scope, (scope.to_record(),)
+        self._tables = ScopedTables(scope, self.history)
+
     def _set_history(self, history: SchemaHistory) -> None:
         self._tables = ScopedTables(self._scope, history)
         self.columns = StoredColumns(history)

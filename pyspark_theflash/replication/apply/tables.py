@@ -58,6 +58,11 @@ class PhysicalTables:
         """Return whether a physical table is replicated."""
         return physical_id in self._owners
 
+    def owner_before(self, physical_id: PhysicalTableID, ts: TimeStamp) -> TableID | None:
+        """Return the table that a physical table belonged to before a timestamp, if any."""
+        owners = self._owners.get(physical_id, ())
+        return next((table_id for begin, table_id in reversed(owners) if begin < ts), None)
+
     def is_common(self, physical_id: PhysicalTableID) -> bool:
         """Return whether a physical table has common handles, which never changes."""
         _, table_id = self._owners[physical_id][0]

@@ -8,6 +8,7 @@ subscribes every span at resolved_ts, without a record of applied transactions. 
     the schema history         follows the meta keys, in a feed of its own (`meta_schema`)
     new physical tables        are subscribed at resolved_ts: the frontier is back there until TiKV
                                has sent what they have, and nothing is published meanwhile
+    tables that enter          with rows are loaded at the timestamp of their entry (`entering`)
     the frontier               no commit at or below it is missing, of rows and of the schema
     the changes                are decoded under the definitions at their commits and published with
                                the progress, in batches between two commit timestamps
@@ -26,7 +27,8 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from pyspark_theflash.base.errors import UnsupportedError
+from pyspark_theflash.base.clock import Clock, SystemClock
+from pyspark_theflash.base.errors import UnsupportedError, invariant
 from pyspark_theflash.base.types import (
     MAX_TS,
     PhysicalTableID,
@@ -54,11 +56,13 @@ from pyspark_theflash.replication.cdc.batches import (
     without_rows,
 )
 from pyspark_theflash.replication.cdc.change_feed import ChangeFeed, FeedState, Taken
+from pyspark_theflash.replication.cdc.entering import Entering
 from pyspark_theflash.replication.cdc.position import (
     CONTINUED_KINDS,
     check_has_change_feed,
     feed_position,
 )
+from pyspark_theflash.replication.load.entry import Loader
 from pyspark_theflash.storage.engine.api import Publication, VersionBatch, WriterEngine
 from pyspark_theflash.storage.store.coverage import ASSUMED_KIND, assumed_records, recovered_record
 from pyspark_theflash.storage.store.feed import FEED_KIND, Feed, claim
@@ -105,6 +109,8 @@ class ChangeWriter:
         *,
         assume_empty: Sequence[str] = (),
         compact: Compact | None = None,
+        loader: Loader | None = None,
+        clock: Clock | None = None,
     ) -> None:
         """Continue from the state of the store.
 
@@ -114,6 +120,9 @@ class ChangeWriter:
             assume_empty: Patterns of tables without rows before their first change, in addition
                 to those of earlier runs (`storage/store/coverage.py`).
             compact: Called with the tables published; None compacts them synchronously.
+            loader: Reads the rows of tables that enter the scope. Without it, reading them raises
+                `TableNotLoadedError`.
+            clock: Limits the time that a load waits after errors.
 
         Raises:
             FeedConflictError: The store is written through the API, or from a binlog.
@@ -132,9 +141,14 @@ class ChangeWriter:
             engine.publish(Publication((), ManifestChange(claims)))
         self._compact = compact or synchronously(engine, self._state)
         self._asides = AsideTables(engine)
+        self._entering: Entering | None = None
+        if loader is not None:
+            clock = clock or SystemClock()
+            self._entering = Entering(engine, self._state, self._asides, loader, clock)
         self._tables = PhysicalTables(self._state.history)
         self._followed: set[PhysicalTableID] = set()
         self._followed_ts = TimeStamp(0)
+        self._entry_ts: TimeStamp | None = None
         self._restored = dict[TableID, Record]()
         self._touched: set[PhysicalTableID] = set()
         self._step = int(STEP)
@@ -188,16 +202,27 @@ class ChangeWriter:
         self._reach()
         rows_ts = self._feed.resolved_ts if self._followed else limit
         frontier = min(rows_ts, self._state.history.end_ts, limit)
-        if frontier > self.checkpoint_ts:
-            up_to = min(frontier, TimeStamp(self.checkpoint_ts + self._step))
+        up_to = self._before_entry(min(frontier, TimeStamp(self.checkpoint_ts + self._step)))
+        if up_to > self.checkpoint_ts:
             taken = self._feed.take(up_to) if self._followed else Taken(())
             self._apply(taken, up_to)
         return self.report.rows - before
 
     def close(self) -> None:
         """End the feed."""
+        if self._entering is not None:
+            self._entering.close()
         self._schema.close()
         self._feed.close()
+
+    def add(self, patterns: Sequence[str], ts: TimeStamp) -> None:
+        """Load tables with matching names at `ts`, which PD has allocated just now.
+
+        They are followed from there; see `Entering.add`. The writer must have a loader.
+        """
+        invariant(self._entering is not None, "a writer without a loader cannot add tables")
+        if self._entering is not None:
+            self._entering.add(patterns, ts)
 
     # --
 
@@ -216,23 +241,63 @@ class ChangeWriter:
         for ts in self._schema.take_restored():
             ids = history.appearing_at(ts)
             self._restored |= {table_id: recovered_record(table_id) for table_id in ids}
+            if self._entering is not None:
+                self._entering.restored(ids)
         self._tables = self._tables.continued(history)
         self._follow_tables()
+
+    def _before_entry(self, up_to: TimeStamp) -> TimeStamp:
+        """Return up to where to publish now; load a part of the tables that enter."""
+        ts = self._entry_ts
+        if self._entering is None or ts is None or up_to < ts:
+            return up_to
+        if self.checkpoint_ts < ts - 1:
+            return TimeStamp(ts - 1)
+        self._entering.begin(ts, self._tables)
+        self._unfollow(self._followed & self._entering.physical_ids)
+        is_loaded = self._entering.step()
+        self.report.loading = self._entering.share
+        return ts if is_loaded else self.checkpoint_ts
+
+    def _entry_change(self, reached: TimeStamp) -> ManifestChange:
+        """Return the records with which the tables that enter at a timestamp become readable."""
+        if self._entering is None or reached != self._entry_ts:
+            return ManifestChange()
+        return self._entering.change()
+
+    def _end_entry(self, reached: TimeStamp) -> None:
+        """Follow the tables that have entered at a timestamp."""
+        if self._entering is not None and reached == self._entry_ts:
+            self._touched |= self._entering.physical_ids
+            self._entering.end()
+            self._entry_ts, self._followed_ts = None, TimeStamp(0)
+            self.report.loading = None
 
     def _follow_tables(self) -> None:
         """Subscribe the physical tables that changes may be in, and unsubscribe the others.
 
-        A dropped table has no changes any more; after RECOVER, it is subscribed again.
+        A dropped table has no changes any more; after RECOVER, it is subscribed again. Tables that
+        enter are subscribed when they are loaded.
         """
         events, checkpoint_ts = self._state.history.events, self.checkpoint_ts
+        if self._entering is not None:
+            self._entry_ts = self._entering.next_ts(self._tables, checkpoint_ts)
         if self._followed_ts and (not events or events[-1].ts <= self._followed_ts):
             return
-        physical_ids = self._state.history.physical_ids_from(checkpoint_ts, self._follows)
+        until = MAX_TS if self._entry_ts is None else TimeStamp(self._entry_ts - 1)
+        history = self._state.history
+        physical_ids = history.physical_ids_from(checkpoint_ts, self._follows, until)
+        if self._entering is not None:
+            physical_ids -= self._entering.physical_ids
         for physical_id in sorted(physical_ids - self._followed):
             self._feed.subscribe(record_span(physical_id), checkpoint_ts)
-        for physical_id in sorted(self._followed - physical_ids):
-            self._feed.unsubscribe(record_span(physical_id))
+        self._unfollow(self._followed - physical_ids)
         self._followed, self._followed_ts = physical_ids, checkpoint_ts
+
+    def _unfollow(self, physical_ids: Iterable[PhysicalTableID]) -> None:
+        for physical_id in sorted(physical_ids):
+            self._feed.unsubscribe(record_span(physical_id))
+            self._followed.discard(physical_id)
 
     def _follows(self, event: TableEvent) -> bool:
         """Return whether rows of a table are replicated."""
@@ -269,12 +334,15 @@ class ChangeWriter:
             more = (each for chunk in large if len(chunk) for each in self._decoded_large(chunk))
             versions = chain(versions, more)
         with self.report.timed("publish"):
+            entered = self._entry_change(batch.reached)
             records = self._state.progress_records(batch.reached, self._position)
-            change = self._asides.added_to(ManifestChange([*records, *self._restored.values()]))
+            puts = [*records, *self._restored.values(), *entered.puts]
+            change = self._asides.added_to(ManifestChange(puts, entered.deletes))
             self._engine.publish(Publication(self._counted(versions), change))
             self._restored.clear()
             self._state.published()
             self._asides.published()
+            self._end_entry(batch.reached)
         if batch.chunks:
             starts = np.concatenate([chunk.start_ts for chunk in batch.chunks])
             self.report.transactions += len(np.unique(starts))

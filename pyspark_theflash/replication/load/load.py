@@ -10,21 +10,14 @@ store, which makes the rows readable; they are versions committed at the timesta
 The timestamp is the start of the schema history. The caller holds a GC barrier there.
 """
 
-import logging
 import os
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from typing import Final
 
 from pyspark_theflash.base.clock import Clock, Deadline
-from pyspark_theflash.base.errors import (
-    InternalError,
-    SchemaOutdatedError,
-    TheFlashError,
-)
+from pyspark_theflash.base.errors import InternalError
 from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
 from pyspark_theflash.cluster.tikv.client import TiKVClient
 from pyspark_theflash.replication.apply.columns import StoredColumns
@@ -36,6 +29,7 @@ from pyspark_theflash.replication.load.plan import (
     tables_to_load,
 )
 from pyspark_theflash.replication.load.process import ReaderProcesses
+from pyspark_theflash.replication.load.reading import PiecePool, Reading, piece_bytes
 from pyspark_theflash.replication.load.scan import ClusterAddress, LoadPiece, LoadRequest
 from pyspark_theflash.storage.engine.api import Engine, Publication
 from pyspark_theflash.storage.store.catalog import SCHEMA_KIND, feed_history, schema_records
@@ -51,21 +45,12 @@ from pyspark_theflash.storage.store.load import (
 from pyspark_theflash.storage.store.manifest import ManifestChange, View
 from pyspark_theflash.storage.store.progress import Progress
 from pyspark_theflash.storage.store.scope import SCOPE_KIND, TableScope
-from pyspark_theflash.tidb.codec.key import RawKey
 from pyspark_theflash.tidb.schema.history import SchemaHistory
 from pyspark_theflash.tidb.schema.model import TableInfo
 
-PIECES_BYTES: Final = 96 << 20
-"""The size of the keys and values of all pieces that are in memory at the same time."""
-_PIECE_BYTES_MAX: Final = 12 << 20
 _STRIPES: Final = 8
 """Stripes per process, so that all processes have work until the end."""
 _PLAN_MS: Final = 60_000
-_RETRY_MS: Final = 1_000
-_STALLED_MS: Final = 600_000
-"""The longest time without progress after errors of TiKV; the load is retried until then."""
-_LOOK_S: Final = 0.5
-_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -80,14 +65,6 @@ class LoadReport:
     rows: int = 0
     share_before: float = 0.0
     share: float = 0.0
-
-
-class PiecePool(Protocol):
-    """Readers of pieces, which may work at the same time."""
-
-    def read(self, start: RawKey, end: RawKey) -> "Future[LoadPiece]": ...
-
-    def close(self) -> None: ...
 
 
 class FirstLoad:
@@ -160,13 +137,15 @@ class FirstLoad:
     ) -> None:
         """Read the stripes in processes, and publish their pieces."""
         processes = min(self._processes, len(stripes))
-        most = processes + 1
-        piece_bytes = min(_PIECE_BYTES_MAX, PIECES_BYTES // most)
-        request = LoadRequest(self._cluster, tuple(physical.items()), ts, piece_bytes)
+        request = LoadRequest(self._cluster, tuple(physical.items()), ts, piece_bytes(processes))
         with closing(self._pool(processes, request)) as pool:
-            _Reading(self, pool, most, stripes, on_progress).run()
+            reading = Reading(pool, processes + 1, stripes, self._publish, self._clock)
+            while not reading.is_done:
+                self._check()
+                reading.step()
+                on_progress(self.report)
 
-    def publish(self, stripe: Stripe, piece: LoadPiece) -> Stripe:
+    def _publish(self, stripe: Stripe, piece: LoadPiece) -> Stripe:
         """Publish a piece of a stripe, and return what is left of the stripe."""
         left = replace(stripe, next=piece.next, rows=stripe.rows + piece.rows)
         change = ManifestChange([left.to_record()])
@@ -174,15 +153,6 @@ class FirstLoad:
         self.report.rows += piece.rows
         self.report.share += (left.share - stripe.share) / self._stripes
         return left
-
-    def check(self) -> None:
-        """Raise an error if the load cannot go on."""
-        self._check()
-
-    @property
-    def clock(self) -> Clock:
-        """The clock of waits."""
-        return self._clock
 
     def _compact(self, history: SchemaHistory, physical: dict[PhysicalTableID, TableInfo]) -> None:
         columns = StoredColumns(history)
@@ -196,7 +166,7 @@ class FirstLoad:
         ts, tables, _ = self._plan(view)
         progress = Progress(ts, ts, feed_position(self._cluster_id))
         loaded = [loaded_record(table.full_name, ts) for table in tables]
-        change = ManifestChange([*loaded, progress.to_record()], ended_keys(view))
+        change = ManifestChange([*loaded, progress.to_record()], ended_keys(view, ts))
         self._engine.publish(Publication((), change))
 
     def _plan(self, view: View) -> tuple[TimeStamp, list[TableInfo], SchemaHistory]:
@@ -205,54 +175,3 @@ class FirstLoad:
         if plan is None or history is None:
             raise InternalError("no load has begun")
         return plan.ts, tables_to_load(history, TableScope.of(view) or TableScope()), history
-
-
-class _Reading:
-    """Pieces that processes read, at most `most` at the same time."""
-
-    def __init__(
-        self,
-        load: FirstLoad,
-        pool: PiecePool,
-        most: int,
-        stripes: Sequence[Stripe],
-        on_progress: Callable[[LoadReport], None],
-    ) -> None:
-        self._load, self._pool, self._most = load, pool, most
-        self._waiting, self._on_progress = deque(stripes), on_progress
-        self._running: dict[Future[LoadPiece], Stripe] = {}
-        self._stalled: Deadline | None = None
-
-    def run(self) -> None:
-        """Read and publish all pieces."""
-        while self._waiting or self._running:
-            self._load.check()
-            while self._waiting and len(self._running) < self._most:
-                stripe = self._waiting.popleft()
-                future = self._pool.read(stripe.next, stripe.end)
-                self._running[future] = stripe
-            for future in wait(self._running, _LOOK_S, FIRST_COMPLETED).done:
-                self._finish(self._running.pop(future), future)
-            self._on_progress(self._load.report)
-
-    def _finish(self, stripe: Stripe, future: "Future[LoadPiece]") -> None:
-        try:
-            piece = future.result()
-        except TheFlashError as error:
-            self._failed(error)
-            self._waiting.append(stripe)
-            return
-        self._stalled = None
-        left = self._load.publish(stripe, piece)
-        if not left.is_done:
-            self._waiting.appendleft(left)
-
-    def _failed(self, error: TheFlashError) -> None:
-        """Wait after an error that may pass. Raises other errors, and those that last."""
-        if isinstance(error, SchemaOutdatedError) or not error.retryable:
-            raise error
-        clock = self._load.clock
-        self._stalled = self._stalled or Deadline(clock, _STALLED_MS)
-        if not self._stalled.sleep_ms(_RETRY_MS):
-            raise error
-        _log.warning("the load retries after an error: %s", error)

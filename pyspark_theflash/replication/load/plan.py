@@ -58,6 +58,24 @@ def plan_stripes(
     ]
 
 
+def plan_by_table(
+    client: TiKVClient, physical_ids: Sequence[PhysicalTableID], count: int, deadline: Deadline
+) -> list[Stripe]:
+    """Divide the keys of tables into stripes of one table each, about `count` if there are few.
+
+    Raises the errors of `TiKVClient`.
+    """
+    starts = region_starts(client, physical_ids, deadline)
+    each = max(1, -(-len(starts) // count))
+    stripes: list[Stripe] = []
+    for physical_id in sorted(physical_ids):
+        keys = record_keys(physical_id)
+        own = [start for start in starts if keys.start <= start < keys.end]
+        for start, end in pairwise([*own[::each], keys.end]):
+            stripes.append(Stripe(len(stripes), start, end, start))
+    return stripes
+
+
 def region_starts(
     client: TiKVClient, physical_ids: Sequence[PhysicalTableID], deadline: Deadline
 ) -> list[RawKey]:

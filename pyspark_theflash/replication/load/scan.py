@@ -38,7 +38,7 @@ _FIRST_KEYS, _MOST_KEYS = 256, 8192
 _PAGE_BYTES: Final = 2 << 20
 _INT_HANDLE_BYTES: Final = 8
 _TOO_LARGE: Final = "RESOURCE_EXHAUSTED"
-_ANY_COLUMN: Final = (1 << 63) - 1
+ANY_COLUMN: Final = (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class PieceReader:
     ) -> None:
         self._client, self._ts, self._piece_bytes = client, ts, piece_bytes
         # Rows may contain columns dropped by any former owner of the physical table.
-        self._tables = {i: replace(t, max_column_id=_ANY_COLUMN) for i, t in tables.items()}
+        self._tables = {i: replace(t, max_column_id=ANY_COLUMN) for i, t in tables.items()}
         self._ids = sorted(tables)
         self._limit = _FIRST_KEYS
 
@@ -112,7 +112,7 @@ class PieceReader:
             if versions is not None:
                 rows += len(versions)
                 batch = decode_versions(physical_id, versions, self._tables[physical_id])
-                batches.append((physical_id, _stream(batch)))
+                batches.append((physical_id, stream(batch)))
             if rest is not None:
                 return LoadPiece(tuple(batches), rest.start, rows, size)
         return LoadPiece(tuple(batches), end, rows, size)
@@ -192,7 +192,8 @@ def decode_handles(keys: pa.Array, *, is_common: bool) -> pa.Array:
     return pa.array((numbers ^ np.uint64(1 << 63)).view(np.int64))
 
 
-def _stream(batch: pa.RecordBatch) -> pa.Buffer:
+def stream(batch: pa.RecordBatch) -> pa.Buffer:
+    """Encode a batch as an Arrow stream."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema) as writer:
         writer.write_batch(batch)

@@ -13,6 +13,8 @@ such earlier rows
                                                             that is
     if REORGANIZE PARTITION filled it from one that has     some of the rows are missing
 
+A writer of TiKV's change feed loads such rows when the physical table enters (`entered.py`).
+
 `--assume-empty PATTERN` asserts that tables had no earlier rows, and is recorded. Like those of the
 scope, a pattern is matched against the first name of the table in the history.
 """
@@ -21,11 +23,16 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from functools import cached_property
-from typing import Final
+from typing import Final, TypeAlias
 
-from pyspark_theflash.base.errors import TableNotLoadedError, TableSetAsideError
+from pyspark_theflash.base.errors import (
+    SnapshotTooOldError,
+    TableNotLoadedError,
+    TableSetAsideError,
+)
 from pyspark_theflash.base.types import PhysicalTableID, TableID, TimeStamp
 from pyspark_theflash.storage.store.aside import ASIDE_KIND, asides_of, set_aside
+from pyspark_theflash.storage.store.entered import ENTERED_KIND, Entered, entered_of
 from pyspark_theflash.storage.store.feed import SIDE, Feed, main_feed, records_of
 from pyspark_theflash.storage.store.manifest import Record, View
 from pyspark_theflash.storage.store.raft_fed import RAFT_FED_KIND
@@ -39,7 +46,11 @@ BASE_KIND: Final = "base"
 ASSUMED_KIND: Final = "assumed-empty"
 RECOVERED_KIND: Final = "recovered"
 _EVERYTHING: Final = "*"
-COVERAGE_KINDS: Final = (BASE_KIND, ASSUMED_KIND, RECOVERED_KIND, RAFT_FED_KIND, ASIDE_KIND)
+COVERAGE_KINDS: Final = (
+    *(BASE_KIND, ASSUMED_KIND, RECOVERED_KIND, RAFT_FED_KIND, ASIDE_KIND, ENTERED_KIND),
+)
+MissingRows: TypeAlias = TableNotLoadedError | TableSetAsideError | SnapshotTooOldError
+"""Errors of reading a table that does not have all its rows."""
 
 
 def assumed_record(pattern: str) -> Record:
@@ -80,7 +91,7 @@ class Coverage:
             self._from_folder = {name.lower() for name in bases if "ts" not in load(bases[name])}
         self._assumed = tuple(view.of_kind(ASSUMED_KIND))
         self._recovered = {TableID(int(key)) for key in view.of_kind(RECOVERED_KIND)}
-        self._asides = asides_of(view)
+        self._asides, self._entered = asides_of(view), entered_of(view)
 
     def check(self, table: TableInfo, ts: TimeStamp) -> None:
         """Raise an error if the store does not have all rows of a table at `ts`.
@@ -88,8 +99,9 @@ class Coverage:
         Raises:
             TableNotLoadedError: Earlier rows of the table were not loaded.
             TableSetAsideError: The table is set aside, so its rows are unknown.
+            SnapshotTooOldError: The table was loaded later.
         """
-        if self._asides or not self._is_independent(table):
+        if self._asides or self._entered or not self._is_independent(table):
             error = self.lacking(TableEvent(ts, table.db, table.id, table), ts)
             if error is not None:
                 raise error
@@ -97,10 +109,12 @@ class Coverage:
             first = self._history.first_name(table.id)
             raise TableNotLoadedError(table.full_name, first, reason)
 
-    def lacking(
-        self, table: TableEvent, ts: TimeStamp
-    ) -> TableNotLoadedError | TableSetAsideError | None:
+    def lacking(self, table: TableEvent, ts: TimeStamp) -> MissingRows | None:
         """Return the error of a table without all its rows at `ts`; None if it is complete."""
+        if self._entered:
+            ends = (self._entered_of(i).readable_from(ts) for i in table.physical_ids)
+            if (oldest := max((end for end in ends if end is not None), default=None)) is not None:
+                return SnapshotTooOldError(ts, oldest, table.full_name)
         if self._asides:
             error = set_aside(self._asides, table.full_name, table.physical_ids, ts)
             if error is not None:
@@ -111,11 +125,27 @@ class Coverage:
         reason = next((each for each in reasons if each is not None), None)
         return None if reason is None else TableNotLoadedError(table.full_name, *reason)
 
+    def gap_before(self, physical_id: PhysicalTableID, ts: TimeStamp) -> TimeStamp:
+        """Return from which timestamp on a physical table is not complete; `ts` if it is."""
+        loaded_ts = self._entered_of(physical_id).loaded_ts(ts)
+        owners = (e for e in self._owners.get(physical_id, ()) if loaded_ts < e.ts <= ts)
+        starts = [e.ts for e in owners if self._misses_rows(e, physical_id)]
+        if (aside := self._asides.get(physical_id)) is not None:
+            starts.append(aside.ts)
+        return min(starts, default=ts)
+
+    def _misses_rows(self, owner: TableEvent, physical_id: PhysicalTableID) -> bool:
+        is_followed = self._scope.contains(owner.table_id)
+        return not is_followed or self._reason(owner.table_id, physical_id, owner.ts) is not None
+
     def is_from_folder(self, table: TableInfo) -> bool:
         """Return whether a base folder has the rows that a table had when the stream began."""
         return self._history.first_name(table.id).lower() in self._from_folder
 
     # --
+
+    def _entered_of(self, physical_id: PhysicalTableID) -> Entered:
+        return self._entered.get(physical_id, _NEVER)
 
     def _is_independent(self, table: TableInfo) -> bool:
         """Return whether its coverage does not depend on other tables; saves checking those."""
@@ -162,9 +192,12 @@ class Coverage:
         self, table_id: TableID, physical_id: PhysicalTableID, ts: TimeStamp
     ) -> tuple[str, str] | None:
         """Return the table whose rows are missing in a physical table, and why; or None."""
+        loaded_ts = self._entered_of(physical_id).loaded_ts(ts)
         for number, event in enumerate(self._owners.get(physical_id, ())):
             if event.ts > ts:
                 break
+            if event.ts <= loaded_ts:
+                continue
             reason = self._incomplete.get(event.table_id)
             if reason is None:
                 continue
@@ -177,9 +210,13 @@ class Coverage:
         self, table_id: TableID, physical_id: PhysicalTableID, ts: TimeStamp
     ) -> Iterator[tuple[str, str]]:
         """Yield the reasons of the physical tables whose rows REORGANIZE has moved to one."""
+        loaded_ts = self._entered_of(physical_id).loaded_ts(ts)
         for move in moves(self._history.events_of(table_id)):
-            if physical_id in move.to_ids and move.ts <= ts:
+            if physical_id in move.to_ids and loaded_ts < move.ts <= ts:
                 for source in sorted(move.from_ids):
                     reason = self._reason(table_id, source, TimeStamp(move.ts - 1))
                     if reason is not None:
                         yield reason
+
+
+_NEVER: Final = Entered()

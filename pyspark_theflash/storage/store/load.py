@@ -7,22 +7,33 @@ A stripe is a range of raw keys, from its start to its end; one process reads it
 below its third key are published, 12 of them. The stripes together contain all tables. They are
 removed by the publication that ends the load, which also has the store's first progress, so no
 snapshot sees a part of it.
+
+Tables that enter a store later are loaded in the same way:
+
+    add-T        ["other.*"]                   tables to load at T, when the store has reached it
+    entry        {"ts": 9, "tables": [[108, 104]]}
+                                               a load of physical tables, each with its table
+
+Then each stripe belongs to one physical table. Their rows are versions committed at `ts`, and the
+publication that ends the load makes the store readable at `ts`.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Final
 
 from pyspark_theflash.base.errors import LoadUnfinishedError
-from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.base.types import PhysicalTableID, TableID, TimeStamp
 from pyspark_theflash.storage.store.manifest import Record, View
-from pyspark_theflash.tidb.codec.document import int64, load, shaped, text, uint64
+from pyspark_theflash.tidb.codec.document import int64, load, shaped, text, texts, uint64
 from pyspark_theflash.tidb.codec.key import RawKey
 
 LOAD_KIND: Final = "load"
 _PLAN: Final = "plan"
 _STRIPE: Final = "stripe-"
+_ADD: Final = "add-"
+_ENTRY: Final = "entry"
 _SHARE_BYTES: Final = 16
 
 
@@ -98,12 +109,52 @@ class LoadPlan:
 def stripes_of(view: View) -> Sequence[Stripe]:
     """Return the stripes of the load in progress, in order. Raises `CodecError`."""
     records = view.of_kind(LOAD_KIND)
-    return [Stripe.from_record(k, records[k]) for k in sorted(records) if k != _PLAN]
+    return [Stripe.from_record(k, records[k]) for k in sorted(records) if k.startswith(_STRIPE)]
 
 
-def ended_keys(view: View) -> list[tuple[str, str]]:
-    """Return the records to delete at the end of a load."""
-    return [(LOAD_KIND, key) for key in view.of_kind(LOAD_KIND)]
+@dataclass(frozen=True, slots=True)
+class EntryPlan:
+    """A load of physical tables that enter at a timestamp; each has the id of its table then."""
+
+    ts: TimeStamp
+    tables: Mapping[PhysicalTableID, TableID]
+
+    def to_record(self) -> Record:
+        body = {"ts": self.ts, "tables": list(self.tables.items())}
+        return Record(LOAD_KIND, _ENTRY, json.dumps(body).encode())
+
+    @classmethod
+    def of(cls, view: View) -> "EntryPlan | None":
+        """Decode the plan in progress; None if there is none. Raises `CodecError`."""
+        body = view.of_kind(LOAD_KIND).get(_ENTRY)
+        if body is None:
+            return None
+        with shaped(f"{LOAD_KIND} record"):
+            fields = load(body)
+            tables = {PhysicalTableID(int64(i)): TableID(int64(t)) for i, t in fields["tables"]}
+            return cls(TimeStamp(uint64(fields["ts"])), tables)
+
+
+def add_record(ts: TimeStamp, patterns: Sequence[str]) -> Record:
+    """Return the record of tables to load at a timestamp, by patterns of their names."""
+    return Record(LOAD_KIND, f"{_ADD}{ts:020d}", json.dumps(list(patterns)).encode())
+
+
+def adds_of(view: View) -> dict[TimeStamp, tuple[str, ...]]:
+    """Return the patterns of tables to load, by timestamp. Raises `CodecError`."""
+    records = view.of_kind(LOAD_KIND)
+    with shaped(f"{LOAD_KIND} record"):
+        return {
+            TimeStamp(int(key.removeprefix(_ADD))): texts(load(records[key]))
+            for key in sorted(records)
+            if key.startswith(_ADD)
+        }
+
+
+def ended_keys(view: View, ts: TimeStamp) -> list[tuple[str, str]]:
+    """Return the records to delete at the end of a load at a timestamp."""
+    keys = view.of_kind(LOAD_KIND)
+    return [(LOAD_KIND, k) for k in keys if not k.startswith(_ADD) or k == add_record(ts, ()).key]
 
 
 def check_loaded(view: View) -> None:

@@ -35,7 +35,7 @@ The TableInfo a row was written under
 import bisect
 import copy
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, NamedTuple, TypeGuard
@@ -230,19 +230,27 @@ class SchemaHistory:
 
         By full name. System tables are excluded: TiDB changes them without a binlog.
         """
-        events = (self._event_in_force(table_id, ts) for table_id in self._by_id)
-        listed = (e for e in events if e and e.db not in SYSTEM_DATABASES and _is_listed(e))
-        return sorted(listed, key=lambda e: e.full_name)
+        return sorted(filter(_is_listed, self.defined_at(ts)), key=lambda e: e.full_name)
+
+    def defined_at(self, ts: TimeStamp) -> Iterator["TableEvent"]:
+        """Yield the definitions in force at `ts`, except of system tables."""
+        for table_id in self._by_id:
+            event = self._event_in_force(table_id, ts)
+            if event is not None and event.name is not None and event.db not in SYSTEM_DATABASES:
+                yield event
 
     def physical_ids_from(
-        self, ts: TimeStamp, of: Callable[["TableEvent"], bool] = lambda _: True
+        self,
+        ts: TimeStamp,
+        of: Callable[["TableEvent"], bool] = lambda _: True,
+        until: TimeStamp = MAX_TS,
     ) -> set[PhysicalTableID]:
-        """Return the physical ids of rows that a scan at or above `ts` may read.
+        """Return the physical ids of rows that a scan from `ts` to `until` may read.
 
         `of` chooses the definitions to include.
         """
         in_force = (self._event_in_force(table_id, ts) for table_id in self._by_id)
-        events = [*in_force, *self.events[len(self.until(ts)) :]]
+        events = [*in_force, *self.until(until)[len(self.until(ts)) :]]
         defined = (e for e in events if e is not None and e.name is not None)
         return {physical_id for e in defined if of(e) for physical_id in e.stored_ids}
 

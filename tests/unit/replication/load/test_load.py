@@ -17,7 +17,7 @@ from pyspark_theflash.base.errors import (
 from pyspark_theflash.cli.main import main
 from pyspark_theflash.net.channel import grpc
 from pyspark_theflash.read.plan.snapshot import open_snapshot
-from pyspark_theflash.replication.load import load as load_module
+from pyspark_theflash.replication.load import reading as reading_module
 from pyspark_theflash.replication.load.scan import PieceReader, decode_handles
 from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.store.load import LOAD_KIND, check_loaded, stripes_of
@@ -67,7 +67,7 @@ def test_all_rows_at_one_timestamp(tikv, client, engine, tmp_path):
 
 def test_an_interrupted_load_continues(tikv, client, engine, tmp_path, monkeypatch):
     ts = filled(tikv)
-    monkeypatch.setattr(load_module, "_PIECE_BYTES_MAX", 2000)
+    monkeypatch.setattr(reading_module, "_PIECE_BYTES_MAX", 2000)
     first_load(engine, client, tikv, processes=1).begin(history(ts), TableScope())
     rounds, published = 0, 0
     while True:

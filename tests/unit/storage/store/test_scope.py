@@ -50,6 +50,25 @@ def test_a_store_keeps_its_scope() -> None:
         continued(scope, TableScope(("a.*", "b.*")))
 
 
+def test_a_scope_is_extended() -> None:
+    scope = TableScope(("a.*",), ("*.log",))
+    longer = scope.plus(["b.*", "a.*", "a.x", "c.y"], TimeStamp(7), [TableID(5)])
+    added = (("b.*", TimeStamp(7)), ("c.y", TimeStamp(7)))
+    assert longer == TableScope(("a.*",), ("*.log",), added, (TableID(5),))
+    assert longer.plus(["b.*", "b.t"], TimeStamp(9), []) == longer
+    created = [longer.contains("b.t", ts) for ts in (None, TimeStamp(7), TimeStamp(8))]
+    assert created == [False, False, True]
+    assert not longer.contains("b.log", TimeStamp(8))
+    view = View(Generation(1), {SCOPE_KIND: {"scope": longer.to_record().body}})
+    assert TableScope.of(view) == longer
+    for requested in (None, scope, TableScope(("a.*", "b.*", "c.y"), ("*.log",))):
+        assert continued(longer, requested) == longer
+    with pytest.raises(OptionError, match="theflash follow --add"):
+        continued(longer, TableScope(("a.*", "b.*"), ("*.log",)))
+    everything = TableScope().plus(["b.*"], TimeStamp(7), [])
+    assert everything == TableScope()
+
+
 def test_the_first_name_decides() -> None:
     columns = [column("a", MySQLType.LONG)]
     names = ["shop.t", "other.t"]
