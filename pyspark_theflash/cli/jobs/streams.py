@@ -40,6 +40,10 @@ class WriterStream(Protocol):
     def writer(self) -> AnyWriter:
         """The current writer."""
 
+    @property
+    def is_due(self) -> bool:
+        """Whether something has been received that `poll` would publish, if that is known."""
+
     def poll(self, until_ts: TimeStamp | None) -> None:
         """Apply what is complete, up to `until_ts`."""
 
@@ -61,6 +65,8 @@ class WriterStream(Protocol):
 
 class BinlogStream:
     """A `WriterStream` of a binlog."""
+
+    is_due: Final = False
 
     def __init__(self, make_writer: Callable[[], Writer], source: Input) -> None:
         self._make_writer, self._input = make_writer, source
@@ -114,6 +120,10 @@ class ChangeStream:
         if add:
             self.writer.add(add, now())
 
+    @property
+    def is_due(self) -> bool:
+        return self.writer.is_due
+
     def poll(self, until_ts: TimeStamp | None) -> None:
         self._barrier.check()
         self.writer.poll(until_ts=until_ts)
@@ -158,6 +168,8 @@ class ChangeStream:
 
 class SinkStream:
     """A `WriterStream` of TiCDC's storage sink."""
+
+    is_due: Final = False
 
     def __init__(self, make_writer: "Callable[[], SinkWriter]") -> None:
         self._make_writer = make_writer

@@ -56,6 +56,8 @@ if TYPE_CHECKING:
     from pyspark_theflash.cli.jobs.metrics import Figures
 
 DEFAULT_INTERVAL_MS: Final = 250
+DUE_MS: Final = 100
+"""Polling interval while there is something to publish, unless `--interval` is set."""
 RETRY_MS: Final = 1_000
 """Maximum polling interval while polls fail."""
 _log = logging.getLogger(__name__)
@@ -296,7 +298,7 @@ class _Job:
             self._retries += 1
 
     def _interval_ms(self) -> int:
-        interval_ms = self._upkeep.interval_ms or DEFAULT_INTERVAL_MS
+        interval_ms = self._upkeep.interval_ms or default_interval_ms(is_due=self._stream.is_due)
         return min(interval_ms, RETRY_MS) if self._is_lost else interval_ms
 
     def _is_ended(self) -> bool:
@@ -326,6 +328,11 @@ class _Job:
 
     def _stop(self, _: int, __: FrameType | None) -> None:
         self._is_stopped = True
+
+
+def default_interval_ms(*, is_due: bool) -> int:
+    """Return the polling interval; `is_due` if there is something to publish."""
+    return DUE_MS if is_due else DEFAULT_INTERVAL_MS
 
 
 def _check_arguments(arguments: argparse.Namespace) -> None:

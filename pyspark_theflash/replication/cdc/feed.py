@@ -235,18 +235,19 @@ class TiKVChangeFeed:
 
     def _request_free(self, now: int) -> None:
         """Request the pieces that are not locked and are due."""
-        deadline = Deadline(self._clock, self._lookup_ms)
+        deadline, lookup_ms = Deadline(self._clock, self._lookup_ms), 0
         for keys in self._spans.free(now):
             if not deadline.left_ms():
-                return
+                break
             try:
                 for region, _ in self._regions.cover([keys], deadline):
                     self._request(region, now, deadline)
-                self._lookup_ms = LOOKUP_MS
+                lookup_ms = lookup_ms or LOOKUP_MS
             except (ServiceUnavailableError, RegionGapError) as error:
                 _log.warning("keys from %s cannot be requested: %s", keys.start[:9].hex(), error)
                 self._spans.postpone(keys.start, self._clock.boottime_ms(), after_stream)
-                self._lookup_ms = min(2 * self._lookup_ms, LOOKUP_MAX_MS)
+                lookup_ms = min(2 * self._lookup_ms, LOOKUP_MAX_MS)
+        self._lookup_ms = lookup_ms or self._lookup_ms
 
     def _request(self, region: LocatedRegion, now: int, deadline: Deadline) -> None:
         if region.leader is None:

@@ -165,6 +165,11 @@ class ChangeWriter:
         return max(self._state.resolved_ts, self._state.history.start_ts)
 
     @property
+    def is_due(self) -> bool:
+        """Return whether the frontier of the rows is above what is published."""
+        return bool(self._followed) and self._feed.resolved_ts > self.checkpoint_ts
+
+    @property
     def state(self) -> StreamState:
         """The writer's records of the manifest."""
         return self._state

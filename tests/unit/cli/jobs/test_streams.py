@@ -73,6 +73,20 @@ class Made:
         self.stream = ChangeStream(make_writer, self.barrier, lambda: now, self.clock)  # type: ignore[arg-type]
 
 
+def test_what_has_arrived_is_published_before_the_usual_interval(store: ChangeStore) -> None:
+    made = Made(store)
+    made.stream.poll(None)
+    assert not made.stream.is_due
+    made.log.resolved_ts = 600
+    for _ in range(20):
+        made.stream.receive()
+    assert made.stream.is_due
+    while made.stream.writer.resolved_ts < 600:
+        made.stream.poll(None)
+    assert not made.stream.is_due
+    assert job.default_interval_ms(is_due=True) < job.default_interval_ms(is_due=False)
+
+
 def test_a_run_ends_at_the_current_timestamp_of_pd(store: ChangeStore) -> None:
     made = Made(store)
     assert made.barrier.held == [100, 100]
