@@ -6,7 +6,8 @@ transactions, DDL, splits, killed clients and faults of the feed (`follow_load`)
 read at many timestamps, and compared when the store is readable there.
 
 Environment: FOLLOW_MODE (v8.5 or v6.5), FOLLOW_ROWS (1000000), FOLLOW_LOAD_KILLS (20),
-FOLLOW_KILLS (100), FOLLOW_COMPARISONS (1000), FOLLOW_ENTER=1 for tables that enter with rows.
+FOLLOW_KILLS (100), FOLLOW_COMPARISONS (1000), FOLLOW_ENTER=1 for tables that enter with rows,
+FOLLOW_FAULT_S (6) for the longest pause between faults: after a cut, all regions are scanned again.
 """
 
 import os
@@ -38,6 +39,7 @@ class Size:
     kills: int = 100
     comparisons: int = 1_000
     enters: bool = False
+    fault_s: float = 6.0
 
     @classmethod
     def of_environment(cls) -> "Size":
@@ -49,6 +51,7 @@ class Size:
             int(os.environ.get("FOLLOW_KILLS", cls.kills)),
             int(os.environ.get("FOLLOW_COMPARISONS", cls.comparisons)),
             os.environ.get("FOLLOW_ENTER", "0") == "1",
+            float(os.environ.get("FOLLOW_FAULT_S", cls.fault_s)),
         )
 
 
@@ -62,7 +65,7 @@ def run(
         _say(f"{size}")
         create(peer, size.rows)
         _say("the tables are filled")
-        place = Place(peer, size.rows, outcome, threading.Event(), size.enters)
+        place = Place(peer, size.rows, outcome, threading.Event(), size.enters, size.fault_s)
         with Load(place, first_seed) as load:
             follower = _load(folder, place, size.load_kills, rng)
             _say(f"loaded: {outcome.told()}")

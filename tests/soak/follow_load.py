@@ -90,6 +90,8 @@ class Place:
     ended: threading.Event
     enters: bool
     """Whether tables enter the scope with rows."""
+    fault_s: float
+    """Longest pause between two faults of the feed."""
 
 
 class Load:
@@ -408,7 +410,7 @@ def _faults(place: Place, rng: Random) -> None:
         "server is busy": Error(server_is_busy={"reason": "test"}),
         "congested": Error(congested={"region_id": 1}),
     }
-    while not place.ended.wait(rng.random() * 3):
+    while not place.ended.wait(rng.random() * place.fault_s):
         region = rng.choice([0, *(feed["region"] for feed in control.feeds())])
         kind = rng.choice(("cut", "fail", "fail", "refuse", "hold", "hold"))
         if kind == "cut":
