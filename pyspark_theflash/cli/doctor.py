@@ -26,11 +26,11 @@ from pyspark_theflash.cluster.tikv.client import TiKVClient
 from pyspark_theflash.cluster.tikv.meta import TiKVMeta
 from pyspark_theflash.cluster.tikv.wire.directory import Store
 from pyspark_theflash.net.channel import connects, open_channel
-from pyspark_theflash.replication.load.plan import physical_tables, tables_to_load
+from pyspark_theflash.replication.load.plan import physical_tables
 from pyspark_theflash.replication.load.scan import PieceReader, record_keys
 from pyspark_theflash.storage.mvcc.project import scan_column
 from pyspark_theflash.storage.mvcc.version import column_name
-from pyspark_theflash.storage.store.scope import TableScope
+from pyspark_theflash.storage.store.scope import TableScope, tables_to_load
 from pyspark_theflash.tidb.codec.bytes import encode_bytes
 from pyspark_theflash.tidb.schema.history import SchemaHistory
 from pyspark_theflash.tidb.schema.model import ColumnInfo, TableInfo

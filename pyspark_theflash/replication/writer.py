@@ -13,7 +13,8 @@ from pyspark_theflash.base.clock import Clock, SystemClock
 from pyspark_theflash.base.errors import SchemaOutdatedError, UnmatchedPrewriteError
 from pyspark_theflash.base.types import MAX_TS, TimeStamp
 from pyspark_theflash.replication.apply.applier import BATCH_BYTES, Applier, ApplyReport, Compact
-from pyspark_theflash.replication.apply.base import check_base, load_base
+from pyspark_theflash.replication.apply.base import check_base
+from pyspark_theflash.replication.apply.base_rows import RowBase, load_any
 from pyspark_theflash.replication.apply.move import MOVE_KIND
 from pyspark_theflash.replication.apply.state import LEDGER_KIND, WriterState
 from pyspark_theflash.replication.apply.stream_state import SchemaSource
@@ -26,6 +27,7 @@ from pyspark_theflash.replication.ticdc.backlog import SERIES_KIND
 from pyspark_theflash.replication.upkeep.orphans import ORPHAN_MS, OrphanWatch
 from pyspark_theflash.storage.engine.api import Publication, WriterEngine
 from pyspark_theflash.storage.store.aside import ASIDE_KIND
+from pyspark_theflash.storage.store.base_load import BASE_LOAD_KIND
 from pyspark_theflash.storage.store.catalog import SCHEMA_KIND
 from pyspark_theflash.storage.store.coverage import (
     ASSUMED_KIND,
@@ -45,9 +47,9 @@ from pyspark_theflash.storage.store.scope import SCOPE_KIND, TableScope
 GATHER_BYTES: Final = BATCH_BYTES
 WRITER_KINDS: Final = frozenset(
     {
-        *(FEED_KIND, SCOPE_KIND, ASSUMED_KIND, BASE_KIND, RECOVERED_KIND, SCHEMA_KIND),
+        *(FEED_KIND, SCOPE_KIND, ASSUMED_KIND, BASE_KIND, BASE_LOAD_KIND, RECOVERED_KIND),
         *(PROGRESS_KIND, LEDGER_KIND, PENDING_KIND, ORPHAN_KIND, MOVE_KIND, GAP_KIND, ASIDE_KIND),
-        *(SERIES_KIND, LOAD_KIND, ENTERED_KIND),
+        *(SERIES_KIND, LOAD_KIND, ENTERED_KIND, SCHEMA_KIND),
     }
 )
 """Kinds of the records that a writer publishes."""
@@ -122,9 +124,9 @@ class Writer:
         """Counts of everything applied since the writer was created."""
         return self._applier.report
 
-    def load_base(self, folder: Path) -> int:
+    def load_base(self, base: Path | RowBase) -> int:
         """Load a base, the rows from before the binlog; return the number of rows loaded."""
-        rows = load_base(self._engine, folder, self._state.history, self._state.replicates)
+        rows = load_any(self._engine, base, self._state)
         if self._state.resolved_ts < self._state.history.start_ts:
             self._applier.apply([], self._state.history.start_ts)
         return rows

@@ -84,6 +84,18 @@ class SchemaOutdatedError(TheFlashError):
     )
 
 
+class BaseCollectedError(TheFlashError):
+    """TiKV's garbage collection has passed the timestamp of a base that is being read by SQL."""
+
+    deterministic = True
+    address: str
+    reason: str
+    template = (
+        "{address}: the rows of the base have been garbage collected ({reason}); raise "
+        "tidb_gc_life_time above the duration of the load, and load a new store"
+    )
+
+
 class SchemaConflictError(TheFlashError):
     """A schema source contradicts the schema history in the store."""
 

@@ -166,6 +166,7 @@ class Cluster:
     policy: LockPolicy
     tls: TlsFiles | None
     clock: Clock
+    now: Callable[[], TimeStamp | None] = lambda: None
 
     @property
     def meta(self) -> "TiKVMeta":
@@ -180,8 +181,10 @@ class Cluster:
         return TidbSchemaSource(self.meta, self.clock)
 
     def schema(self, start_ts: TimeStamp | None) -> LiveSchema:
-        """Return the schema history from `start_ts`, or PD's current timestamp, on."""
-        return LiveSchema(self.schema_source, lambda: start_ts or self.pd.tso(), self.clock)
+        """Return the schema history from `start_ts`, or a current timestamp, on."""
+        return LiveSchema(
+            self.schema_source, lambda: start_ts or self.now() or self.pd.tso(), self.clock
+        )
 
     def loader(self, confirm: Callable[[TimeStamp], None]) -> "Loader":
         """Return a reader of rows; see `ClusterLoader`."""
@@ -208,10 +211,21 @@ class Cluster:
 
 
 class Opener:
-    """Opens sources and schemas; `undo` closes their connections."""
+    """Opens sources and schemas; `undo` closes their connections.
 
-    def __init__(self, network: Network, fs: FileSystem, clock: Clock, undo: ExitStack) -> None:
+    `now` returns the timestamp at which a new store begins; None leaves it to PD.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        fs: FileSystem,
+        clock: Clock,
+        undo: ExitStack,
+        now: Callable[[], TimeStamp | None] = lambda: None,
+    ) -> None:
         self._network, self._fs, self._clock, self._undo = network, fs, clock, undo
+        self._now = now
         self._pd_client: PDClient | None = None
 
     def source(self, text: str, spool: Path | None, share: int = 1) -> Input:
@@ -275,7 +289,9 @@ class Opener:
         api = StatusApi(rest, self._clock, self._network.tls)
         self._undo.callback(api.close)
         source = TidbSchemaSource(api, self._clock)
-        return LiveSchema(source, lambda: start_ts or self._pd("schema").tso(), self._clock)
+        return LiveSchema(
+            source, lambda: start_ts or self._now() or self._pd("schema").tso(), self._clock
+        )
 
     def cluster(self, addresses: Sequence[str], policy: LockPolicy = LockPolicy.WAIT) -> "Cluster":
         """Connect to PD and TiKV."""
@@ -285,7 +301,7 @@ class Opener:
         tls, clock = self._network.tls, self._clock
         pd = self._undo.enter_context(PDClient(tuple(addresses), tls, clock=clock))
         client = self._undo.enter_context(TiKVClient(pd, tls, clock=clock, policy=policy))
-        return Cluster(pd, client, tuple(addresses), policy, tls, clock)
+        return Cluster(pd, client, tuple(addresses), policy, tls, clock, self._now)
 
     def _others_check(self, pumps: Sequence[str]) -> Callable[[], None]:
         """Return a check that raises `OtherPumpError` if PD is known and has other pumps."""

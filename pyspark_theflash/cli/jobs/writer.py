@@ -33,6 +33,7 @@ from pyspark_theflash.cli.jobs.arguments import (
     timestamp,
     tls_files,
 )
+from pyspark_theflash.cli.jobs.base import JobBase, add_base
 from pyspark_theflash.cli.jobs.figures import lag_s, progress_figures, store_figures
 from pyspark_theflash.cli.jobs.memory import use_system_memory
 from pyspark_theflash.cli.jobs.outcome import run_command
@@ -82,9 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="file:PATH, tidb:http://HOST:PORT or tikv:HOST:PORT[,...] (default: the source if it "
         "is tikv:, required otherwise)",
     )
-    parser.add_argument(
-        "--base", type=Path, metavar="DIR", help="rows from before the binlog (DIR/base.json)"
-    )
+    add_base(parser)
     parser.add_argument("--once", action="store_true", help="apply the available input, then exit")
     parser.add_argument(
         "--until-ts",
@@ -190,7 +189,8 @@ def write(arguments: argparse.Namespace, telemetry: Telemetry, clock: Clock) -> 
     fs = LocalFileSystem()
     with ExitStack() as undo:
         place = open_place(arguments, fs, clock, undo)
-        opener = Opener(_network(arguments), fs, clock, undo)
+        base = JobBase(arguments, clock, undo)
+        opener = Opener(_network(arguments), fs, clock, undo, base.start_ts)
         upkeep: Upkeep
 
         def compact(tables: Iterable[PhysicalTableID]) -> None:
@@ -198,7 +198,7 @@ def write(arguments: argparse.Namespace, telemetry: Telemetry, clock: Clock) -> 
 
         stream = StreamMaker(arguments, place, opener, clock, compact).make()
         undo.callback(stream.close)
-        base_rows = stream.writer.load_base(arguments.base) if arguments.base else 0
+        base_rows = base.load(stream.writer)
         upkeep = place.upkeep(stream.writer.state, opener.safe_point)
 
         def renew() -> None:

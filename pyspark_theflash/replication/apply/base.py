@@ -6,12 +6,13 @@ does nothing, and an interrupted load is resumed.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -21,12 +22,14 @@ from pyspark_theflash.base.errors import (
     SchemaConflictError,
     SchemaFileError,
 )
-from pyspark_theflash.base.types import ColumnID, TableID, TimeStamp
+from pyspark_theflash.base.types import ColumnID, TimeStamp
 from pyspark_theflash.replication.apply.changes import key_handles, split_by_partition
+from pyspark_theflash.replication.apply.stream_state import StreamState
 from pyspark_theflash.storage.engine.api import Publication, VersionBatch, WriterEngine
 from pyspark_theflash.storage.mvcc.rows import Columns, stored_columns
 from pyspark_theflash.storage.mvcc.version import Op, absence
 from pyspark_theflash.storage.mvcc.visibility import sort_order
+from pyspark_theflash.storage.store.base_load import BASE_LOAD_KIND, plan_source
 from pyspark_theflash.storage.store.coverage import BASE_KIND
 from pyspark_theflash.storage.store.manifest import ManifestChange, Record
 from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress
@@ -39,12 +42,7 @@ from pyspark_theflash.tidb.schema.model import ROWID_NAME, TableInfo
 BATCH_ROWS: Final = 1 << 16
 
 
-def load_base(
-    engine: WriterEngine,
-    folder: Path,
-    history: SchemaHistory,
-    replicates: Callable[[TableID], bool],
-) -> int:
+def load_base(engine: WriterEngine, folder: Path, state: StreamState) -> int:
     """Load the tables of a base folder that are not loaded yet; return the number of rows.
 
     Tables that the store does not replicate are skipped.
@@ -53,12 +51,15 @@ def load_base(
         OptionError: A table is not loaded, but changes after the base have been applied.
         SchemaConflictError: Another base was loaded before.
     """
-    view = engine.read([BASE_KIND, PROGRESS_KIND])
+    history = state.history
+    view = engine.read([BASE_KIND, BASE_LOAD_KIND, PROGRESS_KIND])
+    if plan_source(view) is not None:
+        raise OptionError("base", "this store began with another base; pass the same again")
     loaded = view.of_kind(BASE_KIND)
     started = Progress.of(view) is not None
     rows = 0
     for table in read_base(folder).tables:
-        if not replicates(table.table_id):
+        if not state.replicates(table.table_id):
             continue
         if (body := loaded.get(_key(table))) is not None:
             _check_same(table, body, history)
@@ -73,8 +74,9 @@ def load_base(
 
 def check_base(engine: WriterEngine) -> None:
     """Raise `OptionError` if the load of a base was interrupted."""
-    view = engine.read([BASE_KIND, PROGRESS_KIND])
-    if view.of_kind(BASE_KIND) and Progress.of(view) is None:
+    view = engine.read([BASE_KIND, BASE_LOAD_KIND, PROGRESS_KIND])
+    has_begun = view.of_kind(BASE_KIND) or view.of_kind(BASE_LOAD_KIND)
+    if has_begun and Progress.of(view) is None:
         raise OptionError(
             "base", "an earlier load of a base was interrupted; pass the same base again"
         )
@@ -88,13 +90,22 @@ def _load_table(engine: WriterEngine, table: BaseTable, history: SchemaHistory) 
     versions = [
         version
         for batch in read_base_rows(table, info, BATCH_ROWS)
-        for version in _versions(info, batch, history.start_ts)
+        for version in base_versions(info, batch, history.start_ts)
     ]
     engine.publish(Publication(versions, ManifestChange([_record(table)])))
     return sum(v.batch.num_rows for v in versions)
 
 
-def _versions(info: TableInfo, rows: pa.RecordBatch, ts: TimeStamp) -> Sequence[VersionBatch]:
+def base_versions(
+    info: TableInfo,
+    rows: pa.RecordBatch,
+    ts: TimeStamp,
+    physical: npt.NDArray[np.int64] | None = None,
+) -> Sequence[VersionBatch]:
+    """Convert rows, columns by name, to versions committed at a timestamp.
+
+    `physical` is the physical table of each row; if None, it is computed from the rows.
+    """
     by_name = dict(zip(rows.schema.names, rows.columns, strict=True))
     columns = {c.id: by_name[c.name] for c in stored_columns(info) if c.name in by_name}
     handles = by_name[ROWID_NAME] if info.has_rowid else key_handles(info, columns)
@@ -104,7 +115,8 @@ def _versions(info: TableInfo, rows: pa.RecordBatch, ts: TimeStamp) -> Sequence[
         np.full(rows.num_rows, ts, np.uint64),
         np.full(rows.num_rows, Op.PUT, np.uint8),
     ]
-    physical = assign_partitions(info, columns, rows.num_rows)
+    if physical is None:
+        physical = assign_partitions(info, columns, rows.num_rows)
     columns |= _absences(info, columns)
     return split_by_partition(info, system, columns, physical, sort_order(handles))
 

@@ -128,6 +128,10 @@ class StreamState:
 
     # -- publishing
 
+    def begin_records(self) -> list[Record]:
+        """Return the records with which the load of a new store begins, before its progress."""
+        return [*self._new_schema, *self._new_scope]
+
     def progress_records(self, resolved_ts: TimeStamp, position: str | None) -> list[Record]:
         """Return the records to publish with rows, after which `resolved_ts` is readable.
 

@@ -44,7 +44,8 @@ from pyspark_theflash.replication.apply.applier import (
     synchronously,
 )
 from pyspark_theflash.replication.apply.asides import AsideTables
-from pyspark_theflash.replication.apply.base import check_base, load_base
+from pyspark_theflash.replication.apply.base import check_base
+from pyspark_theflash.replication.apply.base_rows import RowBase, load_any
 from pyspark_theflash.replication.apply.rows import by_table, decode_versions, version_batches
 from pyspark_theflash.replication.apply.stream_state import SchemaSource, StreamState
 from pyspark_theflash.replication.apply.tables import PhysicalTables
@@ -179,10 +180,9 @@ class ChangeWriter:
         """The size of its feed. May be read by other threads."""
         return self._feed.state
 
-    def load_base(self, folder: Path) -> int:
+    def load_base(self, base: Path | RowBase) -> int:
         """Load a base, the rows at the start of the history; return the number of rows loaded."""
-        state = self._state
-        rows = load_base(self._engine, folder, state.history, state.replicates)
+        rows = load_any(self._engine, base, self._state)
         self._begin()
         return rows
 

@@ -26,7 +26,6 @@ from pyspark_theflash.replication.load.plan import (
     inner_bounds,
     physical_tables,
     plan_stripes,
-    tables_to_load,
 )
 from pyspark_theflash.replication.load.process import ReaderProcesses
 from pyspark_theflash.replication.load.reading import PiecePool, Reading, piece_bytes
@@ -44,7 +43,7 @@ from pyspark_theflash.storage.store.load import (
 )
 from pyspark_theflash.storage.store.manifest import ManifestChange, View
 from pyspark_theflash.storage.store.progress import Progress
-from pyspark_theflash.storage.store.scope import SCOPE_KIND, TableScope
+from pyspark_theflash.storage.store.scope import SCOPE_KIND, TableScope, tables_to_load
 from pyspark_theflash.tidb.schema.history import SchemaHistory
 from pyspark_theflash.tidb.schema.model import TableInfo
 

@@ -10,26 +10,9 @@ from pyspark_theflash.cluster.tikv.client import TiKVClient
 from pyspark_theflash.replication.load.scan import record_keys
 from pyspark_theflash.storage.engine.api import Handle
 from pyspark_theflash.storage.store.load import Stripe
-from pyspark_theflash.storage.store.scope import TableScope
 from pyspark_theflash.tidb.codec.bytes import encode_bytes
 from pyspark_theflash.tidb.codec.key import RawKey
-from pyspark_theflash.tidb.schema.history import SYSTEM_DATABASES, SchemaHistory
 from pyspark_theflash.tidb.schema.model import TableInfo
-
-
-def tables_to_load(history: SchemaHistory, scope: TableScope) -> list[TableInfo]:
-    """Return the tables with rows in the scope, as they were at the start of a history."""
-    events = (history.first_event(table_id) for table_id in history.table_ids)
-    tables = [
-        event.table
-        for event in events
-        if event is not None
-        and event.ts == history.start_ts
-        and event.db not in SYSTEM_DATABASES
-        and scope.contains(event.full_name)
-        and event.table is not None
-    ]
-    return [table for table in tables if table.holds_rows]
 
 
 def physical_tables(tables: Sequence[TableInfo]) -> dict[PhysicalTableID, TableInfo]:

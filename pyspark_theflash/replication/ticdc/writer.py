@@ -30,7 +30,8 @@ from pyspark_theflash.replication.apply.applier import (
     synchronously,
 )
 from pyspark_theflash.replication.apply.asides import AsideTables
-from pyspark_theflash.replication.apply.base import check_base, load_base
+from pyspark_theflash.replication.apply.base import check_base
+from pyspark_theflash.replication.apply.base_rows import RowBase, load_any
 from pyspark_theflash.replication.apply.move import move_record, moved_gaps
 from pyspark_theflash.replication.apply.moving_state import MovingState
 from pyspark_theflash.replication.apply.state import BRINGS_ROWS
@@ -121,9 +122,9 @@ class SinkWriter:
         """The writer's records of the manifest."""
         return self._state
 
-    def load_base(self, folder: Path) -> int:
+    def load_base(self, base: Path | RowBase) -> int:
         """Load a base, the rows from before the changefeed; return the number of rows loaded."""
-        rows = load_base(self._engine, folder, self._state.history, self._state.replicates)
+        rows = load_any(self._engine, base, self._state)
         if self._state.resolved_ts < self._state.history.start_ts:
             self._publish_range([], self._state.history.start_ts, self._state.history.start_ts)
         return rows

@@ -48,7 +48,7 @@ class AccessToken:
     @classmethod
     def from_file(cls, path: Path) -> "AccessToken":
         """Read a token from the first line of a private file. Raises `OptionError`."""
-        return cls(_read_private(path).partition("\n")[0].strip())
+        return cls(read_private(path).partition("\n")[0].strip())
 
     def proof(self, nonce: bytes) -> bytes:
         """Return the proof that the caller has the token, for one connection."""
@@ -97,7 +97,7 @@ class Tokens:
                 raise OptionError(_OPTION, f"cannot read {self._path}: {error.strerror}") from error
             stamp = (status.st_mtime_ns, status.st_ino, status.st_size, status.st_mode)
             if stamp != self._stamp:
-                self._roles = _parse(_read_private(self._path))
+                self._roles = _parse(read_private(self._path))
                 self._stamp = stamp
             return self._roles
 
@@ -139,24 +139,24 @@ def _is_token(text: str) -> bool:
     return is_plain and len(text) >= TOKEN_CHARS_MIN
 
 
-def _read_private(path: Path) -> str:
-    """Read a small file that only its owner can read. Raises `OptionError`."""
+def read_private(path: Path, option: str = _OPTION) -> str:
+    """Read a small file that only its owner can read. Raises `OptionError`, naming `option`."""
     try:
         with open(path, "rb") as file:
             status = os.fstat(file.fileno())
             if status.st_uid not in (os.geteuid(), 0):
-                raise OptionError(_OPTION, f"{path} belongs to another user")
+                raise OptionError(option, f"{path} belongs to another user")
             if stat.S_IMODE(status.st_mode) & 0o077:
-                raise OptionError(_OPTION, f"{path} can be read by other users: chmod 600 it")
+                raise OptionError(option, f"{path} can be read by other users: chmod 600 it")
             content = file.read(_FILE_BYTES_MAX + 1)
     except OSError as error:
-        raise OptionError(_OPTION, f"cannot read {path}: {error.strerror}") from error
+        raise OptionError(option, f"cannot read {path}: {error.strerror}") from error
     if len(content) > _FILE_BYTES_MAX:
-        raise OptionError(_OPTION, f"{path} is larger than {_FILE_BYTES_MAX} bytes")
+        raise OptionError(option, f"{path} is larger than {_FILE_BYTES_MAX} bytes")
     try:
         return content.decode("ascii")
     except UnicodeDecodeError:
-        raise OptionError(_OPTION, f"{path} is not ASCII") from None
+        raise OptionError(option, f"{path} is not ASCII") from None
 
 
 def _mask(stored: bytes, nonce: bytes) -> bytes:

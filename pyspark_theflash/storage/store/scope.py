@@ -18,7 +18,8 @@ from pyspark_theflash.base.errors import OptionError
 from pyspark_theflash.base.types import MAX_TS, TableID, TimeStamp
 from pyspark_theflash.storage.store.manifest import Record, View
 from pyspark_theflash.tidb.codec.document import int64, load, shaped, text, texts, uint64
-from pyspark_theflash.tidb.schema.history import SchemaHistory
+from pyspark_theflash.tidb.schema.history import SYSTEM_DATABASES, SchemaHistory
+from pyspark_theflash.tidb.schema.model import TableInfo
 
 SCOPE_KIND: Final = "scope"
 _ALWAYS: Final = ("include", "exclude")
@@ -123,3 +124,18 @@ def fits(name: str, pattern: str) -> bool:
     """Return whether a pattern matches a name in lower case."""
     # Brackets are literal: character sets are not supported, and many `[` are slow to match.
     return fnmatch.fnmatchcase(name, pattern.lower().replace("[", "[[]"))
+
+
+def tables_to_load(history: SchemaHistory, scope: TableScope) -> list[TableInfo]:
+    """Return the tables with rows in the scope, as they were at the start of a history."""
+    events = (history.first_event(table_id) for table_id in history.table_ids)
+    tables = [
+        event.table
+        for event in events
+        if event is not None
+        and event.ts == history.start_ts
+        and event.db not in SYSTEM_DATABASES
+        and scope.contains(event.full_name)
+        and event.table is not None
+    ]
+    return [table for table in tables if table.holds_rows]

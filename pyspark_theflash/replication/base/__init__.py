@@ -1,0 +1,1 @@
+"""Bases that are read in pieces: a TiDB over SQL."""
