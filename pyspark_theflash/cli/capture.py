@@ -54,8 +54,8 @@ from pyspark_theflash.replication.cdc.wire import (
     decode_request,
 )
 from pyspark_theflash.replication.cdc.writer import record_span
-from pyspark_theflash.replication.load.plan import physical_tables, tables_to_load
-from pyspark_theflash.storage.store.scope import TableScope
+from pyspark_theflash.replication.load.plan import physical_tables
+from pyspark_theflash.storage.store.scope import TableScope, tables_to_load
 from pyspark_theflash.tidb.codec.key import RawKey, table_of
 from pyspark_theflash.tidb.schema.tidb import TidbSchemaSource
 
