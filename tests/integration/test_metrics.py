@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from pyspark_theflash.base.fs import LocalFileSystem
@@ -16,6 +17,7 @@ from pyspark_theflash.service.client.theflash import connect
 from pyspark_theflash.storage.engine import registry
 from tests.support import kv_table
 from tests.support.learn_command import command, write_schema
+from tests.support.peer import Peer
 from tests.support.processes import wait_until
 from tests.support.raft_cluster import Ends, Sender, cluster_of
 from tests.support.raft_tikv import FakeRaftCluster
@@ -146,3 +148,23 @@ def test_a_learner(tmp_path: Path) -> None:
             finally:
                 sender.close()
             learner.ended()
+
+
+@pytest.mark.peer
+def test_a_follower(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    with Peer(tmp_path / "peer", cdc="v8.5") as peer:
+        peer.sql(
+            "CREATE DATABASE shop",
+            "CREATE TABLE shop.t (id INT PRIMARY KEY)",
+            "INSERT INTO shop.t VALUES (1), (2)",
+        )
+        arguments = ("follow", store, "--pd", peer.pd_address, "--tables", "shop.*")
+        with observed(tmp_path, *arguments) as follower:
+            samples = follower.wait_for(lambda s: s.get(("regions", "streaming"), 0) > 0)
+            assert samples["resolved_ts_lag_seconds", ""] >= 0
+            assert {("buffered_bytes", "committed"), ("spilled_bytes", "")} <= samples.keys()
+            peer.sql("INSERT INTO shop.t VALUES (3)")
+            follower.wait_for(lambda s: s["rows_total", ""] > 0)
+            assert any("load_ratio" in line["fields"] for line in follower.lines())
+            follower.ended()
