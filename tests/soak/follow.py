@@ -68,7 +68,7 @@ def run(
         place = Place(peer, size.rows, outcome, threading.Event(), size.enters, size.fault_s)
         with Load(place, first_seed) as load:
             follower = _load(folder, place, size.load_kills, rng)
-            _say(f"loaded: {outcome.told()}")
+            _say(f"loaded: {outcome.summary()}")
             with Answers(place, rng.randrange(1 << 31)) as answers:
                 _follow(follower, answers, load, size, rng, seconds)
         _end(follower, place)
@@ -127,7 +127,7 @@ def _follow(
             CLOCK.sleep_ms(50)
         if now_ms - said_ms > 30_000:
             said_ms = now_ms
-            _say(answers.place.outcome.told())
+            _say(answers.place.outcome.summary())
 
 
 def _end(follower: Follower, place: Place) -> None:
