@@ -16,6 +16,25 @@ const shortValueBytes = 255
 type history struct {
 	versions map[string][]version // by raw key, oldest first
 	locks    map[string]prewritten
+	blocks   []*block
+}
+
+// block has the keys of some versions, in the order of their commits, and the newest commit_ts, so
+// that a scan does not look at every key.
+type block struct {
+	keys   []string
+	newest uint64
+}
+
+const blockKeys = 4096
+
+func (h *history) add(key string, v version) {
+	h.versions[key] = append(h.versions[key], v)
+	if n := len(h.blocks); n == 0 || len(h.blocks[n-1].keys) == blockKeys {
+		h.blocks = append(h.blocks, &block{})
+	}
+	last := h.blocks[len(h.blocks)-1]
+	last.keys, last.newest = append(last.keys, key), max(last.newest, v.commitTS)
 }
 
 type version struct {
@@ -61,11 +80,11 @@ func (h *history) commit(key string, lock *mvcc.Lock, commitTS, source uint64) *
 	if !found || held.startTS != p.startTS {
 		v := version{p, commitTS}
 		row := h.committedRow(key, v)
-		h.versions[key] = append(h.versions[key], v)
+		h.add(key, v)
 		return row
 	}
 	delete(h.locks, key)
-	h.versions[key] = append(h.versions[key], version{held, commitTS})
+	h.add(key, version{held, commitTS})
 	row := rowOf(cdcpb.Event_COMMIT, key, held)
 	row.CommitTs = commitTS
 	if len(held.value) > shortValueBytes {
@@ -92,17 +111,25 @@ func (h *history) deleteRange(start, end string) {
 // scan returns the rows of an incremental scan: key by key, the lock and then the versions above
 // checkpointTS, newest first.
 func (h *history) scan(start, end string, checkpointTS uint64) []*cdcpb.Event_Row {
-	var keys []string
+	found := map[string]struct{}{}
 	for key := range h.locks {
 		if inRange(key, start, end) {
-			keys = append(keys, key)
+			found[key] = struct{}{}
 		}
 	}
-	for key, versions := range h.versions {
-		_, locked := h.locks[key]
-		if !locked && inRange(key, start, end) && versions[len(versions)-1].commitTS > checkpointTS {
-			keys = append(keys, key)
+	for _, b := range h.blocks {
+		if b.newest <= checkpointTS {
+			continue
 		}
+		for _, key := range b.keys {
+			if inRange(key, start, end) {
+				found[key] = struct{}{}
+			}
+		}
+	}
+	keys := make([]string, 0, len(found))
+	for key := range found {
+		keys = append(keys, key)
 	}
 	sort.Strings(keys)
 	var rows []*cdcpb.Event_Row

@@ -31,6 +31,9 @@ import (
 	"github.com/pingcap/tidb/store/mockstore/unistore/tikv/mvcc"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
 )
 
 const maxMessageBytes = 256 << 20
@@ -45,7 +48,11 @@ func main() {
 	controlAddr := flag.String("cdc-control", "", "address for tests' orders to the change feed, on loopback")
 	flag.Parse()
 	listener := listen(*addr)
-	var serverOptions = []grpc.ServerOption{grpc.MaxRecvMsgSize(maxMessageBytes)}
+	// TiKV accepts any number of keep-alive pings.
+	pings := keepalive.EnforcementPolicy{MinTime: time.Millisecond, PermitWithoutStream: true}
+	var serverOptions = []grpc.ServerOption{
+		grpc.MaxRecvMsgSize(maxMessageBytes), grpc.KeepaliveEnforcementPolicy(pings),
+	}
 	if *tapPath != "" {
 		file, err := os.Create(*tapPath)
 		must(err)
@@ -72,6 +79,8 @@ func main() {
 	}
 	tikvpb.RegisterTikvServer(server, service)
 	deadlock.RegisterDeadlockServer(server, service)
+	// TiDB asks it after a request that took too long, and does not use the store until it answers.
+	grpc_health_v1.RegisterHealthServer(server, health.NewServer())
 	go exitOnSignal()
 	must(server.Serve(listener))
 }
