@@ -113,8 +113,9 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator["SparkSession"]:
     session = (
         configure_spark(SparkSession.builder)
         .master("local[2]")
-        # Engine processes end this many seconds after a test is done with them.
-        .config("spark.theflash.idle", "2")
+        # Engine processes end this many seconds after the last connection. On a busy machine, the
+        # connection to a new one can take two.
+        .config("spark.theflash.idle", "5")
         .appName("pyspark_theflash tests")
         .config("spark.driver.bindAddress", "127.0.0.1")
         .config("spark.driver.host", "127.0.0.1")

@@ -1,4 +1,4 @@
-"""Record what TiKV's change feed sends about some tables, for a report of a defect.
+"""Record the messages of TiKV's change feed about some tables, for a defect report.
 
 Records the rows of the tables that exist at the start, and the schema's keys, until --seconds have
 passed or until SIGTERM or SIGINT. The file has the keys and values of rows: it is as secret as the

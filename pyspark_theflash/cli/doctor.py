@@ -1,4 +1,4 @@
-"""Check whether a cluster can be followed, and what that takes.
+"""Check whether a cluster can be followed, and estimate the load.
 
 Prints one line per finding: "ok", "note" (worth knowing) or "problem", which is also the status 1.
 Reads only, from PD, TiKV and their status ports, and writes nothing to the cluster. Figures that a
@@ -44,7 +44,7 @@ LOAD_ROWS_PER_S: Final = 200_000
 _CALL_MS: Final = 5_000
 _TABLES_MS: Final = 60_000
 _FIRST_FEED, _FIRST_MULTIPLEXED = (4, 0), (7, 5)
-_RANGES_ASKED: Final = 200
+_RANGES_SAMPLED: Final = 200
 _VARIABLES: Final = "mysql.tidb"
 _GC_LIFE: Final = "tikv_gc_life_time"
 
@@ -201,7 +201,7 @@ class _Doctor:
         ids = sorted(physical_tables(tables))
         regions = rows = mebibytes = 0
         try:
-            for physical_id in ids[:_RANGES_ASKED]:
+            for physical_id in ids[:_RANGES_SAMPLED]:
                 keys = record_keys(physical_id)
                 low, high = (
                     quote_from_bytes(encode_bytes(key), safe="") for key in (keys.start, keys.end)
@@ -215,7 +215,7 @@ class _Doctor:
             return Finding(NOTE, "tables", f"{len(tables)} can be followed; their size is unknown")
         cores = len(os.sched_getaffinity(0))
         minutes = rows / LOAD_ROWS_PER_S / cores / 60
-        part = f"the first {_RANGES_ASKED} of " if len(ids) > _RANGES_ASKED else ""
+        part = f"the first {_RANGES_SAMPLED} of " if len(ids) > _RANGES_SAMPLED else ""
         return Finding(
             OK,
             "tables",

@@ -2,7 +2,7 @@
 
 A new store is created and loaded from TiKV at one timestamp, which takes as long as reading all
 rows; then the changes after it are followed, until SIGTERM, SIGINT or `theflash stop STORE`. The
-same command continues what was interrupted, at any point. Needs nothing but PD and TiKV.
+same command continues after an interruption at any point. It needs access to PD and TiKV only.
 
 With --add, more tables enter an existing store: they are loaded at one timestamp, become readable
 from there on all at once, and are followed like the others, which wait meanwhile. A follower that

@@ -15,7 +15,7 @@ from pyspark_theflash.cli.jobs.outcome import run_command
 from pyspark_theflash.version import __version__
 
 COMMANDS = {
-    "doctor": "check whether a cluster can be followed, and what that takes",
+    "doctor": "check whether a cluster can be followed, and estimate the load",
     "follow": "make a replica of a cluster's tables, and keep it up to date",
     "init": "create an empty store",
     "writer": "apply a binlog to a store",

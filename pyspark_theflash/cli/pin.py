@@ -1,6 +1,6 @@
 """Keep a timestamp readable for some time, and print the pin's id.
 
-Garbage collection retains what a read at the timestamp needs until the time has passed, `unpin`
+Garbage collection retains the versions of this timestamp until the time has passed, `unpin`
 ends the pin, or the machine restarts.
 """
 

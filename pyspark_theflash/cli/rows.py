@@ -101,7 +101,7 @@ def write_rows(
     batches: Iterable[pa.RecordBatch],
     texts_of: Callable[[pa.RecordBatch], Sequence[pa.Array]],
 ) -> None:
-    """Write rows as `--format` and `--output` say.
+    """Write rows in the format and to the output of the options.
 
     Args:
         schema: the schema of `batches`.

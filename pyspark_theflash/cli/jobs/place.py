@@ -37,7 +37,7 @@ class WriterStore:
 
     Attributes:
         open_again: called before another writer continues after an error.
-        upkeep: creates the upkeep from the writer's state and a function that asks PD for its safe
+        upkeep: creates the upkeep from the writer's state and a function that requests PD's safe
             point.
         folder: folder for spilled transactions.
         spool: folder for binlog that TiDB sends.

@@ -145,8 +145,8 @@ class LiveSchema:
         return self._source.outcome(primary, start_ts)
 
 
-class AskedSchema(FileSchema):
-    """Schema file, and a cluster to look up transactions in."""
+class FileSchemaWithCluster(FileSchema):
+    """Schema file, with a cluster to look up transactions in."""
 
     def __init__(self, path: Path, source: TidbSchemaSource) -> None:
         super().__init__(path)
@@ -283,7 +283,7 @@ class Opener:
             if not addresses:
                 return FileSchema(Path(rest))
             cluster = self.cluster(addresses)
-            return AskedSchema(Path(rest), cluster.schema_source)
+            return FileSchemaWithCluster(Path(rest), cluster.schema_source)
         if scheme == "tikv":
             return self.cluster(rest.split(",")).schema(start_ts)
         api = StatusApi(rest, self._clock, self._network.tls)
@@ -304,7 +304,7 @@ class Opener:
         return Cluster(pd, client, tuple(addresses), policy, tls, clock, self._now)
 
     def _others_check(self, pumps: Sequence[str]) -> Callable[[], None]:
-        """Return a check that raises `OtherPumpError` if PD is known and has other pumps."""
+        """Return a check that raises `OtherPumpError` if PD is configured and has other pumps."""
         if not pumps or not self._network.pd_addresses:
             return lambda: None
         from pyspark_theflash.replication.source.registry import check_followed
@@ -334,7 +334,7 @@ class Opener:
         if folder is None:
             reason = "is missing; it names a folder on this machine for the binlog that TiDB sends"
             raise OptionError("spool", reason)
-        # Before PD is asked, which may take a while.
+        # Before the requests to PD, which may take a while.
         self._network.access(address).check(address)
         spool = Spool(folder, self._fs)
         self._undo.callback(spool.close)
@@ -370,7 +370,7 @@ class Opener:
 
     @property
     def safe_point(self) -> Callable[[], TimeStamp] | None:
-        """Function that asks PD for TiKV's GC safe point; None if PD is not known."""
+        """Function that requests TiKV's GC safe point from PD; None if no PD is configured."""
         return self._pd("pd").gc_safe_point if self._network.pd_addresses else None
 
     def _pd(self, option: str) -> "PDClient":

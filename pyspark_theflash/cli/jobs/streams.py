@@ -1,6 +1,6 @@
 """Streams of a writer job: a binlog, a change feed (`--source tikv:`) or a sink (`--source cdc:`).
 
-A stream is a writer together with what it reads. After a transient error, a new writer continues
+A stream is a writer with its source. After a transient error, a new writer continues
 from the state of the store (`renew`).
 """
 
@@ -48,10 +48,10 @@ class WriterStream(Protocol):
         """Apply what is complete, up to `until_ts`."""
 
     def receive(self) -> None:
-        """Receive what has arrived, between two polls."""
+        """Receive pending messages, between two polls."""
 
     def run_once(self, until_ts: TimeStamp | None) -> None:
-        """Apply everything there is, up to `until_ts`."""
+        """Apply all available input, up to `until_ts`."""
 
     def renew(self) -> None:
         """Replace the writer after an error."""

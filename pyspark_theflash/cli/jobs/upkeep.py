@@ -24,7 +24,7 @@ PD_MS: Final = 300_000
 class RemoteUpkeep:
     """The interface of `Maintenance` for a store behind a server.
 
-    `pd_safe_point` asks PD, if its address is configured.
+    `pd_safe_point` requests it from PD, if an address is configured.
     """
 
     def __init__(

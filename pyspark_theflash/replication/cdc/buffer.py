@@ -1,4 +1,4 @@
-"""Committed changes that were received and not taken yet.
+"""Buffer of committed changes that were received and not consumed yet.
 
 They are chunks of columns, one or more per poll, and are written to a temporary file if they exceed
 a budget: the frontier may be far behind, and the scan of a region may send more than fits into

@@ -67,7 +67,7 @@ class ChangeFeed(Protocol):
         """Deliver no more changes of a span, which no longer counts for the frontier."""
 
     def poll(self, timeout_ms: int) -> None:
-        """Receive what has arrived; wait at most `timeout_ms` for the first message.
+        """Receive pending messages; wait at most `timeout_ms` for the first one.
 
         Raises:
             TheFlashError: The feed cannot be continued, or not now (`retryable`).

@@ -1,4 +1,4 @@
-"""TiKV's change feed: requests to regions over one stream per store, and what they have sent.
+"""TiKV's change feed: requests to regions over one stream per store, and received events.
 
     span        subscribed keys; its pieces have the progress               spans.py
     request     locks pieces in one region, and matches their events        matcher.py
@@ -10,7 +10,7 @@ fallen silent. Every failure ends requests and releases their pieces, which are 
 requested again from their own progress, after a pause that depends on the failure. So nothing is
 missed, and until then the pieces hold the frontier.
 
-    NotLeader, EpochNotMatch        the region cache is updated with what the error says
+    NotLeader, EpochNotMatch        the region cache is updated from the error
     RegionNotFound                  the region is looked up in PD
     ServerIsBusy, Congested         longer pauses
     DuplicateRequest                the stream is closed
@@ -319,7 +319,7 @@ class TiKVChangeFeed:
                 self._regions.forget(request.region)
         _log.info("closed a stream to store %s: %s", link.stream.store_id, reason)
 
-    # What is received.
+    # Received messages.
 
     def _frame(self, link: _Link, data: bytes) -> None:
         now = self._clock.boottime_ms()
@@ -428,7 +428,7 @@ class TiKVChangeFeed:
                 if not matcher.spill_largest(self._new_spill(), self._limits.large_bytes):
                     break
                 self._pending_bytes += matcher.pending_bytes - before
-        # What is left are small transactions: wait until there are more.
+        # Only small transactions are left: wait until there are more.
         budget = self._limits.prewrite_bytes
         self._spill_at_bytes = max(budget, self._pending_bytes + budget // 2)
 
@@ -437,7 +437,7 @@ class TiKVChangeFeed:
         self._spills.add(spill)
         return spill
 
-    # What is not received.
+    # Silent requests and locks.
 
     def _resumed(self, now: int) -> None:
         """Do not count the time between two polls, when nothing was received, as silence."""

@@ -163,9 +163,9 @@ class Matcher:
                     self._early_rollbacks.append((start_ts, key))
 
     def advance(self, resolved_ts: TimeStamp, committed: CommittedRows) -> bool:
-        """Process the region's resolved_ts; return whether it counts.
+        """Process the region's resolved_ts; return whether it was accepted.
 
-        It does not before INITIALIZED, or if it is lower than before.
+        It is ignored before INITIALIZED, and if it is lower than before.
         """
         if not self.is_initialized or resolved_ts < self.resolved_ts:
             return False

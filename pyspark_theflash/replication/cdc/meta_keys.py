@@ -1,4 +1,4 @@
-"""Meta keys as a change feed delivers them: a `MetaReader` of what changed after a history's end.
+"""Meta keys as a change feed delivers them: a `MetaReader` of the changes after a history's end.
 
     schema version     kept: the newest one
     SchemaDiff         kept until the history has its commit
@@ -79,7 +79,7 @@ class ReceivedMetaKeys:
         return (diff for diff in self._diffs if diff.commit_ts <= up_to)
 
     def advance(self, history: SchemaHistory) -> None:
-        """Remove what a longer history has."""
+        """Remove the changes that a longer history contains."""
         self._history, end_ts = history, history.end_ts
         remaining = {
             key: [write for write in writes if write.commit_ts > end_ts]

@@ -30,7 +30,7 @@ META_SPAN: Final = RawKeyRange.of_prefix(b"m")
 
 
 class MetaSchema:
-    """A `ChangeSchema` from a feed of its own, which has no spans yet.
+    """A `ChangeSchema` from a separate feed, which has no spans yet.
 
     `begin` is the source of a new history, and `reader` reads the meta keys of the cluster.
     """
@@ -70,7 +70,7 @@ class MetaSchema:
         return longer
 
     def receive(self, timeout_ms: int) -> None:
-        """Receive what has arrived; see `ChangeFeed.poll`."""
+        """Receive pending messages; see `ChangeFeed.poll`."""
         self._feed.poll(timeout_ms)
 
     def take_restored(self) -> Sequence[TimeStamp]:

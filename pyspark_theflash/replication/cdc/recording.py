@@ -1,4 +1,4 @@
-"""Recordings of a change feed's streams: the requests, and what the stores sent.
+"""Recordings of a change feed's streams: the requests, and the messages of the stores.
 
 A recording is an Arrow IPC stream of `SCHEMA`, a row per item in the order of arrival. One that was
 cut off can be read up to its last whole batch.

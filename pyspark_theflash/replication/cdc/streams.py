@@ -45,17 +45,17 @@ class Stream(Protocol):
         """Send a request, later if the connection is not established yet."""
 
     def close(self) -> None:
-        """Close the stream. Nothing of it is received afterwards."""
+        """Close the stream. Its items are not received any more."""
 
 
 class Streams(Protocol):
-    """Streams, and what is received from them."""
+    """Streams, and the items received from them."""
 
     def open(self, store_id: int, deadline: Deadline, *, is_multiplexed: bool) -> Stream:
         """Open a stream. Raises `PDUnavailableError`, `PDRefusedError`."""
 
     def receive(self, timeout_ms: int) -> Sequence[tuple[Stream, bytes | StreamEnd]]:
-        """Return what has arrived, in order; wait at most `timeout_ms` for the first."""
+        """Return the received items, in order; wait at most `timeout_ms` for the first."""
 
     def close(self) -> None:
         """Close all streams."""

@@ -85,7 +85,7 @@ class ChangeSchema(SchemaSource, Protocol):
     """Source of a schema history that ends at its own frontier."""
 
     def receive(self, timeout_ms: int) -> None:
-        """Receive what has arrived; see `ChangeFeed.poll`."""
+        """Receive pending messages; see `ChangeFeed.poll`."""
 
     def take_restored(self) -> Sequence[TimeStamp]:
         """Remove and return when tables were restored, by the changes read since the last call."""
@@ -187,7 +187,7 @@ class ChangeWriter:
         return rows
 
     def receive(self) -> None:
-        """Receive what has arrived. Raises the errors of `ChangeFeed.poll`."""
+        """Receive pending messages. Raises the errors of `ChangeFeed.poll`."""
         self._schema.receive(0)
         self._feed.poll(WAIT_MS)
 

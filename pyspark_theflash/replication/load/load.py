@@ -109,7 +109,7 @@ class FirstLoad:
         self._engine.publish(Publication((), ManifestChange(records)))
 
     def run(self, on_progress: Callable[[LoadReport], None]) -> None:
-        """Load what is missing. Call `end` then, which makes the rows readable.
+        """Load the missing rows. Call `end` afterwards, which makes the rows readable.
 
         Raises:
             The error of `check`, and those of `TiKVClient` after ten minutes without progress.
@@ -145,7 +145,7 @@ class FirstLoad:
                 on_progress(self.report)
 
     def _publish(self, stripe: Stripe, piece: LoadPiece) -> Stripe:
-        """Publish a piece of a stripe, and return what is left of the stripe."""
+        """Publish a piece of a stripe, and return the remaining stripe."""
         left = replace(stripe, next=piece.next, rows=stripe.rows + piece.rows)
         change = ManifestChange([left.to_record()])
         self._engine.publish(Publication(list(piece.versions()), change))

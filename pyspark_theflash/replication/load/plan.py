@@ -1,4 +1,4 @@
-"""Choose what a first load reads: tables, and stripes of their keys that are read in parallel."""
+"""Choose the tables of a first load, and stripes of their keys that are read in parallel."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise

@@ -135,7 +135,7 @@ def _answer(reader: PieceReader, start: RawKey, end: RawKey) -> LoadPiece | TheF
 
 
 def _take(requests: "queue.SimpleQueue[Any]") -> None:
-    """Pass requests on; at the end of the input, end the process at once."""
+    """Pass requests on; at the end of the input, end the process immediately."""
     with contextlib.suppress(EOFError, OSError):
         while True:
             requests.put(_receive(sys.stdin.buffer))

@@ -130,7 +130,7 @@ class PieceReader:
     def _read_table(
         self, physical_id: PhysicalTableID, keys: RawKeyRange, most_bytes: int
     ) -> tuple[Versions | None, int, RawKeyRange | None]:
-        """Return the rows of a range, the size of their keys and values, and what is left of it."""
+        """Return the rows of a range, their size, and the remaining range."""
         pages: list[tuple[pa.Array, pa.Array]] = []
         size, left = 0, keys.rest(keys.start)
         while left is not None and size < most_bytes:
@@ -180,7 +180,7 @@ def decode_handles(keys: pa.Array, *, is_common: bool) -> pa.Array:
     """Return the handles in raw record keys of one table. Raises `CodecError`."""
     data, bounds = variable_width(keys)
     if is_common:
-        # Every second value is a handle; those between are what precedes it.
+        # Every second value is a handle; the others are the bytes before it.
         parts = np.empty(2 * len(keys) + 1, np.int64)
         parts[::2], parts[1::2] = bounds, bounds[:-1] + HANDLE_AT
         return take(binary(data, parts), np.arange(1, 2 * len(keys), 2))

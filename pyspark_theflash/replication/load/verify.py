@@ -91,7 +91,7 @@ class TableCheck:
     def run(self) -> list[DifferentRange]:
         """Read the table on both sides, and return the ranges that differ.
 
-        Raises the errors of both sides' reads: nothing is known about the table then.
+        Raises the errors of both sides' reads.
         """
         bounds = {i: self._bounds(i) for i in self._table.physical_ids}
         here, there = _Sums(bounds), _Sums(bounds)

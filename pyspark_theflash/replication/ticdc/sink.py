@@ -41,7 +41,7 @@ class Sink:
 
         Raises:
             ServiceUnavailableError: The storage does not answer.
-            CodecError: A file is at an unknown place.
+            CodecError: The path of a file is of an unknown form.
         """
         self._sizes = self._storage.files()
         files, self._last, self._schemas = [], {}, {}

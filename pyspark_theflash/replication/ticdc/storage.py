@@ -1,7 +1,7 @@
 """Files of TiCDC's storage sink in a folder or in S3.
 
     file:///PATH            a folder, for example of NFS
-    s3://BUCKET/PREFIX      with the credentials that AWS's tools find; ?region=, ?endpoint=
+    s3://BUCKET/PREFIX      with the credentials of AWS's tools; ?region=, ?endpoint=
 
 Further properties in the URL's query are those of `SinkFormat`: `time-zone` and
 `binary-encoding-method`.

@@ -38,7 +38,7 @@ def stored_values(rows: SinkRows, table: TableInfo, sink: SinkFormat) -> dict[Co
 
     Args:
         table: Definition under which the rows were committed.
-        sink: What the files do not say.
+        sink: Properties that are not in the files.
 
     Raises:
         CodecError: A text is not a value of its column, or a column is not in `table`.

@@ -115,7 +115,7 @@ def decode_rows(
 
 
 def _without_deleted_values(rows: SinkRows, table: TableInfo) -> SinkRows:
-    """Replace what deleted rows have besides their keys by NULL; it may be left out, too."""
+    """Replace values of deleted rows outside their keys by NULL: TiCDC may leave them out."""
     if not rows.is_delete.any():
         return rows
     keys = {column.name.lower() for column in table.handle_columns}

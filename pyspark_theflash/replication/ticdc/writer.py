@@ -157,7 +157,7 @@ class SinkWriter:
             self._compact(touched)
 
     def run_once(self, *, until_ts: TimeStamp | None = None) -> ApplyReport:
-        """Apply all that is complete in the sink, or all up to `until_ts`.
+        """Apply all rows below the sink's checkpoint, or all up to `until_ts`.
 
         Raises:
             OptionError: The sink is not complete up to `until_ts`, or TiCDC has not written to it.
