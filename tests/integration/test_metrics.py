@@ -51,9 +51,9 @@ class Observed:
         address = self.lines()[0]["fields"]["metrics"]
         with urlopen(f"http://{address}/metrics", timeout=60) as answer:
             families = text_string_to_metric_families(answer.read().decode())
-        found = [each for family in families for each in family.samples]
-        assert {"process_resident_memory_bytes"} <= {each.name for each in found}
-        ours = [each for each in found if each.name.startswith("theflash_")]
+        scraped = [each for family in families for each in family.samples]
+        assert {"process_resident_memory_bytes"} <= {each.name for each in scraped}
+        ours = [each for each in scraped if each.name.startswith("theflash_")]
         samples = {
             (each.name.removeprefix("theflash_"), next(iter(each.labels.values()), "")): each.value
             for each in ours

@@ -97,5 +97,5 @@ def test_secrets_are_neither_accepted_nor_shown(url):
 
 
 def test_s3_without_a_server():
-    with pytest.raises(ServiceUnavailableError, match="^s3://bucket/p/q is not available"):
+    with pytest.raises(ServiceUnavailableError, match=r"^s3://bucket/p/q is not available"):
         open_storage("s3://bucket/p/q?region=eu-west-1&endpoint=http://127.0.0.1:1")
