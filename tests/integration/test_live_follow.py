@@ -107,13 +107,13 @@ def start(peer: Peer, store: Path, *more: str) -> "subprocess.Popen[bytes]":
     return subprocess.Popen([*module, "follow", str(store), *options])
 
 
-def compare(peer: Peer, store: Path, ts: int) -> int:
-    """Compare all tables with TiDB at a timestamp; return the number of rows."""
+def compare(peer: Peer, store: Path, ts: int, db: str = "shop") -> int:
+    """Compare all tables of a database with TiDB at a timestamp; return the number of rows."""
     count = 0
     with open_snapshot(store, TimeStamp(ts)) as snapshot, peer.connect() as session:
         session.query(f"SET tidb_snapshot = {ts}")
-        names = {f"shop.{row[0]}" for row in session.query("SHOW TABLES FROM shop")}
-        assert {t.full_name for t in snapshot.tables() if t.db == "shop"} == names
+        names = {f"{db}.{row[0]}" for row in session.query(f"SHOW TABLES FROM {db}")}
+        assert {t.full_name for t in snapshot.tables() if t.db == db} == names
         for name in sorted(names):
             columns = list(zip(*snapshot.texts(snapshot.plan(name)), strict=True))
             ours = [[v for part in column for v in part.to_pylist()] for column in columns]
