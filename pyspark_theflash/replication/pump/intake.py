@@ -7,20 +7,31 @@ does not report how much that is. So the number of messages that arrive at the s
               At most `_RECENT_MAX`, further calls wait for their turn.
     slow      requested earlier. It counts as a message of the largest size; if there is no memory
               for that, it is rejected, or the oldest slow one if that is older than `_STALE` ticks.
+              So there is at most one of the largest size.
 
 No message may take longer than `_LATE` ticks; TiDB does not wait longer either. Time is counted in
-ticks of the event loop, so that messages are not rejected because this process was stopped.
+ticks of the event loop, so that messages are not rejected because this process was stopped. Turns
+alternate between connections that have sent a message before and others, so that calls without a
+message do not delay TiDB's.
 
 Received messages count as their size until they are durable. There is memory for one of the largest
 size, `BESIDE_BYTES` of other large ones, and `SMALL_MESSAGES_BYTES` of small ones, so that there is
-always memory for commits. gRPC and Python have a message three times while it arrives, and so does
-its check.
+always memory for commits. Python has a message twice when it has arrived and while it is checked.
+
+In messages of the largest size, of 128 MiB by default, there are at the same time
+
+    `_RECENT_MAX` + 1   that arrive, recent and slow, and a copy of one of them
+    3                   received (1.5 with `BESIDE_BYTES`), each with a copy for its check
+    1/2                 small ones
 """
 
 import asyncio
+from collections import deque
+from contextlib import suppress
 from typing import Any, Final
 
 from pyspark_theflash.base.errors import CodecError, ServiceUnavailableError, invariant
+from pyspark_theflash.base.lru import LeastRecent
 from pyspark_theflash.net.channel import grpc
 
 LARGE_BYTES: Final = 1 << 20
@@ -33,7 +44,9 @@ TICK_MS: Final = 50
 _RECENT: Final = 2
 _STALE: Final = 100
 _LATE: Final = 300
-_RECENT_MAX: Final = 64
+_RECENT_MAX: Final = 4
+_PROVEN_MAX: Final = 1024
+"""The number of connections that are remembered because they have sent a message."""
 _WAITING_MAX: Final = 512
 """The maximum number of calls that wait for their turn."""
 
@@ -56,6 +69,53 @@ class _Arrival:
                 self.task.cancel()
 
 
+class _Turns:
+    """The turns of calls whose messages are recent."""
+
+    def __init__(self) -> None:
+        self._free = _RECENT_MAX
+        self._queues: tuple[deque[asyncio.Future[None]], ...] = (deque(), deque())
+        """Waiting calls: those of other connections, and those of proven ones."""
+        self._proven = LeastRecent[str, bool](_PROVEN_MAX)
+        self._last = 0
+
+    def note(self, peer: str) -> None:
+        """Note that a connection has sent a message."""
+        self._proven.put(peer, True)
+
+    async def acquire(self, peer: str) -> None:
+        """Wait for a turn. Raises `ServiceUnavailableError`: too many calls wait."""
+        if self._free:
+            self._free -= 1
+            return
+        waiting = sum(map(len, self._queues))
+        if waiting >= _WAITING_MAX:
+            raise _busy(f"{waiting} calls wait already")
+        turn = asyncio.get_running_loop().create_future()
+        queue = self._queues[self._proven.get(peer) or False]
+        queue.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.cancelled():
+                with suppress(ValueError):  # a turn that ends may have removed it
+                    queue.remove(turn)
+            else:
+                self.release()  # it was granted at the same moment
+            raise
+
+    def release(self) -> None:
+        """Pass a turn on, to the two queues alternately if both have calls."""
+        self._last = 1 - self._last
+        for queue in (self._queues[self._last], self._queues[1 - self._last]):
+            while queue:
+                turn = queue.popleft()
+                if not turn.done():
+                    turn.set_result(None)
+                    return
+        self._free += 1
+
+
 class Intake:
     """Receives messages. Use it only in one event loop."""
 
@@ -64,8 +124,7 @@ class Intake:
         self._message_bytes, self._large_bytes_max = message_bytes, message_bytes + BESIDE_BYTES
         self._tick_s = tick_ms / 1000
         self._large_bytes = self._small_bytes = 0
-        self._turns = asyncio.Semaphore(_RECENT_MAX)
-        self._waiting = 0
+        self._turns = _Turns()
         self._arrivals: dict[_Arrival, None] = {}
         self._timer: asyncio.TimerHandle | None = None
 
@@ -105,7 +164,8 @@ class Intake:
         return [each for each in self._arrivals if each.is_slow and each.rejection is None]
 
     async def _received(self, context: Any) -> bytes:  # noqa: ANN401
-        await self._turn()
+        peer = context.peer()
+        await self._turns.acquire(peer)
         arrival = _Arrival(asyncio.current_task())
         self._arrivals[arrival] = None
         if self._timer is None:
@@ -122,20 +182,9 @@ class Intake:
                 self._turns.release()
         if message is grpc.aio.EOF:
             raise CodecError("call", "there is no message")
+        self._turns.note(peer)
         received: bytes = message
         return received
-
-    async def _turn(self) -> None:
-        if self._turns.locked():
-            if self._waiting >= _WAITING_MAX:
-                raise _busy(f"{self._waiting} calls wait already")
-            self._waiting += 1
-            try:
-                await self._turns.acquire()
-            finally:
-                self._waiting -= 1
-        else:
-            await self._turns.acquire()
 
     def _tick_later(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(self._tick_s, self._tick)

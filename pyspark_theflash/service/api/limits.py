@@ -36,7 +36,10 @@ class Limits:
     scans_per_identity: int = 64
     """Scans at a time, in each process."""
     computing_per_identity: int = 2
-    """Scans that compute a batch at a time, in each process; others wait. See `turns.py`."""
+    """Scans that compute a batch at a time, in each process; others wait. See `turns.py`.
+
+    It is 1 while other identities compute too. Plans and changes of the manifest have a turn each.
+    """
     memory: int = 128 << 20
     """Bytes of requests, and of responses that their callers have not received, in each process."""
     memory_per_identity: int = 72 << 20

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -81,10 +81,11 @@ class Reads:
         spare_key: bytes | None,
         replica: "Replica | None",
         limits: Limits,
+        planning: Turns,
     ) -> None:
         """See `Service`; `identity` reads the identity of the store in the folder."""
         self._latches_max = limits.snapshots_per_identity
-        self._turns = Turns(limits.computing_per_identity)
+        self._computing, self._planning = Turns(limits.computing_per_identity, clock), planning
         self._path, self._fs, self._clock, self._identity = path, fs, clock, identity
         self._request_bytes = limits.request_memory
         self._store_sealer = StoreSealer(path, fs, spare_key or new_key())
@@ -170,7 +171,8 @@ class Reads:
         texts = {setting.name: setting.value for setting in request.settings}
         plan_request = _plan_request(ScanOptions.parse({**texts, STORE.name: str(self._path)}))
         with self.opened(plan_request.moment, call) as snapshot:
-            plan = _planned(snapshot, _shape(plan_request))
+            with self._turn_to_plan(call):
+                plan = _planned(snapshot, _shape(plan_request))
             presentation = _presentation(plan_request.presentation)
             fixed = message.Moment(snapshot.snapshot_ts)
             return message.Reading(
@@ -181,7 +183,8 @@ class Reads:
     def plan_scan(self, request: message.PlanRequest, call: CallContext) -> message.Plan:
         shape = _shape(request)
         with self.opened(request.moment, call) as snapshot:
-            plan = _planned(snapshot, shape)
+            with self._turn_to_plan(call):
+                plan = _planned(snapshot, shape)
             splits = () if request.no_splits else self._splits(snapshot, shape, plan)
             size = sum(len(split.ticket) for split in splits)
             if request.no_splits and plan.tasks:
@@ -228,7 +231,7 @@ class Reads:
     def compute_digest(self, request: message.TableRequest, call: CallContext) -> message.Digest:
         with self.opened(request.moment, call) as snapshot:
             digest = TableDigest()
-            for texts in self._turns.of(snapshot.texts(snapshot.plan(request.table)), call):
+            for texts in self._computing.of(snapshot.texts(snapshot.plan(request.table)), call):
                 call.check()
                 digest.update(texts)
             return message.Digest(snapshot.snapshot_ts, digest.rows, digest.hexdigest())
@@ -249,6 +252,7 @@ class Reads:
         with self._snapshot(ts, lease, origin, call, ttl_ms) as snapshot:
             yield snapshot
 
+    @contextmanager
     def _snapshot(
         self,
         ts: int | None,
@@ -256,19 +260,30 @@ class Reads:
         origin: Origin,
         call: CallContext,
         ttl_ms: int = LEASE_TTL_MS,
-    ) -> ReadSnapshot:
-        at = None if ts is None else TimeStamp(ts)
-        return ReadSnapshot(
-            self._path,
-            at,
-            self._fs,
-            self._clock,
-            ttl_ms=ttl_ms,
-            lease=lease,
-            origin=origin,
-            identity=call.identity,
-            budget=self._budget(call),
-        )
+    ) -> Iterator[ReadSnapshot]:
+        """Open a snapshot and close it, each in a turn."""
+        with ExitStack() as last, ExitStack() as undo:
+            with self._turn_to_plan(call):
+                snapshot = ReadSnapshot(
+                    self._path,
+                    None if ts is None else TimeStamp(ts),
+                    self._fs,
+                    self._clock,
+                    ttl_ms=ttl_ms,
+                    lease=lease,
+                    origin=origin,
+                    identity=call.identity,
+                    budget=self._budget(call),
+                )
+                undo.enter_context(snapshot)
+            try:
+                yield snapshot
+            finally:
+                last.enter_context(self._turn_to_plan(call))
+
+    def _turn_to_plan(self, call: CallContext) -> AbstractContextManager[None]:
+        """Return a turn of the caller; none for a replica, whose plans wait for the cluster."""
+        return self._planning.turn(call) if self._replica is None else nullcontext()
 
     def _budget(self, call: CallContext) -> Budget:
         return Budget(self._request_bytes, call.check)
@@ -332,7 +347,8 @@ class Reads:
         task = self._plans.get((ticket.lease.id, ticket.shape))
         if task is None:
             lease = ticket.lease
-            with self._snapshot(lease.snapshot_ts, lease, self._origin(0, call), call) as snapshot:
+            opening = self._snapshot(lease.snapshot_ts, lease, self._origin(0, call), call)
+            with opening as snapshot, self._turn_to_plan(call):
                 (task,) = _planned(snapshot, ticket.shape, [ticket.region]).tasks
             self._remember(ticket.shape, task)
         return replace(task, region=ticket.region)
@@ -346,7 +362,7 @@ class Reads:
 
     def _batches(self, task: ScanTask, regions: Sequence[RegionScan], call: CallContext) -> Batches:
         with closing(self._open_store.read(task, regions, self._budget(call))) as batches:
-            yield from self._turns.of(batches, call)
+            yield from self._computing.of(batches, call)
 
     def _lease_of(self, handle: bytes, call: CallContext) -> ReadLease:
         store_id, lease = opened_handle(handle, call.identity, self._sealer)

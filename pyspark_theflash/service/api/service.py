@@ -9,7 +9,7 @@ This halves the time of a command that only reads a store's status.
 """
 
 import threading
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -27,6 +27,7 @@ from pyspark_theflash.service.api.status import (
     read_regions,
     read_status,
 )
+from pyspark_theflash.service.api.turns import Turns
 from pyspark_theflash.service.wire import message
 from pyspark_theflash.service.wire.method import Method
 from pyspark_theflash.storage.store.folder import CurrentIdentity, open_manifest
@@ -49,6 +50,11 @@ _READS: Final = {
 }
 """The calls that `Reads` answers; `Writers` answers those of a stream's writer."""
 _LATCH_CALLS: Final = {"renew_latch", "release_latch"}
+_BRIEF: Final = {
+    *("renew_snapshot", "release_snapshot", "renew_latch", "release_latch"),
+    *("get_status", "list_regions"),
+}
+"""Calls in one turn of their caller; others have turns for the parts that do not wait."""
 _CHECK_MS: Final = 200
 """The interval at which a waiting write checks its deadline and cancellation."""
 
@@ -81,6 +87,7 @@ class Service:
         """
         self.path, self._fs, self._clock = path, fs, clock
         self.usage = Usage(limits or Limits(), str(path))
+        self._planning = Turns(1, clock)
         self._identity = CurrentIdentity(path, fs)
         self._identity.get()
         self._spare_key, self._replica = spare_key, replica
@@ -126,7 +133,8 @@ class Service:
         elif called.attribute in _READS:
             owner = self._reads
         rows = () if tables is None else (tables,)
-        return getattr(owner, called.attribute)(request, call, *rows)
+        with self._planning.turn(call) if called.attribute in _BRIEF else nullcontext():
+            return getattr(owner, called.attribute)(request, call, *rows)
 
     def acquire_latch(self, request: message.AcquireRequest, call: CallContext) -> message.Latch:
         ttl_ms = latch_ttl_ms(request.ttl_ms)
@@ -208,7 +216,7 @@ class Service:
                 from pyspark_theflash.service.api.reads import Reads
 
                 place = self.path, self._fs, self._clock, self._identity
-                more = self._spare_key, self._replica, self.usage.limits
+                more = self._spare_key, self._replica, self.usage.limits, self._planning
                 self._opened_reads = Reads(*place, *more)
             return self._opened_reads
 

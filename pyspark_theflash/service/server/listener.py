@@ -25,6 +25,7 @@ from pyspark_theflash.base.errors import (
     InternalError,
     OptionError,
     RoleError,
+    ServiceUnavailableError,
 )
 from pyspark_theflash.base.tls import ServerTls
 from pyspark_theflash.net.bind import check_names, check_safe
@@ -51,7 +52,10 @@ _TARPIT_MS_MAX: Final = 300
 _REJECTING: Final = 16
 """Threads for calls that are being rejected."""
 _DELAYED: Final = 16
-"""Calls whose rejection is delayed at a time; others are rejected at once."""
+"""Calls whose rejection is delayed at a time. Others are rejected at once, without the reason.
+
+Their connections are blocked as long as a delay: calls are rejected without looking at the token.
+"""
 _QUEUED: Final = 4
 """Calls for each thread above which gRPC rejects them."""
 _CONNECTIONS: Final = 2
@@ -233,17 +237,30 @@ class Listener:
                 raise CallCancelledError("a call without a message") from None
 
     def _authenticated(self, context: grpc.ServicerContext) -> tuple[Role, str]:
-        """Authenticate; an error is logged and delayed."""
+        """Authenticate; an error is logged and delayed.
+
+        Raises:
+            AuthenticationError: The authentication failed.
+            ServiceUnavailableError: It failed, or was not tried, because too many have failed.
+        """
+        if self._failures.is_blocked(context.peer()):
+            raise self._overloaded()
         try:
             return self.authenticate(context)
         except AuthenticationError as error:
             self._failures.note(context.peer(), error)
-            if self._delayed.acquire(blocking=False):
-                is_over = threading.Event()
-                if context.add_callback(is_over.set):
-                    is_over.wait(self._timeouts.failure_ms / 1000)
-                self._delayed.release()
+            if not self._delayed.acquire(blocking=False):
+                self._failures.block(context.peer(), self._timeouts.failure_ms)
+                raise self._overloaded() from None
+            is_over = threading.Event()
+            if context.add_callback(is_over.set):
+                is_over.wait(self._timeouts.failure_ms / 1000)
+            self._delayed.release()
             raise
+
+    def _overloaded(self) -> ServiceUnavailableError:
+        reason = "too many calls fail to authenticate, also of this connection: try again later"
+        return ServiceUnavailableError(self.address, reason)
 
     def authenticate(self, context: grpc.ServicerContext) -> tuple[Role, str]:
         """Return the caller's role and identity. Raises `AuthenticationError`."""

@@ -20,8 +20,12 @@ MESSAGE_BYTES = 8 * LARGE_BYTES
 class Call:
     """A call whose message the test sends."""
 
-    def __init__(self):
+    def __init__(self, peer="stranger"):
+        self._peer = peer
         self.arrived = asyncio.get_running_loop().create_future()
+
+    def peer(self):
+        return self._peer
 
     async def read(self):
         return await self.arrived
@@ -40,8 +44,8 @@ def running(test):
     return run
 
 
-def received(message):
-    call = Call()
+def received(message, peer="stranger"):
+    call = Call(peer)
     call.arrived.set_result(message)
     return call
 
@@ -74,7 +78,8 @@ async def test_one_message_of_the_largest_size_at_a_time():
     most = 2 * BESIDE_BYTES
     place = Intake(most, tick_ms=1)
     calls, tasks = receiving(place, 6)
-    await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    while sum(task.done() for task in tasks) < len(tasks) - 1:
+        await asyncio.sleep(0)
     (first,) = [n for n, task in enumerate(tasks) if not task.done()]
     large = bytes(most)
     with pytest.raises(ServiceUnavailableError, match="bytes of messages like this one"):
@@ -139,3 +144,37 @@ async def test_calls_that_wait_are_bounded():
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@running
+async def test_calls_without_messages_do_not_delay_others_for_long():
+    """A connection that has sent a message gets every second turn."""
+    place = Intake(MESSAGE_BYTES)
+    await place.receive(received(b"commit", "tidb"))
+    _, held = receiving(place, intake._RECENT_MAX)
+    _, waiting = receiving(place, 100)
+    await asyncio.sleep(0)
+    proven = [asyncio.create_task(place.receive(received(b"commit", "tidb"))) for _ in range(2)]
+    await asyncio.sleep(0)
+    for task in held[:3]:
+        task.cancel()
+    await asyncio.gather(*held[:3], return_exceptions=True)
+    assert await asyncio.gather(*proven) == [b"commit"] * 2
+    for task in (*held, *waiting):
+        task.cancel()
+    await asyncio.gather(*held, *waiting, return_exceptions=True)
+    assert place._turns._free == intake._RECENT_MAX
+
+
+@running
+async def test_messages_that_arrive_are_few():
+    """However large they are: gRPC buffers them."""
+    place = Intake(MESSAGE_BYTES)
+    calls, tasks = receiving(place, 100)
+    await asyncio.sleep(0)
+    assert len(place._arrivals) == intake._RECENT_MAX == 4
+    for call in calls:
+        call.arrived.set_result(b"commit")
+    assert await asyncio.gather(*tasks) == [b"commit"] * 100
+    assert not place._arrivals
+    assert place._turns._free == intake._RECENT_MAX

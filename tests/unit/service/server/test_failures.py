@@ -9,7 +9,7 @@ import pytest
 
 from pyspark_theflash.base.errors import AuthenticationError
 from pyspark_theflash.base.tls import ServerTls
-from pyspark_theflash.net.channel import open_channel
+from pyspark_theflash.net.channel import grpc, open_channel
 from pyspark_theflash.service.api.limits import Limits
 from pyspark_theflash.service.api.token import AccessToken
 from pyspark_theflash.service.client.theflash import connect
@@ -105,9 +105,28 @@ def test_failures_keep_no_other_out_over_grpc(store, tmp_path):
         calls = [ask.future(b"", metadata=metadata, timeout=60) for _ in range(100)]
         # Above the number of calls that are delayed, they are rejected at once.
         wait_until(lambda: sum(call.done() for call in calls) >= 50)
+        assert {call.code().name for call in calls if call.done()} == {"UNAVAILABLE"}
         assert grpc_status(server.address, ADMIN).resolved_ts == 200
+        # The connection cannot be used to guess on: the right token is not looked at.
+        metadata = [("authorization", f"Bearer {ADMIN.value}")]
+        with pytest.raises(grpc.RpcError, match="also of this connection"):
+            ask(b"", metadata=metadata, timeout=60)
         for call in calls:
             call.cancel()
+
+
+def test_a_block_ends():
+    clock = ManualClock()
+    failures = Failures(clock)
+    for peer in ("ipv4:127.0.0.1:1", "unix:"):
+        failures.block(peer, 500)
+    assert failures.is_blocked("ipv4:127.0.0.1:1")
+    assert not failures.is_blocked("unix:")
+    assert not failures.is_blocked("ipv4:127.0.0.1:2")
+    clock.sleep_ms(500)
+    assert not failures.is_blocked("ipv4:127.0.0.1:1")
+    failures.block("ipv4:127.0.0.1:2", 500)
+    assert len(failures._blocked_ms) == 1
 
 
 def test_the_log_is_not_flooded(caplog):
