@@ -29,8 +29,8 @@ class TlsMaterial:
 class TlsFiles:
     """CA certificates (`ca`) and own certificate (`cert`, `key`), which is required for a server.
 
-    They are read again when they change, for the next connection of a server or a client, and when
-    a gRPC channel is opened.
+    They are read again when they change, for the next connection of a server or a client, and for
+    the next call over a gRPC channel that is kept.
     """
 
     ca: Path

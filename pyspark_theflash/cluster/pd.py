@@ -21,7 +21,7 @@ from pyspark_theflash.base.errors import (
 from pyspark_theflash.base.tls import TlsFiles
 from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.cluster import wire
-from pyspark_theflash.net.channel import describe, grpc, is_transient, open_channel
+from pyspark_theflash.net.channel import Channels, describe, grpc, is_transient
 
 R = TypeVar("R")
 
@@ -56,7 +56,7 @@ class PDClient:
         self._addresses = tuple(_address(url, tls) for url in addresses)
         self._tls, self._clock, self._timeout_ms = tls, clock, timeout_ms
         self._mutex = threading.Lock()
-        self._channels: dict[str, grpc.Channel] = {}
+        self._channels = Channels(tls, _MESSAGE_BYTES)
         self._leader: str | None = None
         self._cluster_id: int | None = None
 
@@ -69,8 +69,7 @@ class PDClient:
     def close(self) -> None:
         """Close the connections."""
         with self._mutex:
-            while self._channels:
-                self._channels.popitem()[1].close()
+            self._channels.close()
 
     def cluster_id(self) -> int:
         """Return the id of the cluster, which its TiDB servers send with their binlogs."""
@@ -144,7 +143,7 @@ class PDClient:
                 try:
                     leader, cluster_id = self._find_leader(deadline_ms)
                     left_s = max(1, deadline_ms - self._clock.boottime_ms()) / 1000
-                    return call(self._channel(leader), cluster_id, left_s)
+                    return call(self._channels.get(leader), cluster_id, left_s)
                 except grpc.RpcError as error:
                     # PD returns UNKNOWN if it is not the leader, or not yet.
                     if not is_transient(error) and error.code() is not grpc.StatusCode.UNKNOWN:
@@ -169,7 +168,7 @@ class PDClient:
             try:
                 members = self._members(address, left_ms / 1000)
             except grpc.RpcError as error:
-                self._drop_channel(address)
+                self._channels.drop(address)
                 reasons.append(f"{address}: {describe(error)}")
                 continue
             if self._cluster_id not in (None, members.cluster_id):
@@ -183,23 +182,13 @@ class PDClient:
 
     def _members(self, address: str, timeout_s: float) -> wire.Members:
         request = wire.encode_members_request()
-        answer = _unary(self._channel(address), wire.GET_MEMBERS, request, timeout_s)
+        answer = _unary(self._channels.get(address), wire.GET_MEMBERS, request, timeout_s)
         return self._decoded(wire.decode_members, answer)
-
-    def _channel(self, address: str) -> grpc.Channel:
-        if address not in self._channels:
-            channel = open_channel(address, self._tls, max_message_bytes=_MESSAGE_BYTES)
-            self._channels[address] = channel
-        return self._channels[address]
 
     def _forget_leader(self) -> None:
         if self._leader is not None:
-            self._drop_channel(self._leader)
+            self._channels.drop(self._leader)
             self._leader = None
-
-    def _drop_channel(self, address: str) -> None:
-        if (channel := self._channels.pop(address, None)) is not None:
-            channel.close()
 
 
 def _unary(channel: grpc.Channel, method: str, request: bytes, timeout_s: float) -> bytes:

@@ -3,10 +3,11 @@
 All modules import `grpc` from here, so that a missing `grpcio` raises one error.
 """
 
+import threading
 from typing import Final
 
 from pyspark_theflash.base.errors import MissingExtraError, OptionError
-from pyspark_theflash.base.tls import TlsFiles
+from pyspark_theflash.base.tls import Renewed, TlsFiles, TlsMaterial, client_context
 from pyspark_theflash.net.address import UNIX, is_host_port
 
 try:
@@ -14,7 +15,15 @@ try:
 except ImportError as error:
     raise MissingExtraError("grpcio", "server") from error
 
-__all__ = ["IDENTITY_ONLY", "connects", "describe", "grpc", "is_transient", "open_channel"]
+__all__ = [
+    "IDENTITY_ONLY",
+    "Channels",
+    "connects",
+    "describe",
+    "grpc",
+    "is_transient",
+    "open_channel",
+]
 
 IDENTITY_ONLY: Final = (
     ("grpc.compression_enabled_algorithms_bitset", 1),
@@ -40,7 +49,11 @@ _TRANSIENT: Final = frozenset(
 
 
 def open_channel(
-    address: str, tls: TlsFiles | None, *, max_message_bytes: int, keepalive_ms: int | None = None
+    address: str,
+    tls: TlsFiles | TlsMaterial | None,
+    *,
+    max_message_bytes: int,
+    keepalive_ms: int | None = None,
 ) -> grpc.Channel:
     """Return a channel to `unix:PATH` or `HOST:PORT`, which connects on first use.
 
@@ -74,9 +87,56 @@ def open_channel(
         ]
     if tls is None:
         return grpc.insecure_channel(address, options)
-    material = tls.read()
+    material = tls.read() if isinstance(tls, TlsFiles) else tls
     credentials = grpc.ssl_channel_credentials(material.ca, material.key, material.cert)
     return grpc.secure_channel(address, credentials, options)
+
+
+class Channels:
+    """Channels by address, kept until they are closed or the certificates change. Thread-safe."""
+
+    def __init__(self, tls: TlsFiles | None, max_message_bytes: int) -> None:
+        self._tls, self._max_message_bytes = tls, max_message_bytes
+        self._mutex = threading.Lock()
+        self._files: Renewed[TlsMaterial] | None = None
+        self._open: dict[str, tuple[TlsMaterial | None, grpc.Channel]] = {}
+
+    def get(self, address: str) -> grpc.Channel:
+        """Return a channel. Raises like `open_channel`."""
+        with self._mutex:
+            material = self._material()
+            opened = self._open.get(address)
+            if opened is None or opened[0] is not material:
+                # An earlier channel ends with its last call.
+                channel = open_channel(address, material, max_message_bytes=self._max_message_bytes)
+                opened = self._open[address] = material, channel
+            return opened[1]
+
+    def drop(self, address: str) -> None:
+        """Close the channel to an address, if there is one."""
+        with self._mutex:
+            opened = self._open.pop(address, None)
+        if opened is not None:
+            opened[1].close()
+
+    def close(self) -> None:
+        """Close all channels."""
+        for address in list(self._open):
+            self.drop(address)
+
+    def _material(self) -> TlsMaterial | None:
+        if self._tls is None:
+            return None
+        if self._files is None:
+            tls = self._tls
+            self._files = Renewed((tls.ca, tls.cert, tls.key), lambda: _checked(tls))
+        return self._files.get()
+
+
+def _checked(tls: TlsFiles) -> TlsMaterial:
+    material = tls.read()
+    client_context(material)  # raises if certificate and key do not match, as during a renewal
+    return material
 
 
 def connects(channel: grpc.Channel, timeout_ms: int) -> bool:

@@ -1,13 +1,12 @@
 """Connections to TiKV's stores: one per store, kept until a call fails."""
 
-import threading
 from typing import Final
 
 from pyspark_theflash.base.clock import Deadline
 from pyspark_theflash.base.errors import TiKVRefusedError, TiKVUnavailableError
 from pyspark_theflash.base.tls import TlsFiles
 from pyspark_theflash.cluster.tikv.wire.directory import Directory, Store
-from pyspark_theflash.net.channel import describe, grpc, is_transient, open_channel
+from pyspark_theflash.net.channel import Channels, describe, grpc, is_transient
 
 MAX_MESSAGE_BYTES: Final = 256 << 20
 _SERVICE: Final = "/tikvpb.Tikv/"
@@ -17,16 +16,13 @@ class StoreConnections:
     """Connections by store id. Thread-safe."""
 
     def __init__(self, directory: Directory, tls: TlsFiles | None) -> None:
-        self._directory, self._tls = directory, tls
-        self._mutex = threading.Lock()
+        self._directory = directory
         self._stores: dict[int, Store] = {}
-        self._channels: dict[str, grpc.Channel] = {}
+        self._channels = Channels(tls, MAX_MESSAGE_BYTES)
 
     def close(self) -> None:
         """Close the connections."""
-        with self._mutex:
-            while self._channels:
-                self._channels.popitem()[1].close()
+        self._channels.close()
 
     def get(self, store_id: int, deadline: Deadline) -> Store:
         """Return a store. Raises `PDUnavailableError`, `PDRefusedError`."""
@@ -39,10 +35,7 @@ class StoreConnections:
         """Close the connection to a store, whose address may have changed."""
         store = self._stores.pop(store_id, None)
         if store is not None:
-            with self._mutex:
-                channel = self._channels.pop(store.address, None)
-            if channel is not None:
-                channel.close()
+            self._channels.drop(store.address)
 
     def call(self, store: Store, method: str, request: bytes, deadline: Deadline) -> bytes:
         """Make a unary call.
@@ -54,7 +47,7 @@ class StoreConnections:
         left_ms = deadline.left_ms()
         if not left_ms:
             raise TiKVUnavailableError(store.address, "the deadline has passed")
-        call = self._channel(store.address).unary_unary(_SERVICE + method)
+        call = self._channels.get(store.address).unary_unary(_SERVICE + method)
         try:
             return bytes(call(request, timeout=left_ms / 1000))
         except ValueError as error:
@@ -64,11 +57,3 @@ class StoreConnections:
             if is_transient(error) or error.code() is grpc.StatusCode.UNKNOWN:
                 raise TiKVUnavailableError(store.address, describe(error)) from error
             raise TiKVRefusedError(store.address, f"{method}: {describe(error)}") from error
-
-    def _channel(self, address: str) -> grpc.Channel:
-        with self._mutex:
-            if address not in self._channels:
-                self._channels[address] = open_channel(
-                    address, self._tls, max_message_bytes=MAX_MESSAGE_BYTES
-                )
-            return self._channels[address]
