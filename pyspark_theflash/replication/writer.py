@@ -98,6 +98,8 @@ class Writer:
             engine.publish(Publication((), ManifestChange(claims)))
         self._applier = Applier(engine, self._state, may_guess=may_guess, compact=compact)
         self._orphans = OrphanWatch(engine, self._state, clock or SystemClock(), orphan_ms)
+        self._read: str | None = None
+        """The position after the last poll; None after an error."""
 
     @property
     def resolved_ts(self) -> TimeStamp:
@@ -106,7 +108,7 @@ class Writer:
 
     @property
     def position(self) -> str | None:
-        """Durable position in the source that the next poll continues at."""
+        """Durable position in the source that another writer continues at."""
         return self._state.position
 
     @property
@@ -132,7 +134,9 @@ class Writer:
         return rows
 
     def poll(self, source: EntitySource, *, until_ts: TimeStamp | None = None) -> int:
-        """Apply the entities after the last position, up to `until_ts`; return their number.
+        """Apply the entities after the last poll's, up to `until_ts`; return their number.
+
+        The first poll, and one after an error, begins at the durable position.
 
         Raises:
             SchemaOutdatedError, CodecError, TransactionConflictError: The input is invalid; the
@@ -142,11 +146,13 @@ class Writer:
         limit = TimeStamp(MAX_TS - 1) if until_ts is None else until_ts
         if isinstance(source, MergedSource):
             source.is_full = lambda: self._state.is_full
-        count = 0
-        for _ in self._gather(source.entities(self.position), limit, source):
+        # Pending transactions that are too large to be stored hold back the durable position.
+        count, begin, self._read = 0, self._read or self.position, None
+        for _ in self._gather(source.entities(begin), limit, source):
             count += 1
         self._orphans.check()
         self._finish(limit, source.position)
+        self._read = source.position
         return count
 
     def run_once(self, source: EntitySource, *, until_ts: TimeStamp | None = None) -> ApplyReport:

@@ -36,7 +36,7 @@ class Turns:
         """Notified of an identity's turns that end."""
         self._running: Counter[str] = Counter()
         self._used_ms: dict[str, int] = {}
-        """When each identity used a turn last."""
+        """The time of the last turn of each identity."""
 
     def of(self, items: Iterator[_T], call: CallContext) -> Iterator[_T]:
         """Yield `items`, each computed in a turn of the caller; administrators do not wait.

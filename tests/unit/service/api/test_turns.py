@@ -91,7 +91,7 @@ def test_callers_share_turns_while_others_use_them() -> None:
     turns = Turns(2, clock)
     with turns.turn(call("one")):
         with turns.turn(call("one")):
-            """Nobody else has turns."""
+            """No other caller has turns."""
         with turns.turn(call("two")):
             """The first caller keeps its turn."""
         with pytest.raises(DeadlineExceededError), turns.turn(call("one", timeout_ms=200)):
