@@ -21,6 +21,7 @@ from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.cli.jobs import writer
 from pyspark_theflash.cli.jobs.arguments import (
     ArgumentParser,
+    add_compare_share,
     add_telemetry,
     add_tls,
     timestamp,
@@ -71,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TS",
         help="exit when the store is readable at TS",
     )
+    add_compare_share(parser)
     add_telemetry(parser)
     add_tls(parser)
 

@@ -6,8 +6,7 @@ timestamp, so running transactions and later changes do not matter.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from pyspark_theflash.base.clock import SystemClock
@@ -19,7 +18,7 @@ from pyspark_theflash.cluster.pd import PDClient
 from pyspark_theflash.cluster.tikv.client import TiKVClient
 from pyspark_theflash.cluster.tikv.upkeep import SharedHold
 from pyspark_theflash.read.plan.snapshot import ReadSnapshot, open_snapshot
-from pyspark_theflash.replication.load.verify import TableCheck
+from pyspark_theflash.replication.load.verify import TableCheck, held
 from pyspark_theflash.storage.store.scope import TableScope
 from pyspark_theflash.tidb.schema.model import TableInfo
 
@@ -49,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
         open_snapshot(store, arguments.at) as snapshot,
         PDClient(tuple(arguments.pd.split(",")), tls, clock=clock) as pd,
         TiKVClient(pd, tls, clock=clock) as client,
-        _held(client, snapshot) as hold,
+        held(client, snapshot) as hold,
         ticking("comparing", clock) as ticker,
     ):
         tables = _chosen(snapshot, arguments.tables)
@@ -79,16 +78,6 @@ def _chosen(snapshot: ReadSnapshot, patterns: Sequence[str]) -> list[TableInfo]:
     if patterns and not names:
         raise OptionError("tables", "matches no table of the store")
     return [snapshot.table(name) for name in names]
-
-
-@contextmanager
-def _held(client: TiKVClient, snapshot: ReadSnapshot) -> Iterator[SharedHold]:
-    """Keep TiKV from collecting versions that the snapshot needs."""
-    service = f"theflash-verify-{snapshot.lease.id}"
-    hold = SharedHold(client.directory, service, clock=client.clock)
-    with closing(hold):
-        hold.ensure(snapshot.snapshot_ts)
-        yield hold
 
 
 class _Seen:

@@ -5,7 +5,7 @@ retried on the current leader until its deadline.
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, TypeVar
 
 from google.protobuf.message import Message
@@ -29,6 +29,7 @@ TIMEOUT_MS: Final = 10_000
 _MEMBERS_MS: Final = 3000
 _BACKOFF_MS: Final = 100
 _MESSAGE_BYTES: Final = 4 << 20
+_KEEPALIVE_MS: Final = 20_000
 
 
 class PDClient:
@@ -56,7 +57,7 @@ class PDClient:
         self._addresses = tuple(_address(url, tls) for url in addresses)
         self._tls, self._clock, self._timeout_ms = tls, clock, timeout_ms
         self._mutex = threading.Lock()
-        self._channels = Channels(tls, _MESSAGE_BYTES)
+        self._channels = Channels(tls, _MESSAGE_BYTES, _KEEPALIVE_MS)
         self._leader: str | None = None
         self._cluster_id: int | None = None
 
@@ -119,6 +120,25 @@ class PDClient:
     def list_keys(self, prefix: str, limit: int) -> dict[str, bytes]:
         """Return etcd's keys that begin with `prefix`, at most `limit`, with their values."""
         return self.call(wire.ETCD_RANGE, wire.range_request(prefix, limit), wire.decode_range)
+
+    def keys_at(self, prefix: str, limit: int) -> tuple[int, dict[str, bytes]]:
+        """Return etcd's revision, and the keys at it as `list_keys`."""
+        return self.call(wire.ETCD_RANGE, wire.range_request(prefix, limit), wire.decode_revision)
+
+    def open_watch(self, prefix: str, revision: int, ended: threading.Event) -> grpc.Call:
+        """Return a call that yields the changes of etcd's keys with a prefix from `revision` on.
+
+        Its messages are for `wire.decode_key_changes`. The caller cancels it and sets `ended`.
+        """
+
+        def requests() -> Iterator[bytes]:
+            yield wire.encode_watch_request(prefix, revision)
+            ended.wait()
+
+        def send(channel: grpc.Channel, _cluster_id: int, _timeout_s: float) -> grpc.Call:
+            return channel.stream_stream(wire.ETCD_WATCH)(requests())
+
+        return self._on_leader(send)
 
     def _decoded(self, decode: Callable[[bytes], R], data: bytes) -> R:
         try:

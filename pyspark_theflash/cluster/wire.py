@@ -19,6 +19,7 @@ GET_GC_SAFE_POINT: Final = "/pdpb.PD/GetGCSafePoint"
 TSO: Final = "/pdpb.PD/Tso"
 ETCD_RANGE: Final = "/etcdserverpb.KV/Range"
 ETCD_PUT: Final = "/etcdserverpb.KV/Put"
+ETCD_WATCH: Final = "/etcdserverpb.Watch/Watch"
 
 SafePointRequest = pdpb_pb2.GetGCSafePointRequest
 
@@ -93,13 +94,63 @@ def put_request(key: str, value: bytes) -> Message:
 def range_request(prefix: str, limit: int) -> Message:
     """Return a request for the keys with a prefix, whose last character must be ASCII."""
     key = prefix.encode()
-    end = key[:-1] + bytes([key[-1] + 1])
-    return kv_pb2.RangeRequest(key=key, range_end=end, limit=limit)
+    return kv_pb2.RangeRequest(key=key, range_end=_end_of(key), limit=limit)
 
 
 def decode_range(data: bytes) -> dict[str, bytes]:
     """Decode keys and values. Raises `CodecError`, also if the keys exceed the limit."""
+    return decode_revision(data)[1]
+
+
+def decode_revision(data: bytes) -> tuple[int, dict[str, bytes]]:
+    """Decode etcd's revision, and keys and values as `decode_range`."""
     message = parse_message(kv_pb2.RangeResponse, data)
     if message.more:
         raise CodecError("etcd's keys", f"more than {len(message.kvs)}")
-    return {pair.key.decode("utf-8", "replace"): pair.value for pair in message.kvs}
+    pairs = {pair.key.decode("utf-8", "replace"): pair.value for pair in message.kvs}
+    return message.header.revision, pairs
+
+
+@dataclass(frozen=True, slots=True)
+class KeyChanges:
+    """Changes of etcd's keys up to a revision: whether each was set, or else removed.
+
+    `revision` is None if the response has no changes and no statement about them. `compacted` is
+    the oldest revision that etcd still has, if the requested one is older.
+    """
+
+    revision: int | None
+    changes: tuple[tuple[str, bool], ...] = ()
+    compacted: int | None = None
+
+
+def encode_watch_request(prefix: str, revision: int) -> bytes:
+    """Encode a request for the changes from a revision on of the keys with a prefix."""
+    key = prefix.encode()
+    create = kv_pb2.WatchCreateRequest(
+        key=key, range_end=_end_of(key), start_revision=revision, progress_notify=True
+    )
+    return kv_pb2.WatchRequest(create_request=create).SerializeToString()
+
+
+def decode_key_changes(data: bytes) -> KeyChanges:
+    """Decode a response of a watch. Raises `CodecError`, also if etcd ended the watch."""
+    message = parse_message(kv_pb2.WatchResponse, data)
+    if message.compact_revision:
+        return KeyChanges(None, compacted=message.compact_revision)
+    if message.canceled:
+        raise CodecError("etcd's watch", f"it was ended: {message.cancel_reason[:200]}")
+    if message.created:
+        return KeyChanges(None)
+    if not message.events:
+        return KeyChanges(message.header.revision)
+    changes = tuple(
+        (event.kv.key.decode("utf-8", "replace"), event.type == kv_pb2.Event.PUT)
+        for event in message.events
+    )
+    return KeyChanges(max(event.kv.mod_revision for event in message.events), changes)
+
+
+def _end_of(prefix: bytes) -> bytes:
+    """Return the end of the range of keys with a prefix."""
+    return prefix[:-1] + bytes([prefix[-1] + 1])

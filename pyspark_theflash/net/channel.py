@@ -95,8 +95,11 @@ def open_channel(
 class Channels:
     """Channels by address, kept until they are closed or the certificates change. Thread-safe."""
 
-    def __init__(self, tls: TlsFiles | None, max_message_bytes: int) -> None:
+    def __init__(
+        self, tls: TlsFiles | None, max_message_bytes: int, keepalive_ms: int | None = None
+    ) -> None:
         self._tls, self._max_message_bytes = tls, max_message_bytes
+        self._keepalive_ms = keepalive_ms
         self._mutex = threading.Lock()
         self._files: Renewed[TlsMaterial] | None = None
         self._open: dict[str, tuple[TlsMaterial | None, grpc.Channel]] = {}
@@ -108,7 +111,12 @@ class Channels:
             opened = self._open.get(address)
             if opened is None or opened[0] is not material:
                 # An earlier channel ends with its last call.
-                channel = open_channel(address, material, max_message_bytes=self._max_message_bytes)
+                channel = open_channel(
+                    address,
+                    material,
+                    max_message_bytes=self._max_message_bytes,
+                    keepalive_ms=self._keepalive_ms,
+                )
                 opened = self._open[address] = material, channel
             return opened[1]
 

@@ -53,6 +53,18 @@ class CdcControl:
         finally:
             self._order(f"release?what={what}")
 
+    @contextlib.contextmanager
+    def importing(self, table_id: int) -> Iterator[None]:
+        """Write rows of a physical table as a physical import does while the context is open.
+
+        The feed does not announce them. The scans of v6.5 send them, those of v8.5 do not.
+        """
+        self._order(f"import?table={table_id}")
+        try:
+            yield
+        finally:
+            self._order(f"imported?table={table_id}")
+
     def send(self, event: Event, region_id: int = 0) -> int:
         """Send an event on the feeds of a region; return how many there are.
 

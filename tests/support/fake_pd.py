@@ -1,5 +1,6 @@
 """PD in process: members, timestamps, the GC safe point, and etcd's keys."""
 
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -20,6 +21,11 @@ class FakePD:
         self.clock = (1_700_000_000_000, 7)
         self.safe_point = 5
         self.keys: dict[bytes, bytes] = {}
+        self.revision = 1
+        self.compacted = 0
+        self._events: list[kv_pb2.Event] = []
+        self._changed = threading.Condition()
+        self._is_stopped = False
         self.calls: list[str] = []
         self.failures: list[grpc.StatusCode] = []
         self.header_error, self.header_error_type = "", 1
@@ -37,6 +43,9 @@ class FakePD:
         self.stop()
 
     def stop(self) -> None:
+        with self._changed:
+            self._is_stopped = True
+            self._changed.notify_all()
         self._server.stop(0).wait()
 
     def _services(self) -> dict[str, dict[str, grpc.RpcMethodHandler]]:
@@ -51,6 +60,11 @@ class FakePD:
             "etcdserverpb.KV": {
                 "Put": unary(self._put, kv_pb2.PutRequest),
                 "Range": unary(self._range, kv_pb2.RangeRequest),
+            },
+            "etcdserverpb.Watch": {
+                "Watch": grpc.stream_stream_rpc_method_handler(
+                    self._watch, kv_pb2.WatchRequest.FromString, _to_bytes
+                ),
             },
         }
 
@@ -82,8 +96,46 @@ class FakePD:
 
     def _put(self, request: kv_pb2.PutRequest, context: grpc.ServicerContext) -> kv_pb2.PutResponse:
         self._called("Put", self.cluster_id, context)
-        self.keys[request.key] = request.value
+        self.set_key(request.key, request.value)
         return kv_pb2.PutResponse()
+
+    def set_key(self, key: bytes, value: bytes | None = b"") -> None:
+        """Set a key, or remove it with None."""
+        with self._changed:
+            self.revision += 1
+            pair = kv_pb2.KeyValue(key=key, mod_revision=self.revision)
+            if value is None:
+                del self.keys[key]
+            else:
+                self.keys[key] = value
+            kind = kv_pb2.Event.PUT if value is not None else kv_pb2.Event.DELETE
+            self._events.append(kv_pb2.Event(type=kind, kv=pair))
+            self._changed.notify_all()
+
+    def _watch(
+        self, requests: Iterator[kv_pb2.WatchRequest], context: grpc.ServicerContext
+    ) -> Iterator[kv_pb2.WatchResponse]:
+        request = next(requests).create_request
+        self._called("Watch", self.cluster_id, context)
+        yield kv_pb2.WatchResponse(header=self._revision(), created=True)
+        sent = request.start_revision - 1
+        if sent < self.compacted:
+            yield kv_pb2.WatchResponse(canceled=True, compact_revision=self.compacted)
+            return
+        with self._changed:
+            while not self._is_stopped and context.is_active():
+                events = [e for e in self._events if e.kv.mod_revision > sent]
+                matching = [e for e in events if request.key <= e.kv.key < request.range_end]
+                if matching:
+                    yield kv_pb2.WatchResponse(header=self._revision(), events=matching)
+                if self.revision > sent:
+                    # As etcd after ten minutes without changes of the keys.
+                    yield kv_pb2.WatchResponse(header=self._revision())
+                sent = self.revision
+                self._changed.wait(0.05)
+
+    def _revision(self) -> kv_pb2.ResponseHeader:
+        return kv_pb2.ResponseHeader(revision=self.revision)
 
     def _range(
         self, request: kv_pb2.RangeRequest, context: grpc.ServicerContext
@@ -91,7 +143,9 @@ class FakePD:
         self._called("Range", self.cluster_id, context)
         keys = [key for key in sorted(self.keys) if request.key <= key < request.range_end]
         pairs = [kv_pb2.KeyValue(key=k, value=self.keys[k]) for k in keys[: request.limit]]
-        return kv_pb2.RangeResponse(kvs=pairs, more=len(keys) > request.limit)
+        return kv_pb2.RangeResponse(
+            header=self._revision(), kvs=pairs, more=len(keys) > request.limit
+        )
 
     def _header(self) -> pdpb_pb2.ResponseHeader:
         header = pdpb_pb2.ResponseHeader(cluster_id=self.cluster_id)

@@ -77,6 +77,30 @@ def add_seconds(
     )
 
 
+def share(text: str) -> float:
+    """Parse a number from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+    return value
+
+
+def add_compare_share(parser: argparse.ArgumentParser) -> None:
+    """Add `--compare-share`."""
+    parser.add_argument(
+        "--compare-share",
+        type=share,
+        default=0.05,
+        metavar="SHARE",
+        help="with TiKV's change feed, the share of the time in which tables are compared with "
+        "TiKV, to find physical imports that the feed does not have; 0 compares only after PD's "
+        "keys tell of an import (default: 0.05)",
+    )
+
+
 def add_store(parser: argparse.ArgumentParser) -> None:
     """Add the store's folder."""
     parser.add_argument("store", type=Path, metavar="STORE", help="the store's folder")

@@ -15,11 +15,16 @@ from pyspark_theflash.cluster.pd import PDClient
 from pyspark_theflash.cluster.tikv.barrier import GCBarrier, barrier_name
 from pyspark_theflash.cluster.tikv.client import TiKVClient
 from pyspark_theflash.cluster.tikv.meta import TiKVMeta
+from pyspark_theflash.cluster.watch import KEYS_MAX
+from pyspark_theflash.replication.cdc.imports import IMPORT_PREFIX
 from pyspark_theflash.replication.cdc.position import CONTINUED_KINDS, check_has_change_feed
 from pyspark_theflash.replication.load.load import FirstLoad, LoadReport
 from pyspark_theflash.replication.load.scan import ClusterAddress
+from pyspark_theflash.storage.engine.api import Publication
+from pyspark_theflash.storage.store.compared import imports_record
 from pyspark_theflash.storage.store.folder import read_identity
 from pyspark_theflash.storage.store.load import LOAD_KIND, LoadPlan
+from pyspark_theflash.storage.store.manifest import ManifestChange
 from pyspark_theflash.storage.store.progress import Progress
 from pyspark_theflash.storage.store.scope import SCOPE_KIND, TableScope, continued
 from pyspark_theflash.tidb.schema.tidb import TidbSchemaSource
@@ -62,6 +67,9 @@ def ensure_loaded(
             return progress.resolved_ts
         load = FirstLoad(engine, client, cluster, cluster_id, clock=clock, check=barrier.check)
         if (plan := LoadPlan.of(view)) is None:
+            # From here on, the writer looks for imports.
+            revision, _ = pd.keys_at(IMPORT_PREFIX, KEYS_MAX)
+            engine.publish(Publication((), ManifestChange([imports_record(revision)])))
             ts = _begin(load, pd, client, barrier, scope, clock)
         elif plan.cluster_id != cluster_id:
             raise ClusterMismatchError("--pd", cluster_id, plan.cluster_id)

@@ -22,6 +22,7 @@ from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress
 from pyspark_theflash.storage.store.scope import TableScope
 
 if TYPE_CHECKING:
+    from pyspark_theflash.cli.jobs.imports import Imports
     from pyspark_theflash.cli.jobs.metrics import Figures
     from pyspark_theflash.cluster.tikv.barrier import GCBarrier
     from pyspark_theflash.replication.cdc.writer import ChangeWriter
@@ -104,16 +105,18 @@ class ChangeStream:
         now: Callable[[], TimeStamp],
         clock: Clock,
         add: Sequence[str] = (),
+        imports: "Imports | None" = None,
     ) -> None:
         """Start a writer, and hold a GC barrier at its resolved_ts.
 
-        `add` are patterns of tables to load now, and to follow then.
+        `add` are patterns of tables to load now, and to follow then. `imports` are looked for while
+        the stream is polled, except by `run_once`.
 
         Raises:
             GCBarrierLostError: TiKV may have collected changes that the store does not have.
         """
         self._make_writer, self._barrier = make_writer, barrier
-        self._now, self._clock = now, clock
+        self._now, self._clock, self._imports = now, clock, imports
         self.writer = make_writer()
         barrier.hold(self.writer.checkpoint_ts)
         barrier.start(lambda: self.writer.checkpoint_ts)
@@ -125,6 +128,11 @@ class ChangeStream:
         return self.writer.is_due
 
     def poll(self, until_ts: TimeStamp | None) -> None:
+        self._poll(until_ts)
+        if self._imports is not None:
+            self._imports.poll(self.writer)
+
+    def _poll(self, until_ts: TimeStamp | None) -> None:
         self._barrier.check()
         self.writer.poll(until_ts=until_ts)
 
@@ -135,7 +143,7 @@ class ChangeStream:
         limit = self._now() if until_ts is None else until_ts
         deadline, reached = Deadline(self._clock, ONCE_MS), (TimeStamp(0), 0.0)
         while self.writer.resolved_ts < limit:
-            self.poll(limit)
+            self._poll(limit)
             now = self.writer.resolved_ts, self.writer.report.loading or 0.0
             if now > reached:
                 deadline, reached = Deadline(self._clock, ONCE_MS), now
@@ -162,6 +170,8 @@ class ChangeStream:
         }
 
     def close(self) -> None:
+        if self._imports is not None:
+            self._imports.close()
         self._barrier.close()
         self.writer.close()
 
@@ -261,6 +271,7 @@ class StreamMaker:
 
     def _change_stream(self) -> WriterStream:
         # Imported here because it needs grpcio.
+        from pyspark_theflash.cli.jobs.imports import open_imports
         from pyspark_theflash.cluster.tikv.barrier import GCBarrier, barrier_name
         from pyspark_theflash.replication.cdc.meta_schema import MetaSchema
         from pyspark_theflash.replication.cdc.writer import ChangeWriter
@@ -285,7 +296,11 @@ class StreamMaker:
                 **self._common,
             )
 
-        return ChangeStream(make_writer, barrier, cluster.pd.tso, clock, arguments.add or ())
+        add, imports = (
+            arguments.add or (),
+            open_imports(arguments, place.engine, cluster, addresses),
+        )
+        return ChangeStream(make_writer, barrier, cluster.pd.tso, clock, add, imports)
 
     def _sink_stream(self) -> WriterStream:
         # Imported here because Arrow's file systems take a while to load.

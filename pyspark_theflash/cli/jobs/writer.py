@@ -25,6 +25,7 @@ from pyspark_theflash.base.types import PhysicalTableID
 from pyspark_theflash.cli.jobs.arguments import (
     ArgumentParser,
     add_access,
+    add_compare_share,
     add_seconds,
     add_telemetry,
     add_tls,
@@ -130,6 +131,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="if locks hold back TiKV's change feed, log them (wait, fail) or resolve them as TiDB "
         "does, which writes to TiKV (default: wait)",
     )
+    add_compare_share(parser)
     add_telemetry(parser)
     _add_network(parser)
     _add_server(parser)

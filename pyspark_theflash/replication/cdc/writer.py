@@ -20,7 +20,7 @@ MODIFY COLUMN rewrites; with or without them a scan returns the converted values
 has the new column is not converted (`storage.mvcc.project`).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from itertools import chain
 from pathlib import Path
 from typing import Final, Protocol
@@ -29,6 +29,7 @@ import numpy as np
 
 from pyspark_theflash.base.clock import Clock, SystemClock
 from pyspark_theflash.base.errors import UnsupportedError, invariant
+from pyspark_theflash.base.timestamp import shown
 from pyspark_theflash.base.types import (
     MAX_TS,
     PhysicalTableID,
@@ -77,6 +78,8 @@ WAIT_MS: Final = 20
 STEP: Final = from_physical_ms(60_000)
 """Time whose changes are taken at once, at first."""
 STEP_MIN: Final = from_physical_ms(100)
+_MODE: Final = '"mode":'
+"""Part of the JSON of every table that is being imported."""
 STEP_BYTES: Final = 2 * BATCH_BYTES
 """Size of the changes to take at once; the time that they are of is adapted to it."""
 
@@ -146,6 +149,8 @@ class ChangeWriter:
         if loader is not None:
             clock = clock or SystemClock()
             self._entering = Entering(engine, self._state, self._asides, loader, clock)
+        if self.checkpoint_ts == self.start_ts:
+            self._set_importing_aside(self._state.history.events)
         self._tables = PhysicalTables(self._state.history)
         self._followed: set[PhysicalTableID] = set()
         self._followed_ts = TimeStamp(0)
@@ -171,6 +176,11 @@ class ChangeWriter:
         return bool(self._followed) and self._feed.resolved_ts > self.checkpoint_ts
 
     @property
+    def start_ts(self) -> TimeStamp:
+        """Oldest timestamp of the schema history."""
+        return self._state.history.start_ts
+
+    @property
     def state(self) -> StreamState:
         """The writer's records of the manifest."""
         return self._state
@@ -185,6 +195,16 @@ class ChangeWriter:
         rows = load_any(self._engine, base, self._state)
         self._begin()
         return rows
+
+    def record(self, records: Sequence[Record]) -> None:
+        """Publish records besides the writer's."""
+        self._engine.publish(Publication((), ManifestChange(records)))
+
+    def set_aside(self, table: str, ids: Set[PhysicalTableID], ts: TimeStamp, reason: str) -> None:
+        """Set physical tables aside from `ts` on, at once."""
+        self._asides.add(table, ids, ts, reason)
+        self._engine.publish(Publication((), self._asides.added_to(ManifestChange([]))))
+        self._asides.published()
 
     def receive(self) -> None:
         """Receive pending messages. Raises the errors of `ChangeFeed.poll`."""
@@ -243,6 +263,7 @@ class ChangeWriter:
         history = self._state.history
         if history is before:
             return
+        self._set_importing_aside(e for e in history.events if e.ts > before.end_ts)
         for ts in self._schema.take_restored():
             ids = history.appearing_at(ts)
             self._restored |= {table_id: recovered_record(table_id) for table_id in ids}
@@ -277,6 +298,18 @@ class ChangeWriter:
             self._entering.end()
             self._entry_ts, self._followed_ts = None, TimeStamp(0)
             self.report.loading = None
+
+    def _set_importing_aside(self, events: Iterable[TableEvent]) -> None:
+        """Set the tables aside that TiDB declares to be filled by an import."""
+        for event in events:
+            if _MODE in (event.json_text or "") and self._follows(event):
+                table = event.table
+                if table is not None and table.is_importing:
+                    reason = (
+                        f"IMPORT INTO or a restore by BR began to fill it at {shown(event.ts)}, of "
+                        "which TiKV's change feed does not have the rows"
+                    )
+                    self._asides.add(table.full_name, table.stored_id_set, event.ts, reason)
 
     def _follow_tables(self) -> None:
         """Subscribe the physical tables that changes may be in, and unsubscribe the others.

@@ -66,8 +66,8 @@ class ReaderProcesses:
     def _read(self, start: RawKey, end: RawKey) -> LoadPiece:
         process = self._process()
         try:
-            _send(process.stdin, (start, end))
-            answer = _receive(process.stdout)
+            send(process.stdin, (start, end))
+            answer = receive(process.stdout)
         except (OSError, EOFError):
             status = process.wait()
             reason = f"a process of the load ended with status {status}; run the same command again"
@@ -92,11 +92,12 @@ class ReaderProcesses:
                 self._processes.append(process)
             self._own.process = process
             with contextlib.suppress(OSError):  # the next message fails too
-                _send(process.stdin, self._request)
+                send(process.stdin, self._request)
         return process
 
 
-def _send(pipe: IO[bytes] | None, message: object) -> None:
+def send(pipe: IO[bytes] | None, message: object) -> None:
+    """Write a message to another process of this program."""
     body = pickle.dumps(message, protocol=5)
     assert pipe is not None  # noqa: S101
     pipe.write(_SIZE.pack(len(body)))
@@ -104,7 +105,8 @@ def _send(pipe: IO[bytes] | None, message: object) -> None:
     pipe.flush()
 
 
-def _receive(pipe: IO[bytes] | None) -> Any:  # noqa: ANN401
+def receive(pipe: IO[bytes] | None) -> Any:  # noqa: ANN401
+    """Read a message of another process of this program. Raises `EOFError` if it has ended."""
     assert pipe is not None  # noqa: S101
     head = pipe.read(_SIZE.size)
     if len(head) < _SIZE.size:
@@ -119,10 +121,10 @@ def _receive(pipe: IO[bytes] | None) -> Any:  # noqa: ANN401
 def main() -> int:
     """Read the pieces that standard input requests, until it ends."""
     requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    threading.Thread(target=_take, args=(requests,), daemon=True).start()
+    threading.Thread(target=take, args=(requests,), daemon=True).start()
     with opened_reader(requests.get()) as reader:
         while True:
-            _send(sys.stdout.buffer, _answer(reader, *requests.get()))
+            send(sys.stdout.buffer, _answer(reader, *requests.get()))
 
 
 def _answer(reader: PieceReader, start: RawKey, end: RawKey) -> LoadPiece | TheFlashError:
@@ -134,11 +136,11 @@ def _answer(reader: PieceReader, start: RawKey, end: RawKey) -> LoadPiece | TheF
         return InternalError(f"reading rows failed with {type(error).__name__}")
 
 
-def _take(requests: "queue.SimpleQueue[Any]") -> None:
+def take(requests: "queue.SimpleQueue[Any]") -> None:
     """Pass requests on; at the end of the input, end the process immediately."""
     with contextlib.suppress(EOFError, OSError):
         while True:
-            requests.put(_receive(sys.stdin.buffer))
+            requests.put(receive(sys.stdin.buffer))
     os._exit(0)
 
 

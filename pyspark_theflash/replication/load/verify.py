@@ -7,6 +7,7 @@ rows of a range that differs are read again, with their digests by handle.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
@@ -17,6 +18,7 @@ import pyarrow as pa
 from pyspark_theflash.base.clock import Deadline
 from pyspark_theflash.base.types import PhysicalTableID
 from pyspark_theflash.cluster.tikv.client import TiKVClient
+from pyspark_theflash.cluster.tikv.upkeep import SharedHold
 from pyspark_theflash.read.plan.snapshot import ReadSnapshot
 from pyspark_theflash.read.present import as_texts
 from pyspark_theflash.replication.load.plan import first_handle, region_starts
@@ -221,6 +223,19 @@ class _Sums:
             np.array(bounds, keys.dtype), keys, side="right"
         )
         return numbers
+
+
+@contextmanager
+def held(client: TiKVClient, snapshot: ReadSnapshot) -> Iterator[SharedHold]:
+    """Keep TiKV from collecting versions that the snapshot needs.
+
+    Raises the errors of `SharedHold.ensure`.
+    """
+    service = f"theflash-verify-{snapshot.lease.id}"
+    hold = SharedHold(client.directory, service, clock=client.clock)
+    with closing(hold):
+        hold.ensure(snapshot.snapshot_ts)
+        yield hold
 
 
 def _digests(handles: pa.Array, texts: Sequence[pa.Array]) -> list[bytes]:

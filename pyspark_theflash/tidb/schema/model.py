@@ -150,6 +150,8 @@ class TableInfo:
     is_sequence: bool = False
     max_column_id: int = 0
     has_unique_key: bool = False
+    is_importing: bool = False
+    """Whether IMPORT INTO or BR's restore is filling it; only newer TiDBs state it (`Mode`)."""
 
     @property
     def is_public(self) -> bool:
@@ -250,6 +252,7 @@ def parse_table_info(db: str, info: Mapping[str, Any], json_text: str | None = N
             state=int64(info.get("state", STATE_PUBLIC)),
             is_view=bool(info.get("view")),
             is_sequence=bool(info.get("sequence")),
+            is_importing=int64(info.get("mode", 0)) != 0,
             has_unique_key=any(i.get("is_unique") for i in items(info.get("index_info"))),
         )
     except SHAPE_ERRORS as error:

@@ -24,15 +24,31 @@ def test_garbage(decode):
 
 def test_field_numbers_are_etcds():
     assert field_numbers(kv_pb2) == {
+        "ResponseHeader.revision": 3,
         "KeyValue.key": 1,
+        "KeyValue.mod_revision": 3,
         "KeyValue.value": 5,
         "RangeRequest.key": 1,
         "RangeRequest.range_end": 2,
         "RangeRequest.limit": 3,
+        "RangeResponse.header": 1,
         "RangeResponse.kvs": 2,
         "RangeResponse.more": 3,
         "PutRequest.key": 1,
         "PutRequest.value": 2,
+        "WatchRequest.create_request": 1,
+        "WatchCreateRequest.key": 1,
+        "WatchCreateRequest.range_end": 2,
+        "WatchCreateRequest.start_revision": 3,
+        "WatchCreateRequest.progress_notify": 4,
+        "WatchResponse.header": 1,
+        "WatchResponse.created": 3,
+        "WatchResponse.canceled": 4,
+        "WatchResponse.compact_revision": 5,
+        "WatchResponse.cancel_reason": 6,
+        "WatchResponse.events": 11,
+        "Event.type": 1,
+        "Event.kv": 2,
     }
 
 

@@ -431,3 +431,41 @@ def test_a_change_feed_does_not_continue_a_binlog(stores: Any, log: ChangeLog) -
         with pytest.raises(error):
             ChangeWriter(store.engine, FakeChangeFeed(log), schema, CLUSTER)
     assert Progress.of(store.engine.read([PROGRESS_KIND])) is not None
+
+
+def test_a_table_that_tidb_fills_by_an_import_is_set_aside(stores: Any, log: ChangeLog) -> None:
+    def mode(info: TableInfo, number: int) -> TableInfo:
+        return parse_table_info("d", json.loads(info.json_text) | {"mode": number})
+
+    other, restored = table(2, "d.other"), table(3, "d.restored")
+    store = stores(
+        event(100, T),
+        event(100, mode(other, 1)),
+        event(300, mode(T, 1)),
+        event(350, mode(restored, 2)),
+        event(400, T),
+    )
+    log.write(200, key(1, 7), row(c2=1))
+    store.reach(299)
+    assert store.rows("d.t", 299) == [(7, 1)]
+    with pytest.raises(TableSetAsideError, match="IMPORT INTO or a restore"):
+        store.rows("d.other", 299)
+    store.reach(500)
+    assert store.rows("d.t", 299) == [(7, 1)]
+    for name, ts in (("d.t", 300), ("d.t", 500), ("d.restored", 500)):
+        with pytest.raises(TableSetAsideError) as caught:
+            store.rows(name, ts)
+        assert "TiKV's change feed does not have the rows" in caught.value.reason
+
+
+def test_a_table_set_aside_at_once(stores: Any, log: ChangeLog) -> None:
+    store = stores(event(100, T))
+    log.write(200, key(1, 7), row(c2=1))
+    store.reach(300)
+    store.writer.set_aside("d.t", {PhysicalTableID(1)}, TimeStamp(250), "it differs")
+    assert store.rows("d.t", 249) == [(7, 1)]
+    for _ in range(2):
+        with pytest.raises(TableSetAsideError, match="it differs"):
+            store.rows("d.t", 300)
+        store.kill()
+        store.start()

@@ -24,21 +24,33 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\retcd/kv.proto\x12\rtheflash.etcd\"&\n\x08KeyValue\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x05 \x01(\x0c\"=\n\x0cRangeRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x11\n\trange_end\x18\x02 \x01(\x0c\x12\r\n\x05limit\x18\x03 \x01(\x03\"C\n\rRangeResponse\x12$\n\x03kvs\x18\x02 \x03(\x0b\x32\x17.theflash.etcd.KeyValue\x12\x0c\n\x04more\x18\x03 \x01(\x08\"(\n\nPutRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\"\r\n\x0bPutResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\retcd/kv.proto\x12\rtheflash.etcd\"\"\n\x0eResponseHeader\x12\x10\n\x08revision\x18\x03 \x01(\x03\"<\n\x08KeyValue\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x14\n\x0cmod_revision\x18\x03 \x01(\x03\x12\r\n\x05value\x18\x05 \x01(\x0c\"=\n\x0cRangeRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x11\n\trange_end\x18\x02 \x01(\x0c\x12\r\n\x05limit\x18\x03 \x01(\x03\"r\n\rRangeResponse\x12-\n\x06header\x18\x01 \x01(\x0b\x32\x1d.theflash.etcd.ResponseHeader\x12$\n\x03kvs\x18\x02 \x03(\x0b\x32\x17.theflash.etcd.KeyValue\x12\x0c\n\x04more\x18\x03 \x01(\x08\"(\n\nPutRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\"\r\n\x0bPutResponse\"\\\n\x0cWatchRequest\x12;\n\x0e\x63reate_request\x18\x01 \x01(\x0b\x32!.theflash.etcd.WatchCreateRequestH\x00\x42\x0f\n\rrequest_union\"e\n\x12WatchCreateRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x11\n\trange_end\x18\x02 \x01(\x0c\x12\x16\n\x0estart_revision\x18\x03 \x01(\x03\x12\x17\n\x0fprogress_notify\x18\x04 \x01(\x08\"\xb8\x01\n\rWatchResponse\x12-\n\x06header\x18\x01 \x01(\x0b\x32\x1d.theflash.etcd.ResponseHeader\x12\x0f\n\x07\x63reated\x18\x03 \x01(\x08\x12\x10\n\x08\x63\x61nceled\x18\x04 \x01(\x08\x12\x18\n\x10\x63ompact_revision\x18\x05 \x01(\x03\x12\x15\n\rcancel_reason\x18\x06 \x01(\t\x12$\n\x06\x65vents\x18\x0b \x03(\x0b\x32\x14.theflash.etcd.Event\"|\n\x05\x45vent\x12,\n\x04type\x18\x01 \x01(\x0e\x32\x1e.theflash.etcd.Event.EventType\x12#\n\x02kv\x18\x02 \x01(\x0b\x32\x17.theflash.etcd.KeyValue\" \n\tEventType\x12\x07\n\x03PUT\x10\x00\x12\n\n\x06\x44\x45LETE\x10\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'etcd.kv_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_KEYVALUE']._serialized_start=32
-  _globals['_KEYVALUE']._serialized_end=70
-  _globals['_RANGEREQUEST']._serialized_start=72
-  _globals['_RANGEREQUEST']._serialized_end=133
-  _globals['_RANGERESPONSE']._serialized_start=135
-  _globals['_RANGERESPONSE']._serialized_end=202
-  _globals['_PUTREQUEST']._serialized_start=204
-  _globals['_PUTREQUEST']._serialized_end=244
-  _globals['_PUTRESPONSE']._serialized_start=246
-  _globals['_PUTRESPONSE']._serialized_end=259
+  _globals['_RESPONSEHEADER']._serialized_start=32
+  _globals['_RESPONSEHEADER']._serialized_end=66
+  _globals['_KEYVALUE']._serialized_start=68
+  _globals['_KEYVALUE']._serialized_end=128
+  _globals['_RANGEREQUEST']._serialized_start=130
+  _globals['_RANGEREQUEST']._serialized_end=191
+  _globals['_RANGERESPONSE']._serialized_start=193
+  _globals['_RANGERESPONSE']._serialized_end=307
+  _globals['_PUTREQUEST']._serialized_start=309
+  _globals['_PUTREQUEST']._serialized_end=349
+  _globals['_PUTRESPONSE']._serialized_start=351
+  _globals['_PUTRESPONSE']._serialized_end=364
+  _globals['_WATCHREQUEST']._serialized_start=366
+  _globals['_WATCHREQUEST']._serialized_end=458
+  _globals['_WATCHCREATEREQUEST']._serialized_start=460
+  _globals['_WATCHCREATEREQUEST']._serialized_end=561
+  _globals['_WATCHRESPONSE']._serialized_start=564
+  _globals['_WATCHRESPONSE']._serialized_end=748
+  _globals['_EVENT']._serialized_start=750
+  _globals['_EVENT']._serialized_end=874
+  _globals['_EVENT_EVENTTYPE']._serialized_start=842
+  _globals['_EVENT_EVENTTYPE']._serialized_end=874
 # @@protoc_insertion_point(module_scope)

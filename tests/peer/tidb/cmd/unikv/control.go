@@ -11,6 +11,7 @@ import (
 
 	"github.com/gogo/protobuf/proto"
 	"github.com/pingcap/kvproto/pkg/cdcpb"
+	"github.com/pingcap/tidb/tablecodec"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -38,6 +39,8 @@ func (c *changeData) waitWhileHeld(f *feed, what string) {
 //	                               error ends them, a resolved_ts is sent as the stream has them
 //	POST /refuse?region=&times=    answer the next registrations with the cdcpb.Error in the body
 //	POST /cut?code=                end all streams with a gRPC status
+//	POST /import?table=, /imported?table=  from the first on, rows that are written to a physical
+//	                               table are sent by scans only, and by those of v6.5 only
 //
 // region 0 means all. The answer is the number of feeds or streams that are concerned.
 func (c *changeData) control(listener net.Listener) {
@@ -54,7 +57,9 @@ func (c *changeData) control(listener net.Listener) {
 		"/refuse": func(r *http.Request, body []byte) (int, error) {
 			return c.refuse(number(r, "region"), number(r, "times"), body)
 		},
-		"/cut": func(r *http.Request, _ []byte) (int, error) { return c.cut(codes.Code(number(r, "code"))), nil },
+		"/import":   func(r *http.Request, _ []byte) (int, error) { return c.setImporting(number(r, "table"), true), nil },
+		"/imported": func(r *http.Request, _ []byte) (int, error) { return c.setImporting(number(r, "table"), false), nil },
+		"/cut":      func(r *http.Request, _ []byte) (int, error) { return c.cut(codes.Code(number(r, "code"))), nil },
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("/feeds", func(w http.ResponseWriter, _ *http.Request) { must(json.NewEncoder(w).Encode(c.list())) })
@@ -106,6 +111,13 @@ func (c *changeData) setHeld(what string, held bool) (int, error) {
 		s.wakeUp()
 	}
 	return len(c.streams), nil
+}
+
+func (c *changeData) setImporting(tableID uint64, importing bool) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.history.importing[string(tablecodec.EncodeTablePrefix(int64(tableID)))] = importing
+	return len(c.feeds)
 }
 
 func (c *changeData) inject(regionID uint64, event *cdcpb.Event) int {

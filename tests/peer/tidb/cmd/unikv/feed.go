@@ -25,13 +25,14 @@ type feed struct {
 	resolvedTS, sentTS uint64
 }
 
-// apply records a written batch and sends its rows to the feeds of their keys.
+// apply records a written batch and sends its rows to the feeds of their keys. Rows that are imported
+// are sent by scans only, as TiKV observes no ingested files.
 func (c *changeData) apply(batch *watchedBatch) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var rows []*cdcpb.Event_Row
 	for _, write := range batch.writes {
-		if row := write(&c.history); row != nil {
+		if row := write(&c.history); row != nil && row.TxnSource&physicalImport == 0 {
 			rows = append(rows, row)
 		}
 	}

@@ -17,6 +17,8 @@ type history struct {
 	versions map[string][]version // by raw key, oldest first
 	locks    map[string]prewritten
 	blocks   []*block
+	// importing are the prefixes of the keys of tables whose writes are taken for physical imports.
+	importing map[string]bool
 }
 
 // block has the keys of some versions, in the order of their commits, and the newest commit_ts, so
@@ -37,6 +39,12 @@ func (h *history) add(key string, v version) {
 	last.keys, last.newest = append(last.keys, key), max(last.newest, v.commitTS)
 }
 
+// physicalImport is the bit of a txn_source by which TiDB marks rows that were ingested as files.
+const physicalImport = 1 << 16
+
+// prefixLen is the length of what the keys of one table begin with: t and its id.
+const prefixLen = 9
+
 type version struct {
 	prewritten
 	commitTS uint64
@@ -51,7 +59,7 @@ type prewritten struct {
 
 // prewrite adds a lock and returns its row; nil for locks that change nothing.
 func (h *history) prewrite(key string, lock *mvcc.Lock, source uint64) *cdcpb.Event_Row {
-	p, changes := prewrittenBy(lock, source)
+	p, changes := prewrittenBy(lock, h.sourceOf(key, source))
 	if !changes {
 		return nil
 	}
@@ -72,7 +80,7 @@ func (h *history) relock(key string, lock *mvcc.Lock) *cdcpb.Event_Row {
 // commit adds a version and returns its row: COMMIT if there is a lock, COMMITTED for a transaction
 // that was committed in one phase.
 func (h *history) commit(key string, lock *mvcc.Lock, commitTS, source uint64) *cdcpb.Event_Row {
-	p, changes := prewrittenBy(lock, source)
+	p, changes := prewrittenBy(lock, h.sourceOf(key, source))
 	if !changes {
 		return nil
 	}
@@ -91,6 +99,13 @@ func (h *history) commit(key string, lock *mvcc.Lock, commitTS, source uint64) *
 		row.Value = nil
 	}
 	return row
+}
+
+func (h *history) sourceOf(key string, source uint64) uint64 {
+	if len(key) > prefixLen && h.importing[key[:prefixLen]] {
+		return source | physicalImport
+	}
+	return source
 }
 
 func (h *history) rollback(key string, startTS uint64) *cdcpb.Event_Row {
