@@ -580,7 +580,7 @@ def test_waiting_for_a_moment(way, shop):
     api = way(shop.path)
     later = threading.Timer(0.3, lambda: shop.publish(400))
     later.start()
-    assert api.snapshot(Moment(400, wait_ms=20_000)).snapshot_ts == 400
+    assert api.snapshot(Moment(400, wait_ms=60_000)).snapshot_ts == 400
     later.join()
 
 

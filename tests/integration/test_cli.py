@@ -363,7 +363,7 @@ def test_waiting(builder: StoreBuilder, store: Path, run: Run) -> None:
 
     writer = threading.Thread(target=publish)
     writer.start()
-    assert run("scan", store, "db.t", "--at", 400, "--wait", 20, "--format", "jsonl")[0] == 0
+    assert run("scan", store, "db.t", "--at", 400, "--wait", 60, "--format", "jsonl")[0] == 0
     writer.join()
 
 

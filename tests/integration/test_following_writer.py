@@ -94,7 +94,7 @@ def test_a_writer_follows_obeys_and_goes_on(
     following.start("--interval", "0.1", "--metrics", f"127.0.0.1:{port}")
     first = following.grows_beyond(0)
     until(lambda: following.position() is not None)
-    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
         assert b"theflash_rows_total" in answer.read()
     store = str(following.store)
     # The interval is a day, and is then reduced: commands are executed immediately.

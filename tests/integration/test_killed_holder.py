@@ -14,6 +14,7 @@ from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.storage.store.folder import StoreIdentity, create_store, open_manifest
 from pyspark_theflash.storage.store.latch.latch import LatchKind
 from pyspark_theflash.storage.store.latch.lease import LeaseTable
+from tests.support.processes import wait_until
 
 PROJECT = Path(__file__).parents[2]
 HOLD = """
@@ -76,9 +77,7 @@ def test_a_killed_readers_latch_runs_out(store: Path) -> None:
     with holder(store, LatchKind.READ, 700) as process:
         process.kill()
         process.wait()
-        assert pinned(store)
-        SystemClock().sleep_ms(800)
-        assert not pinned(store)
+        wait_until(lambda: not pinned(store))
 
 
 def test_a_holder_that_was_stopped_past_its_lease(store: Path) -> None:

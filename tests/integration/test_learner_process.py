@@ -228,7 +228,7 @@ def test_a_plan_stays_what_it_was(world: World) -> None:
 
 def test_locks_are_met_and_shown(world: World) -> None:
     world.put({1: "a", 2: "b", 3: "c"}, 10)
-    with world.learning(read_wait_ms=700) as (_, api):
+    with world.learning(read_wait_ms=3_000) as (_, api):
         world.sender.install(world.tikv.regions[1])
         world.lock(1, 20, "committed", 25)
         world.lock(2, 21, "rolled back", 0)
@@ -258,6 +258,7 @@ def test_what_cannot_be_read(world: World) -> None:
         world.put({1: "b"}, 20)
         with pytest.raises(RegionBehindError):
             read(api)
+    with world.learning() as (_, api):
         world.sender.send()
         assert read(api) == [(1, "b")]
         with pytest.raises(NotCaughtUpError):

@@ -48,6 +48,7 @@ from tests.integration.test_replication import BANK, FRAMES, GrowingSchema, open
 from tests.support.binlog_writer import frames, prewrite
 from tests.support.faulty_fs import Failure, FaultyFileSystem
 from tests.support.manual_clock import ManualClock
+from tests.support.processes import wait_until
 from tests.support.progress import read_progress
 from tests.support.workloads import Workload, check_answers, workload
 
@@ -324,11 +325,11 @@ class Holder:
 
     def __enter__(self) -> "Holder":
         self._thread.start()
-        assert self._ready.wait(10)
+        assert self._ready.wait(60)
         return self
 
     def __exit__(self, *_: object) -> None:
-        administer(self._store, Verb.STOP, None, timeout_ms=10_000, fs=FS, clock=CLOCK)
+        administer(self._store, Verb.STOP, None, timeout_ms=60_000, fs=FS, clock=CLOCK)
         self._thread.join()
 
     def _run(self) -> None:
@@ -538,13 +539,12 @@ def test_a_holder_that_dies_before_it_answers(store: Path) -> None:
         reports: list[str] = []
         asker = threading.Thread(
             target=lambda: reports.append(
-                administer(store, Verb.COMPACT, None, timeout_ms=20_000, fs=FS, clock=CLOCK)
+                administer(store, Verb.COMPACT, None, timeout_ms=60_000, fs=FS, clock=CLOCK)
             )
         )
         asker.start()
-        CLOCK.sleep_ms(100)
         with closing(open_manifest(store, FS)) as manifest:
-            assert Mailbox(manifest, CLOCK).take() is not None
+            wait_until(Mailbox(manifest, CLOCK).take)
     asker.join()
     assert reports[0].startswith("compacted ")
 

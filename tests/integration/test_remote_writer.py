@@ -37,7 +37,7 @@ from pyspark_theflash.replication.apply.columns import StoredColumns
 from pyspark_theflash.replication.source.file import FileSource
 from pyspark_theflash.service.api.records import change_table
 from pyspark_theflash.service.client.remote_engine import RemoteEngine
-from pyspark_theflash.service.client.theflash import connect, transport_to
+from pyspark_theflash.service.client.theflash import TheFlash, connect, transport_to
 from pyspark_theflash.service.wire.message import PublishRequest
 from pyspark_theflash.service.wire.method import PUBLISH, Role
 from pyspark_theflash.storage.engine import registry
@@ -178,7 +178,7 @@ def test_there_is_one_writer(store: Path, address: str) -> None:
         end = threading.Timer(0.3, lambda: first.close())
         with engine(address) as second:
             end.start()
-            second.open(20_000)
+            second.open(60_000)
             end.join()
             second.publish(Publication((), ManifestChange([MOVE])))
     wait_until(lambda: is_free(store))
@@ -222,12 +222,19 @@ def test_a_token_from_before(store: Path, address: str) -> None:
         assert generation(store) == before + 1
 
 
+def expires_in(api: TheFlash) -> int:
+    (latch,) = api.latches().latches
+    return latch.expires_in_ms
+
+
 def test_who_is_silent_loses_the_store(store: Path, address: str) -> None:
     """The other machine fails without closing its connection."""
-    with engine(address, ttl_ms=1_000) as remote:
+    admin = TOKENS[Role.ADMIN]
+    with engine(address, ttl_ms=3_000) as remote, connect(address, token=admin) as api:
         remote.open()
-        CLOCK.sleep_ms(2_000)
-        assert remote.publish(Publication((), ManifestChange([MOVE])))  # its thread keeps the latch
+        ends_ms = expires_in(api) + CLOCK.boottime_ms()
+        wait_until(lambda: CLOCK.boottime_ms() + expires_in(api) > ends_ms)  # by its thread
+        assert remote.publish(Publication((), ManifestChange([MOVE])))
         remote._ended.set()
         wait_until(lambda: is_free(store))
         with pytest.raises(LatchLostError):

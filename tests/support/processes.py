@@ -11,8 +11,8 @@ CLOCK = SystemClock()
 _PROC = Path("/proc")
 
 
-def wait_until(condition: Callable[[], object], timeout_ms: int = 10_000) -> None:
-    """Wait until a condition is true; fail after a time."""
+def wait_until(condition: Callable[[], object], timeout_ms: int = 60_000) -> None:
+    """Wait until a condition is true; fail after a time, which a loaded machine needs too."""
     deadline_ms = CLOCK.boottime_ms() + timeout_ms
     while not condition():
         assert CLOCK.boottime_ms() < deadline_ms

@@ -4,10 +4,12 @@ import pytest
 
 from pyspark_theflash.base.errors import GCBarrierLostError
 from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.cluster.tikv import barrier as module
 from pyspark_theflash.cluster.tikv.barrier import GCBarrier, barrier_name
 from pyspark_theflash.cluster.tikv.wire.directory import Directory
 from pyspark_theflash.net.channel import grpc
 from tests.support.manual_clock import ManualClock
+from tests.support.processes import wait_until
 
 NAME = barrier_name("7")
 
@@ -50,7 +52,8 @@ def test_a_renewal_that_fails_is_reported_only_if_the_barrier_is_lost(tikv, barr
         barrier.check()
 
 
-def test_a_thread_renews(tikv, pd):
+def test_a_thread_renews(tikv, pd, monkeypatch):
+    monkeypatch.setattr(module, "_LOOK_S", 0.01)
     clock = ManualClock()
     barrier = GCBarrier(Directory(pd), NAME, clock=clock)
     barrier.hold(TimeStamp(50))
@@ -58,10 +61,6 @@ def test_a_thread_renews(tikv, pd):
     newest = [TimeStamp(70)]
     barrier.start(lambda: newest[0])
     clock.now_ms += 60_000
-    for _ in range(200):
-        if tikv.pd.service_safe_points[NAME.encode()] == 70:
-            break
-        barrier._ended.wait(0.1)
+    wait_until(lambda: tikv.pd.service_safe_points[NAME.encode()] == 70)
     barrier.close()
-    assert tikv.pd.service_safe_points[NAME.encode()] == 70
     assert tikv.pd.calls.count("UpdateServiceGCSafePoint") == called + 1

@@ -20,6 +20,7 @@ from pyspark_theflash.net.channel import grpc
 from pyspark_theflash.tidb.codec.key import RawKey
 from pyspark_theflash.tidb.protocol._generated.kvproto import errorpb_pb2, metapb_pb2
 from tests.support.fake_tikv import FakeTiKV
+from tests.support.manual_clock import ManualClock
 from tests.support.tls import tls, trust
 
 EVERYTHING = RawKeyRange(RawKey(b""), RawKey(b""))
@@ -174,9 +175,9 @@ def test_a_gap_is_no_answer(tikv, client):
     tikv.pd.freeze()
     del tikv.pd.stale[2]
     with pytest.raises(RegionGapError, match=KEYS[10].hex()):
-        scanned(client, EVERYTHING, ts, Deadline(SystemClock(), 700))
+        scanned(client, EVERYTHING, ts, Deadline(ManualClock(), 700))
     with pytest.raises(RegionGapError):
-        client.regions.cover([EVERYTHING], Deadline(SystemClock(), 700))
+        client.regions.cover([EVERYTHING], Deadline(ManualClock(), 700))
 
 
 def test_no_pd(tikv, client):

@@ -5,7 +5,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -20,7 +21,7 @@ from pyspark_theflash.base.errors import (
     TheFlashError,
     UnsupportedError,
 )
-from pyspark_theflash.read.sql.session import QueryLimits
+from pyspark_theflash.read.sql.session import QueryLimits, QueryThread
 from pyspark_theflash.read.sql.sql import run_sql
 
 ENDLESS = (
@@ -341,13 +342,24 @@ def interrupts() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("interrupts")
-def test_an_interrupt_ends_the_query(tables: Tables) -> None:
-    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
+def test_an_interrupt_ends_the_query(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
+    call = QueryThread.call
+
+    def interrupted(self: QueryThread, action: Callable[[], Any]) -> Any:
+        def slow() -> Any:
+            timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+            timer.start()
+            try:
+                return action()
+            finally:
+                timer.cancel()
+
+        return call(self, slow)
+
+    monkeypatch.setattr(QueryThread, "call", interrupted)
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         rows(ENDLESS, tables, limits=QueryLimits(threads=1))
-    timer.join()
     assert time.monotonic() - started < 30
 
 

@@ -100,8 +100,9 @@ class Model:
         assert free == sorted(k for k in self.progress if k not in self.owner)
 
 
-def test_histories_of_splits_and_merges() -> None:
-    for seed in range(10_000):
+@pytest.mark.parametrize("histories", [2_000, 10_000])
+def test_histories_of_splits_and_merges(histories: int) -> None:
+    for seed in range(histories):
         model = Model(seed)
         for _ in range(12):
             step = model.rng.choices(

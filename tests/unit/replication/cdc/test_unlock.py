@@ -13,6 +13,7 @@ from pyspark_theflash.cluster.tikv.client import TiKVClient
 from pyspark_theflash.replication.cdc.unlock import unlocker
 from pyspark_theflash.tidb.codec.key import RawKey
 from tests.support.fake_tikv import FakeTiKV
+from tests.support.manual_clock import ManualClock
 
 KEYS = RawKeyRange(RawKey(b"a"), RawKey(b"z"))
 
@@ -30,9 +31,9 @@ def tikv() -> Iterator[FakeTiKV]:
 
 
 def unlock(tikv: FakeTiKV, policy: LockPolicy) -> None:
-    clock = SystemClock()
+    clock = ManualClock()  # waits take no time
     with (
-        PDClient([tikv.pd.address], clock=clock) as pd,
+        PDClient([tikv.pd.address], clock=SystemClock()) as pd,
         TiKVClient(pd, clock=clock, policy=policy) as client,
     ):
         unlocker(client, clock)(KEYS)

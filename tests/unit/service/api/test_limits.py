@@ -9,11 +9,10 @@ import pytest
 
 from pyspark_theflash.base.errors import OptionError, SqlMemoryError
 from pyspark_theflash.service.api.limits import Limits
-from pyspark_theflash.service.client.embedded import connect_embedded
 from pyspark_theflash.service.client.theflash import TheFlash, connect
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from tests.support.processes import engines, wait_until
-from tests.support.serving import served, serving
+from tests.support.serving import serving
 from tests.support.stores import StoreBuilder, column, id_column, table_info
 
 COLUMNS = [id_column(), column("text", MySQLType.VARCHAR, collate="utf8mb4_bin")]
@@ -30,7 +29,11 @@ SMALL, ENOUGH = ["request_memory=4194304"], ["request_memory=67108864"]
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("large") / "store"
+    return large_rows(tmp_path_factory.mktemp("large") / "store")
+
+
+def large_rows(path: Path) -> Path:
+    """Create a store with a row of 300 KB, and one of 3 MB that is doubled when it is read."""
     row = (1, 110, [1, "e" * 300_000])
     wide = (1, 110, [1, "e" * 3_000_000, None])
     return StoreBuilder(path, TABLE, DOUBLED).publish(200, {TABLE: [row], DOUBLED: [wide]}).path
@@ -43,35 +46,16 @@ def of_a_server(store: Path, limits: Sequence[str]) -> Iterator[TheFlash]:
         yield api
 
 
-@contextmanager
-def of_the_command(store: Path, limits: Sequence[str]) -> Iterator[TheFlash]:
-    """Its workers."""
-    with served(store, "--limit", *limits) as (_, address), connect(address) as api:
-        yield api
-
-
-def of_the_engine_process(store: Path, limits: Sequence[str]) -> TheFlash:
-    return connect_embedded(store, idle_ms=100, limits=limits)
-
-
 def of_this_process(store: Path, limits: Sequence[str]) -> TheFlash:
     return connect(store, limits=limits)
-
-
-WAYS: list[Callable[[Path, Sequence[str]], Any]] = [
-    of_a_server,
-    of_the_command,
-    of_the_engine_process,
-    of_this_process,
-]
 
 
 def rows(api: TheFlash, where: str) -> int:
     return sum(each.num_rows for each in api.read(api.plan("shop.item", ["id"], where=where)))
 
 
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
-def test_memory_of_a_request(way: Any, store: Path) -> None:
+def check_memory(way: Callable[[Path, Sequence[str]], Any], store: Path) -> None:
+    """Check that a way of reading obeys the limit of a request's memory."""
     with way(store, SMALL) as api:
         for where in (LARGE, CONSTANT):
             with pytest.raises(SqlMemoryError, match="limit of 4 MiB"):
@@ -80,6 +64,11 @@ def test_memory_of_a_request(way: Any, store: Path) -> None:
     wait_until(lambda: not engines(store))
     with way(store, ENOUGH) as api:
         assert [rows(api, LARGE), rows(api, CONSTANT)] == [1, 1]
+
+
+@pytest.mark.parametrize("way", [of_a_server, of_this_process])
+def test_memory_of_a_request(way: Any, store: Path) -> None:
+    check_memory(way, store)
 
 
 def test_memory_of_a_digest(store: Path) -> None:

@@ -65,6 +65,7 @@ def lengths(store: Path, where: str | None = None) -> set[int]:
 @pytest.mark.parametrize(
     ("where", "expected"),
     [(None, {len(LONG)}), ("c <> 'y' AND id < 20000", {len(LONG)}), ("c = 'y'", set())],
+    ids=["all", "some", "none"],
 )
 def test_long_defaults_of_many_rows(where: str | None, expected: set[int], tmp_path: Path) -> None:
     store = store_of(tmp_path, ROWS, now=NEW)
