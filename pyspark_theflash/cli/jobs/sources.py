@@ -114,26 +114,43 @@ def _drop(spool: Spool, position: str | None) -> None:
 
 
 class LiveSchema:
-    """Schema history of a live cluster from `start_ts` on.
+    """Schema history of a live cluster from `start_ts`, or `now()` if that is None, on.
 
     The first read waits up to `SCHEMA_WAIT_MS`, because a starting TiDB may wait for this pump
     before it answers.
     """
 
     def __init__(
-        self, source: TidbSchemaSource, start_ts: Callable[[], TimeStamp], clock: Clock
+        self,
+        source: TidbSchemaSource,
+        start_ts: TimeStamp | None,
+        now: Callable[[], TimeStamp],
+        clock: Clock,
     ) -> None:
-        self._source, self._start_ts, self._clock = source, start_ts, clock
+        self._source, self._start_ts = source, start_ts
+        self._now, self._clock = now, clock
 
     def read(self, after: SchemaHistory | None, at_least: TimeStamp | None) -> SchemaHistory:
+        """Return a history; see `SchemaSource`.
+
+        Raises:
+            OptionError: The schema has changed after `start_ts`, so a new history starts later.
+        """
         if after is not None and at_least is None:
             return after
-        return Deadline(self._clock, SCHEMA_WAIT_MS if after is None else 0).retried(
-            lambda: self._source.read(at_least or self._start_ts(), after),
+        history = Deadline(self._clock, SCHEMA_WAIT_MS if after is None else 0).retried(
+            lambda: self._source.read(at_least or self._start_ts or self._now(), after),
             ServiceUnavailableError,
             RegionGapError,
             pause_ms=_RETRY_MS,
         )
+        if after is None and self._start_ts is not None and history.start_ts > self._start_ts:
+            reason = (
+                f"the cluster's schema has changed since, and is readable from {history.start_ts} "
+                "on; begin there, with a base of that timestamp"
+            )
+            raise OptionError("start-ts", reason)
+        return history
 
     def has_written(self, key: RawKey, start_ts: TimeStamp) -> bool | None:
         return self._source.has_written(key, start_ts)
@@ -183,7 +200,7 @@ class Cluster:
     def schema(self, start_ts: TimeStamp | None) -> LiveSchema:
         """Return the schema history from `start_ts`, or a current timestamp, on."""
         return LiveSchema(
-            self.schema_source, lambda: start_ts or self.now() or self.pd.tso(), self.clock
+            self.schema_source, start_ts, lambda: self.now() or self.pd.tso(), self.clock
         )
 
     def loader(self, confirm: Callable[[TimeStamp], None]) -> "Loader":
@@ -290,7 +307,7 @@ class Opener:
         self._undo.callback(api.close)
         source = TidbSchemaSource(api, self._clock)
         return LiveSchema(
-            source, lambda: start_ts or self._now() or self._pd("schema").tso(), self._clock
+            source, start_ts, lambda: self._now() or self._pd("schema").tso(), self._clock
         )
 
     def cluster(self, addresses: Sequence[str], policy: LockPolicy = LockPolicy.WAIT) -> "Cluster":
