@@ -175,7 +175,7 @@ def test_a_bulk_load_is_shown_and_an_error_of_reads(world: World) -> None:
         assert read(api, 10) == [(1, "a")]
         before = process.figures()
         assert before["regions"] == {"followed": 1, "stopped": 0}
-        assert before["memory_bytes"]
+        assert before["cache_bytes"]
         with world.cluster.cluster.mutex:
             world.tikv.ingest("write", [(key(2), b"a file's value")], b"u")
         world.sender.send()

@@ -75,7 +75,8 @@ class Observed:
         return latest[-1]
 
     def ended(self) -> None:
-        """End the command; check that its log is complete."""
+        """End the command after a heartbeat; check that its log is complete."""
+        wait_until(lambda: any(line["message"] == "heartbeat" for line in self.lines()), WAIT_MS)
         self.process.terminate()
         self.process.communicate(timeout=WAIT_MS / 1000)
         assert self.process.returncode == 0

@@ -35,6 +35,8 @@ _HEADER_TAG: Final = b"\x12"
 _BODY_TAG: Final = b"\xc2\x3e"
 _MESSAGE_BYTES: Final = 512 << 10
 """The size of a message with rows, unless one row is larger. gRPC copies each twice."""
+_PART_BYTES: Final = _MESSAGE_BYTES * 7 // 8
+"""The size of its rows, of which some may be larger than others; the rest is for its header."""
 
 
 class FlightServer(Listener):
@@ -121,9 +123,9 @@ class FlightServer(Listener):
 
 
 def _parts(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    """Yield slices of about `_MESSAGE_BYTES`; an empty batch is one."""
-    count = max(-(-batch.nbytes // _MESSAGE_BYTES), 1)
-    rows = max(-(-batch.num_rows // count), 1)
+    """Yield slices of about `_PART_BYTES`; an empty batch is one."""
+    count = max(-(-batch.nbytes // _PART_BYTES), 1)
+    rows = max(batch.num_rows // count, 1)
     for start in range(0, max(batch.num_rows, 1), rows):
         yield batch.slice(start, rows)
 

@@ -125,14 +125,17 @@ class _AnsweringPD(PDClient):
 
     def __init__(self, data: bytes) -> None:
         super().__init__(["h:1"], clock=SystemClock(), timeout_ms=0)
-        self._data = data
+        self._data, self._channels = data, self
 
     def ask(self, decode: Callable[[bytes], object], data: bytes) -> None:
         with suppress(PDRefusedError):
             self._decoded(decode, data)
 
-    def _channel(self, address: str) -> Any:
+    def get(self, address: str) -> Any:
         return self
+
+    def drop(self, address: str) -> None:
+        pass
 
     def unary_unary(self, method: str) -> Callable[..., bytes]:
         return lambda request, timeout: self._data
