@@ -237,7 +237,7 @@ def _beside_integers(value: Vector, number: Decimal, other: Vector) -> Vector:
     if low <= number <= high and number == number.to_integral_value():
         integers = np.full(len(value), int(number), object)
         return replace(whole_numbers(integers, value.null, other.kind), is_constant=True)
-    if abs(number) >= _EXACT_DOUBLE and float(low) <= float(number) <= float(high):
+    if number.copy_abs() >= _EXACT_DOUBLE and float(low) <= float(number) <= float(high):
         raise LackingError("comparing integers with a large constant that is not of their type")
     return value
 

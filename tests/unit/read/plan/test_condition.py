@@ -66,6 +66,7 @@ def select(store: Path, where: str, columns: list[str] | None = None) -> list[An
     [
         ("id >= 2 AND id < 4", [2, 3]),
         ("id = 7", []),
+        ("id IN (1, '1e9223372036854775807')", [1]),
         ("name = 'ONE'", [1, 2]),
         ("code = 'a'", [1]),
         ("code = 'ab'", [4]),
