@@ -45,8 +45,8 @@ wheel: jar ## Build the package with its jar, into dist
 demo: java setup ## Replicate a TiDB history and read it with Spark
 	@$(python) -m demo
 
-# Two processes in parallel; one of them runs all tests of Spark first (tests/conftest.py).
-side_by_side := -n 2 --dist loadfile --no-loadscope-reorder
+# Three processes for two cores, since tests wait; one runs all tests of Spark first (tests/conftest.py).
+side_by_side := -n 3 --dist loadfile --no-loadscope-reorder
 
 unit: setup ## Run the unit tests that need neither Java nor other processes
 	$(python) -m pytest -m "not slow and not long and not spark and not peer" $(side_by_side) \
