@@ -53,8 +53,8 @@ from pyspark_theflash.replication.cdc.wire import (
     decode_frame,
     decode_request,
 )
-from pyspark_theflash.replication.cdc.writer import record_span
 from pyspark_theflash.replication.load.plan import physical_tables
+from pyspark_theflash.replication.load.scan import record_keys
 from pyspark_theflash.storage.store.scope import TableScope, tables_to_load
 from pyspark_theflash.tidb.codec.key import RawKey, table_of
 from pyspark_theflash.tidb.schema.tidb import TidbSchemaSource
@@ -139,7 +139,7 @@ class _Capture:
         self._feed = undo.enter_context(
             closing(TiKVChangeFeed(client.regions, streams, pd.cluster_id(), clock=self._clock))
         )
-        for span in (META_SPAN, *map(record_span, physical_tables(tables))):
+        for span in (META_SPAN, *map(record_keys, physical_tables(tables))):
             self._feed.subscribe(span, from_ts)
         print(f"recording {len(tables)} tables from {shown(from_ts)} into {self._path}", flush=True)
 

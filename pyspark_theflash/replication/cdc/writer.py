@@ -37,7 +37,6 @@ from pyspark_theflash.base.types import (
     TimeStamp,
     from_physical_ms,
 )
-from pyspark_theflash.cluster.located import RawKeyRange
 from pyspark_theflash.replication.apply.applier import (
     BATCH_BYTES,
     ApplyReport,
@@ -65,12 +64,12 @@ from pyspark_theflash.replication.cdc.position import (
     feed_position,
 )
 from pyspark_theflash.replication.load.entry import Loader
+from pyspark_theflash.replication.load.scan import record_keys
 from pyspark_theflash.storage.engine.api import Publication, VersionBatch, WriterEngine
 from pyspark_theflash.storage.store.coverage import ASSUMED_KIND, assumed_records, recovered_record
 from pyspark_theflash.storage.store.feed import FEED_KIND, Feed, claim
 from pyspark_theflash.storage.store.manifest import ManifestChange, Record
 from pyspark_theflash.storage.store.scope import TableScope
-from pyspark_theflash.tidb.codec.key import encode_record_key
 from pyspark_theflash.tidb.schema.history import SYSTEM_DATABASES, TableEvent
 
 WAIT_MS: Final = 20
@@ -328,13 +327,13 @@ class ChangeWriter:
         if self._entering is not None:
             physical_ids -= self._entering.physical_ids
         for physical_id in sorted(physical_ids - self._followed):
-            self._feed.subscribe(record_span(physical_id), checkpoint_ts)
+            self._feed.subscribe(record_keys(physical_id), checkpoint_ts)
         self._unfollow(self._followed - physical_ids)
         self._followed, self._followed_ts = physical_ids, checkpoint_ts
 
     def _unfollow(self, physical_ids: Iterable[PhysicalTableID]) -> None:
         for physical_id in sorted(physical_ids):
-            self._feed.unsubscribe(record_span(physical_id))
+            self._feed.unsubscribe(record_keys(physical_id))
             self._followed.discard(physical_id)
 
     def _follows(self, event: TableEvent) -> bool:
@@ -437,8 +436,3 @@ class ChangeWriter:
             )
             self._asides.add(table.full_name, {physical_id}, ts, reason)
         return chunk.select(np.flatnonzero(~is_late))
-
-
-def record_span(physical_id: PhysicalTableID) -> RawKeyRange:
-    """Return the range of the record keys of a physical table."""
-    return RawKeyRange.of_prefix(encode_record_key(physical_id, b""))

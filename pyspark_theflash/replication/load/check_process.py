@@ -10,20 +10,21 @@ A question is the name of a table, whose answer is a `CheckedTable`, or None, wh
 
 import contextlib
 import os
-import queue
-import subprocess
 import sys
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 from pyspark_theflash.base.clock import SystemClock
-from pyspark_theflash.base.errors import InternalError, TheFlashError
-from pyspark_theflash.base.process import start_module
+from pyspark_theflash.base.errors import InternalError
 from pyspark_theflash.cluster.pd import PDClient
 from pyspark_theflash.cluster.tikv.client import TiKVClient
 from pyspark_theflash.replication.load.checking import Answer, CheckRequest, answer
-from pyspark_theflash.replication.load.process import receive, send, take
+from pyspark_theflash.replication.load.pipe import ended, receive, requests, respond, send, started
+
+if TYPE_CHECKING:
+    import subprocess
 
 _MODULE: Final = "pyspark_theflash.replication.load.check_process"
 _NICE: Final = 10
@@ -66,12 +67,7 @@ class CheckProcess:
             if self._is_closed:
                 raise EOFError("closed")
             if self._process is None:
-                self._process = start_module(
-                    _MODULE,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    start_new_session=True,
-                )
+                self._process = started(_MODULE)
                 send(self._process.stdin, self._request)
             return self._process
 
@@ -80,19 +76,14 @@ class CheckProcess:
         if process is None:
             return None
         process.kill()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
-        return process.wait()
+        return ended(process)
 
 
 def main() -> int:
     """Answer the questions on standard input, until it ends."""
     with contextlib.suppress(OSError):
         os.nice(_NICE)
-    questions: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    threading.Thread(target=take, args=(questions,), daemon=True).start()
+    questions = requests()
     request: CheckRequest = questions.get()
     clock, cluster = SystemClock(), request.cluster
     with (
@@ -101,16 +92,7 @@ def main() -> int:
     ):
         while True:
             (table,) = questions.get()
-            send(sys.stdout.buffer, _answered(request, pd, client, table))
-
-
-def _answered(request: CheckRequest, pd: PDClient, client: TiKVClient, table: str | None) -> Answer:
-    try:
-        return answer(request, pd, client, table)
-    except TheFlashError as error:
-        return error
-    except Exception as error:  # noqa: BLE001 (its text may have values of rows)
-        return InternalError(f"comparing rows failed with {type(error).__name__}")
+            respond("comparing rows", partial(answer, request, pd, client, table))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ from pyspark_theflash.base.errors import (
 )
 from pyspark_theflash.base.types import PhysicalTableID, TableID, TimeStamp
 from pyspark_theflash.replication.cdc import writer as writer_module
-from pyspark_theflash.replication.cdc.writer import ChangeWriter, record_span
+from pyspark_theflash.replication.cdc.writer import ChangeWriter
+from pyspark_theflash.replication.load.scan import record_keys
 from pyspark_theflash.replication.upkeep.orphans import skip
 from pyspark_theflash.replication.writer import Writer
 from pyspark_theflash.storage.store.command import ResolveOrder
@@ -133,7 +134,7 @@ def test_a_table_created_later_is_subscribed_before_the_frontier_passes(
     store.reach(400)
     assert store.rows("d.new", 310) == [(1, 5)]
     span, checkpoint_ts = store.feed.subscribed[-1]
-    assert span == record_span(PhysicalTableID(2))
+    assert span == record_keys(PhysicalTableID(2))
     assert checkpoint_ts < 300
 
 
@@ -142,7 +143,7 @@ def test_a_dropped_table_is_unsubscribed_and_subscribed_again_when_recovered(
 ) -> None:
     gone = TableEvent(TimeStamp(300), "d", T.id, None)
     store = stores(event(100, T), gone, event(500, T))
-    span = record_span(PhysicalTableID(1))
+    span = record_keys(PhysicalTableID(1))
     log.write(200, key(1, 7), row(c2=1))
     store.reach(250)
     assert span in store.feed.spans
@@ -164,7 +165,7 @@ def test_only_the_scope_is_subscribed(stores: Any, log: ChangeLog) -> None:
     log.write(200, key(1, 7), row(c2=1))
     store.reach(300)
     spans = [span for span in store.feed.spans if span.start[:1] == b"t"]
-    assert spans == [record_span(PhysicalTableID(1))]
+    assert spans == [record_keys(PhysicalTableID(1))]
 
 
 def test_a_store_without_tables_advances(stores: Any, log: ChangeLog) -> None:
