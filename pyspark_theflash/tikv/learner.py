@@ -294,8 +294,12 @@ class Learner:
         return [c for c in commands if c.region_id not in stopped] if stopped else commands
 
     def _apply_other(self, command: RaftCommand) -> None:
-        """Apply a command that deletes a range or ingests a file."""
+        """Apply a command that deletes a range, ingests a file or merges a stopped region."""
         if not self.store.is_new(command):
+            return
+        if (source := self.store.stopped_source(command)) is not None:
+            merge = f"its log has the merge of region {source.region_id} at index {command.index}"
+            self._stop(command, f"{merge}, which stays at index {source.applied_index}")
             return
         parts: list[Part] = []
         for part in sort_requests(command.requests):
@@ -303,7 +307,8 @@ class Learner:
                 try:
                     pairs = self._files.read(part)
                 except UnsupportedError as error:
-                    self._stop(command, str(error))
+                    load = f"its log has a bulk load (IngestSST) at index {command.index}"
+                    self._stop(command, f"{load}, {error}")
                     return
                 parts.append([put_request(part.cf, key, value) for key, value in pairs])
             elif isinstance(part, list):
@@ -319,9 +324,8 @@ class Learner:
                     parts += self._replace(EncodedKeyRange(part.start, part.end), [])
         self._change(lambda: self.store.apply_parts(command, parts))
 
-    def _stop(self, command: RaftCommand, error: str) -> None:
-        """Stop following a region at a bulk load, whose rows are not in the raft log."""
-        reason = f"its log has a bulk load (IngestSST) at index {command.index}, {error}"
+    def _stop(self, command: RaftCommand, reason: str) -> None:
+        """Stop following a region before a command that cannot be applied."""
         self.store.stop_region(command.region_id, reason)
         _log.warning("region %d is not followed any further: %s", command.region_id, reason)
 

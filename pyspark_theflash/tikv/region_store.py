@@ -240,6 +240,11 @@ class RegionStore:
         """The regions that cannot be followed any further."""
         return self._stopped
 
+    def stopped_source(self, command: RaftCommand) -> StoppedRegion | None:
+        """Return the region that a command merges into its own, if that stays at an index."""
+        admin = command.admin
+        return self._stopped.get(admin.source.id) if isinstance(admin, CommitMerge) else None
+
     def stop_region(self, region_id: RegionID, reason: str) -> None:
         """Note that a region cannot be followed any further, until a snapshot replaces it."""
         with self._progress:
@@ -265,6 +270,8 @@ class RegionStore:
 
     def apply(self, commands: Sequence[RaftCommand]) -> int:
         """Apply commands in order, up to the first one with a DeleteRange or IngestSST request.
+
+        Or up to the merge of a region that cannot be followed any further.
 
         A small batch may be buffered until the state is read; then an error in it is raised by the
         read. After an error, the store must be recovered from the durable state.
@@ -332,6 +339,8 @@ class RegionStore:
             if (stopped_at := self._end_run(run)) is not None:
                 return stopped_at
             run, reached = [], {}
+            if command.index > index and self.stopped_source(command) is not None:
+                return number
             if command.destroys:
                 self.remove(state.id)
             elif command.index > index:

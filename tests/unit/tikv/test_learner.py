@@ -45,7 +45,7 @@ from tests.support.kv_table import HISTORY, TABLE, commit, committed, key, locke
 from tests.support.learning import Learning
 from tests.support.memory_engine import MemoryEngine
 from tests.support.percolator_records import write_record
-from tests.support.raft_tikv import Change, FakeRaftCluster, at_ts, batch, ts_of
+from tests.support.raft_tikv import Change, FakeRaftCluster, FakeRegion, at_ts, batch, ts_of
 from tests.support.row_oracle import decode_row_v2
 from tests.support.same_thread import SameThread
 from tests.support.table_rows import read_rows
@@ -467,28 +467,29 @@ def test_a_file_of_a_bulk_load(learning: Learning) -> None:
     assert (values[100], values[101], values[102]) == ("changed", LONG, "102")
 
 
+def reading_no_files(learning: Learning, engine: MemoryEngine) -> Learner:
+    return Learner(SameThread(engine), lambda _: learning.tables, CLOCK)
+
+
+def install(learner: Learner, tikv: FakeRaftCluster, region: FakeRegion) -> None:
+    builder = SnapshotBuilder()
+    for chunk in tikv.snapshot(region):
+        builder.add(chunk)
+    learner.install(builder.finish())
+
+
 def test_a_bulk_load_that_cannot_be_followed() -> None:
     """Its region stops, with an error for reads above it; other regions and old reads continue."""
     learning, engine = Learning(FakeRaftCluster(), HISTORY, None), MemoryEngine()
-
-    def recovered() -> Learner:
-        return Learner(SameThread(engine), lambda _: learning.tables, CLOCK)
-
-    tikv, learner = learning.tikv, recovered()
+    tikv, learner = learning.tikv, reading_no_files(learning, engine)
     tikv.split([key(50)])
     ingesting, other = (RegionID(tikv.region_of(key(handle)).id) for handle in (1, 60))
-
-    def install(region: RegionID) -> None:
-        builder = SnapshotBuilder()
-        for chunk in tikv.snapshot(tikv.regions[region]):
-            builder.add(chunk)
-        learner.install(builder.finish())
 
     def send_all() -> None:
         learner.apply(decode_commands(batch(entry for _, _, entry in tikv.log[start:])))
 
-    install(ingesting)
-    install(other)
+    install(learner, tikv, tikv.regions[ingesting])
+    install(learner, tikv, tikv.regions[other])
     start = len(tikv.log)
     commit(tikv, 1, 10, "a")
     before = learner.store.region(ingesting)
@@ -514,15 +515,45 @@ def test_a_bulk_load_that_cannot_be_followed() -> None:
     assert not learner.store.is_changed
     (recorded,) = stopped_regions(engine.read([STOPPED_KIND]))
     assert (recorded.region_id, recorded.applied_index) == (ingesting, index)
-    learner = recovered()
+    learner = reading_no_files(learning, engine)
     assert list(learner.store.stopped) == [ingesting]
     send_all()
     with pytest.raises(RegionStoppedError, match=rf"stays at index {index}: .*bulk load"):
         learner.store.wait_applied(ingesting, index + 1, now)
-    install(ingesting)
+    install(learner, tikv, tikv.regions[ingesting])
     learner.store.wait_applied(ingesting, index + 2, now)
     assert not learner.store.stopped
     assert stopped_regions(engine.read([STOPPED_KIND])) == []
+    learning.close()
+
+
+def test_a_region_that_stays_is_merged() -> None:
+    """The target stays before the merge, until a snapshot of it comes; other regions continue."""
+    learning = Learning(FakeRaftCluster(), HISTORY, None)
+    tikv, learner = learning.tikv, reading_no_files(learning, MemoryEngine())
+    tikv.split([key(50), key(80)])
+    left, middle, other = (tikv.region_of(key(handle)) for handle in (1, 60, 90))
+    for region in (left, middle, other):
+        install(learner, tikv, region)
+    loaded = [(k, v) for cf, k, v in committed(5, 15, "b") if cf == "write" and v is not None]
+    start = len(tikv.log)
+    tikv.ingest("write", loaded, b"u")
+    commit(tikv, 60, 20, "before")
+    tikv.merge(left, middle)
+    commit(tikv, 60, 30, "after")
+    commit(tikv, 90, 40, "other")
+    for _ in range(2):  # TiKV sends it again.
+        learner.apply(decode_commands(batch(entry for _, _, entry in tikv.log[start:])))
+    assert sorted(learner.store.stopped) == sorted([left.id, middle.id])
+    stopped = learner.store.region(RegionID(middle.id))
+    assert stopped is not None
+    index, now = stopped.applied.applied_index, Deadline(CLOCK, 0)
+    with pytest.raises(RegionStoppedError, match=rf"merge of region {left.id} at index"):
+        learner.store.wait_applied(RegionID(middle.id), index + 1, now)
+    learner.store.wait_applied(RegionID(other.id), other.index, now)
+    install(learner, tikv, middle)
+    assert not learner.store.stopped
+    learner.store.wait_applied(RegionID(middle.id), middle.index, now)
     learning.close()
 
 
