@@ -12,13 +12,12 @@ from typing import Final
 
 from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.base.fs import LocalFileSystem
-from pyspark_theflash.base.timestamp import shown
 from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.cli.jobs.arguments import add_store
 from pyspark_theflash.cli.jobs.ticker import Ticker, ticking
 from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.engine.api import EngineReader
-from pyspark_theflash.storage.store.aside import asides_of, check_asides
+from pyspark_theflash.storage.store.aside import asides_texts, check_asides
 from pyspark_theflash.storage.store.catalog import feed_history
 from pyspark_theflash.storage.store.feed_check import check_feeds
 from pyspark_theflash.storage.store.folder import IDENTITY_KIND, StoreIdentity, open_manifest
@@ -61,8 +60,8 @@ def _check(engine: EngineReader, kinds: Sequence[str], ticker: Ticker) -> int:
     for damage in chain(check_feeds(view), asides, engine.check(view)):
         ticker.print(str(damage))
         damages += 1
-    for table, ts in sorted({(aside.table, aside.ts) for aside in asides_of(view).values()}):
-        ticker.print(f"{table} is set aside from {shown(ts)} on, which is no damage")
+    for text in asides_texts(view):
+        ticker.print(f"no damage: {text}")
     records = sum(map(len, view.records.values()))
     verdict = f"{damages} damaged" if damages else "all sound"
     print(f"checked {records} records of generation {view.generation} and their files: {verdict}")

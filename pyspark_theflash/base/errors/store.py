@@ -158,8 +158,9 @@ class TableSetAsideError(TheFlashError):
     def __str__(self) -> str:
         return (
             f"{self.table} is set aside from {shown(self.ts)} on, and can be read only below that: "
-            f"{self.reason}; to read all of it again, create a new store, or copy its rows in TiDB "
-            "to a new table (CREATE TABLE ... LIKE, INSERT ... SELECT, RENAME TABLE)"
+            f"{self.reason}; to read all of it again, use theflash follow --add if the store "
+            "follows a cluster; else create a new store, or copy its rows in TiDB to a new table "
+            "(CREATE TABLE ... LIKE, INSERT ... SELECT, RENAME TABLE)"
         )
 
 

@@ -60,6 +60,12 @@ def set_aside(
     return TableSetAsideError(table, first.ts, first.reason)
 
 
+def asides_texts(view: View) -> tuple[str, ...]:
+    """Return the errors of reading the tables that are set aside. Raises `CodecError`."""
+    asides = sorted({(each.table, each.ts, each.reason) for each in asides_of(view).values()})
+    return tuple(str(TableSetAsideError(*each)) for each in asides)
+
+
 def check_asides(view: View, history: SchemaHistory | None) -> Iterator[CorruptionError]:
     """Yield an error for each record of an unknown physical table. Raises `CodecError`."""
     events = () if history is None else history.events
