@@ -439,7 +439,7 @@ def test_a_damaged_manifest_is_corruption(store: Path, run: Run, words: list[str
 
 @pytest.mark.parametrize("words", COMMANDS, ids=lambda words: words[0])
 def test_a_later_format_is_refused(store: Path, run: Run, words: list[str]) -> None:
-    (store / "format").write_text("theflash-store 5\n")
+    (store / "format").write_text("theflash-store 6\n")
     before = {p: p.read_bytes() for p in store.rglob("*") if p.is_file()}
     command, *rest = words
     status, _, err = run(command, store, *rest)

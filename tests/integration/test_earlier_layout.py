@@ -4,11 +4,16 @@
 compacted, one region split. It must open unchanged, answer as TiDB did, and accept the other half.
 """
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.cli.main import main
+from pyspark_theflash.storage.store.compared import imports_record
+from pyspark_theflash.storage.store.folder import open_manifest
+from pyspark_theflash.storage.store.manifest import ManifestChange
 from tests.support.archives import unpack
 from tests.support.progress import read_progress
 from tests.support.workloads import Workload, check_answers, workload
@@ -35,6 +40,15 @@ def test_it_opens_unchanged_and_goes_on(store: Path) -> None:
     progress = check(chosen, store)
     assert progress == chosen.end_ts
     assert main(["fsck", str(store)]) == 0
+    assert (store / "format").read_text() == "theflash-store 4\n", "that version can open it"
+
+
+def test_a_record_that_its_version_does_not_have_raises_the_format(store: Path) -> None:
+    chosen = workload("ddl")
+    with closing(open_manifest(store, LocalFileSystem())) as manifest:
+        manifest.commit(ManifestChange([imports_record(1)]), manifest.take_token())
+    assert (store / "format").read_text() == "theflash-store 5\n"
+    check(chosen, store)
 
 
 def check(chosen: Workload, store: Path) -> int:

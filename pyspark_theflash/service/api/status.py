@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pyspark_theflash.base.clock import Clock
-from pyspark_theflash.base.errors import RegionStoppedError, TableSetAsideError
+from pyspark_theflash.base.errors import RegionStoppedError
 from pyspark_theflash.base.fs import FileSystem
 from pyspark_theflash.base.types import PhysicalTableID, physical_ms
 from pyspark_theflash.replication.pairing.ledger import ENTRY
@@ -27,15 +27,15 @@ from pyspark_theflash.service.wire.message import Latch as LatchMessage
 from pyspark_theflash.service.wire.message import Orphan as OrphanMessage
 from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.engine.api import EngineReader, RegionStats
-from pyspark_theflash.storage.store.aside import ASIDE_KIND, asides_of
+from pyspark_theflash.storage.store.aside import ASIDE_KIND, asides_texts
 from pyspark_theflash.storage.store.catalog import NOW_KINDS, history_now, table_now
 from pyspark_theflash.storage.store.command import handle_text
 from pyspark_theflash.storage.store.coverage import ASSUMED_KIND
 from pyspark_theflash.storage.store.feed import FEED_KIND, MAIN, SIDE, Feed, main_feed
 from pyspark_theflash.storage.store.folder import (
-    FORMAT,
     IDENTITY_KIND,
     StoreIdentity,
+    format_of,
     open_manifest,
     read_identity,
 )
@@ -73,7 +73,7 @@ def read_status(path: Path, fs: FileSystem, clock: Clock) -> Status:
         return Status(
             store_id=identity.store_id,
             engine=identity.engine,
-            format=FORMAT,
+            format=format_of(path),
             generation=view.generation,
             **_timestamps(store_progress(view), clock),
             writer=process(current_writer(path, clock)),
@@ -86,7 +86,7 @@ def read_status(path: Path, fs: FileSystem, clock: Clock) -> Status:
             sources=_sources(Progress.of(view)),
             feeds=_feeds(view),
             assumed_empty=tuple(view.of_kind(ASSUMED_KIND)),
-            set_aside=_set_aside(view),
+            set_aside=asides_texts(view),
             stopped_regions=_stopped(view),
         )
 
@@ -230,12 +230,6 @@ def _orphans(view: View, clock: Clock) -> tuple[OrphanMessage, ...]:
         )
         for orphan in orphans_of(view).values()
     )
-
-
-def _set_aside(view: View) -> tuple[str, ...]:
-    """Return the errors of reading the tables that are set aside."""
-    asides = sorted({(each.table, each.ts, each.reason) for each in asides_of(view).values()})
-    return tuple(str(TableSetAsideError(*each)) for each in asides)
 
 
 def _stopped(view: View) -> tuple[str, ...]:

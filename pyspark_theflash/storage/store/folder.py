@@ -1,7 +1,7 @@
 """A store's folder: its files, creation, identification and format upgrades.
 
 STORE/
-  format        "theflash-store 4": checked before anything else is opened, so that a later
+  format        "theflash-store 4" or 5: checked before anything else is opened, so that a later
                 format is rejected before anything changes
   theflash.db   the manifest (SQLite, with -wal and -shm beside it)
   ack           the newest acknowledged manifest
@@ -26,13 +26,18 @@ Upgrade
     upgrade       is removed
 
     All steps are idempotent, so a crashed upgrade is repeated.
+
+Format 5
+    A store gets format 5 before the first commit with a kind of records that format 4 does not
+    have, so that versions that would ignore these records reject the store. Until then, they can
+    open it.
 """
 
 import contextlib
 import json
 import os
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -65,7 +70,22 @@ from pyspark_theflash.storage.store.transient import LATCH_KIND, TransientRecord
 from pyspark_theflash.storage.store.writer_lock import LOCK_FILE, WriterLock
 from pyspark_theflash.tidb.codec.document import int64, load, shaped, text, uint64
 
-FORMAT: Final = 4
+FORMAT: Final = 5
+"""The newest format that this version reads."""
+_NEW_FORMAT: Final = 4
+"""The format of a new store, and of one that was upgraded."""
+LATER_KINDS: Final = frozenset(
+    {
+        "base-load",
+        "compared",
+        "entered",
+        "imports",
+        "load",
+        "sink-series",
+        "stopped-region",
+    }
+)
+"""The kinds of records that format 4 does not have."""
 FORMAT_FILE: Final = "format"
 DATA_FOLDER: Final = "data"
 IDENTITY_KIND: Final = "store"
@@ -124,7 +144,7 @@ def create_store(
             fs.make_folder(path / DATA_FOLDER)
             fs.write_new(path / READERS_LOCK_FILE, memoryview(b""))
             Manifest.create(path, fs, [identity.to_record(), *settings], also=create_board)
-            _write_format(path, fs)
+            _write_format(path, fs, _NEW_FORMAT)
         finally:
             lock.release()
 
@@ -147,7 +167,7 @@ def open_manifest(path: Path, fs: FileSystem) -> Manifest:
         StoreInUseError: The store has an older format and another process has its writer's lock.
         CorruptionError: The store is damaged.
     """
-    if _format_of(path) < FORMAT or (path / _UPGRADE_FILE).exists():
+    if format_of(path) < _NEW_FORMAT or (path / _UPGRADE_FILE).exists():
         _upgrade(path, fs)
     return _open(path, fs)
 
@@ -178,10 +198,17 @@ class CurrentIdentity:
 def _open(path: Path, fs: FileSystem) -> Manifest:
     if not (path / DATABASE).is_file():
         raise CorruptionError(str(path / DATABASE), 0, "the manifest is missing")
-    return Manifest(path, fs)
+    return Manifest(path, fs, lambda kinds: _raise_format(path, fs, kinds))
 
 
-def _format_of(path: Path) -> int:
+def format_of(path: Path) -> int:
+    """Return the format of the store at `path`.
+
+    Raises:
+        StoreNotFoundError: There is no store at `path`.
+        StoreFormatError: The store has a later format.
+        CorruptionError: The store is damaged.
+    """
     file = path / FORMAT_FILE
     if not file.is_file():
         raise StoreNotFoundError(str(path))
@@ -195,10 +222,16 @@ def _format_of(path: Path) -> int:
     return int(number)
 
 
-def _write_format(path: Path, fs: FileSystem) -> None:
+def _raise_format(path: Path, fs: FileSystem, kinds: Collection[str]) -> None:
+    """Raise the format of a store, if format 4 does not have one of the kinds of records."""
+    if not LATER_KINDS.isdisjoint(kinds) and format_of(path) < FORMAT:
+        _write_format(path, fs, FORMAT)
+
+
+def _write_format(path: Path, fs: FileSystem, format: int) -> None:
     scratch = path / _SCRATCH_FORMAT
     fs.unlink(scratch)
-    fs.write_new(scratch, memoryview(f"{_FORMAT_PREFIX}{FORMAT}\n".encode()))
+    fs.write_new(scratch, memoryview(f"{_FORMAT_PREFIX}{format}\n".encode()))
     fs.rename(scratch, path / FORMAT_FILE)
 
 
@@ -211,12 +244,12 @@ def _upgrade(path: Path, fs: FileSystem) -> None:
     marker = path / _UPGRADE_FILE
     try:
         with file_errors(path):
-            if _format_of(path) < FORMAT:
+            if format_of(path) < _NEW_FORMAT:
                 with contextlib.suppress(FileExistsError):
                     fs.write_new(marker, memoryview(b""))
                 fs.sync_folder(path)
                 fail_point("upgrade.before_format")
-                _write_format(path, fs)
+                _write_format(path, fs, _NEW_FORMAT)
             elif not marker.exists():
                 return
             fail_point("upgrade.after_format")

@@ -36,7 +36,7 @@ import os
 import sqlite3
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -161,7 +161,14 @@ class Manifest:
 
     folder: Final[Path]
 
-    def __init__(self, folder: Path, fs: FileSystem) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        fs: FileSystem,
+        before_commit: Callable[[Collection[str]], None] = lambda kinds: None,
+    ) -> None:
+        """`before_commit` is called with the kinds of records that the manifest will have had."""
+        self._before_commit = before_commit
         self.folder, self._path, self._ack, self._scratch = (
             folder,
             folder / DATABASE,
@@ -281,6 +288,7 @@ class Manifest:
                 guard(self._db)
             generation = Generation(head.generation + 1)
             head = Head(generation, token, self._apply(head.sums, change))
+            self._before_commit(head.sums.keys())
             self._replace_head(head)
             self._fs.unlink(self._scratch)
             self._fs.write_new(self._scratch, memoryview(head.ack()))

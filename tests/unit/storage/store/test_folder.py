@@ -1,7 +1,10 @@
+import re
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+import pyspark_theflash
 from pyspark_theflash.base.errors import (
     CorruptionError,
     EngineError,
@@ -10,16 +13,48 @@ from pyspark_theflash.base.errors import (
     StoreNotFoundError,
     TheFlashError,
 )
+from pyspark_theflash.base.failpoint import armed
 from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.storage.store import folder
 from pyspark_theflash.storage.store.folder import (
+    FORMAT,
     FORMAT_FILE,
+    LATER_KINDS,
     StoreIdentity,
     create_store,
+    format_of,
     open_manifest,
     read_identity,
 )
-from pyspark_theflash.storage.store.manifest import DATABASE
+from pyspark_theflash.storage.store.manifest import DATABASE, ManifestChange, Record
 
+FORMAT_4_KINDS = {
+    "aside",
+    "assumed-empty",
+    "base",
+    "command",
+    "feed",
+    "fence",
+    "file",
+    "floor",
+    "gap",
+    "latch",
+    "learned",
+    "move",
+    "orphan",
+    "partition",
+    "pending",
+    "progress",
+    "purged",
+    "recovered",
+    "region",
+    "retired",
+    "scope",
+    "setting",
+    "store",
+    "ticket",
+    "written",
+}
 FS = LocalFileSystem()
 IDENTITY = StoreIdentity("some-id", "magic")
 
@@ -50,7 +85,7 @@ def test_what_is_there_stays(store: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "error"),
     [
-        ("theflash-store 5\n", StoreFormatError),
+        ("theflash-store 6\n", StoreFormatError),
         ("theflash-store 18446744073709551616", StoreFormatError),
         ("theflash-store 0\n", CorruptionError),
         ("theflash-store -1\n", CorruptionError),
@@ -75,6 +110,50 @@ def test_another_format_is_refused_untouched(
         assert type(raised.value) is error
     after = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in store.iterdir() if p.is_file()}
     assert after == before
+
+
+@pytest.mark.parametrize("kind", sorted(LATER_KINDS))
+def test_the_first_record_of_a_later_kind_raises_the_format(store: Path, kind: str) -> None:
+    """Before it is committed, so that no version can see a record that it would ignore."""
+    record = Record(kind, "k", b"1")
+
+    def look(_: object) -> None:
+        assert (store / FORMAT_FILE).read_text() == "theflash-store 4\n"
+
+    with closing(open_manifest(store, FS)) as manifest:
+        token = manifest.take_token()
+        manifest.commit(ManifestChange([Record("setting", "interval_ms", b"1")]), token, look)
+        with armed("manifest.before_commit", fail), pytest.raises(ValueError, match="commit fails"):
+            manifest.commit(ManifestChange([record]), token, look)
+        assert not manifest.read([kind]).of_kind(kind)
+        assert (store / FORMAT_FILE).read_text() == "theflash-store 5\n"
+        manifest.commit(ManifestChange([record]), token)
+        stamp = (store / FORMAT_FILE).stat().st_mtime_ns
+        manifest.commit(ManifestChange((), [(kind, "k")]), token)
+    assert (store / FORMAT_FILE).stat().st_mtime_ns == stamp
+    assert format_of(store) == FORMAT
+    assert read_identity(store, FS) == IDENTITY
+
+
+def fail() -> None:
+    raise ValueError("the commit fails")
+
+
+def test_a_version_of_format_4_refuses_them(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(open_manifest(store, FS)) as manifest:
+        manifest.commit(ManifestChange([Record("load", "plan", b"")]), manifest.take_token())
+    before = {p: p.read_bytes() for p in store.iterdir() if p.is_file()}
+    monkeypatch.setattr(folder, "FORMAT", 4)
+    with pytest.raises(StoreFormatError, match="format 5; this version reads up to 4"):
+        open_manifest(store, FS)
+    assert {p: p.read_bytes() for p in store.iterdir() if p.is_file()} == before
+
+
+def test_every_kind_of_records_has_a_format() -> None:
+    """A new kind is added to `LATER_KINDS` of the next format, never to those of format 4."""
+    files = Path(pyspark_theflash.__file__).parent.rglob("*.py")
+    kinds = {k for f in files for k in re.findall(r'_KIND: Final = "([^"]*)"', f.read_text())}
+    assert kinds == LATER_KINDS | FORMAT_4_KINDS
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not a database" * 400])
