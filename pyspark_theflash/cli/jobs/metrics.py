@@ -67,6 +67,8 @@ METRICS: Final[Mapping[str, Described]] = {
     "regions": Described("Regions.", "state"),
     "buffered_bytes": Described("Memory of changes that are not applied yet.", "state"),
     "spilled_bytes": Described("Temporary files of changes that do not fit in memory."),
+    "compared_rows_total": Described("Rows compared with TiKV, against physical imports."),
+    "compared_timestamp_seconds": Described("End of the last comparison of all tables, Unix time."),
     "cache_bytes": Described("Memory of data that is not in files yet."),
     "unpublished_bytes": Described("Size of the rows that are written next."),
     "connections": Described("Connections with frames.", "state"),

@@ -167,6 +167,7 @@ class ChangeStream:
                 "prewritten": state.prewrite_bytes,
             },
             "spilled_bytes": state.spilled_bytes,
+            **({} if self._imports is None else self._imports.figures()),
         }
 
     def close(self) -> None:

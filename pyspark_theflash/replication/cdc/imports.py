@@ -116,6 +116,8 @@ class ImportChecks:
         self._next_ms, self._cycle_ms = 0, clock.boottime_ms() + CYCLE_MS
         self.rows = 0
         """The number of rows compared."""
+        self.pass_ms: int | None = None
+        """Wall clock at the end of the last comparison of all tables by this process."""
 
     def poll(self, writer: ImportWriter) -> None:
         """Record what has been compared, and begin the next comparison.
@@ -159,6 +161,7 @@ class ImportChecks:
             if self._goal is not None:
                 self._finish(self._goal, writer)
             self._left, self._cycle_ms = None, now_ms + CYCLE_MS
+            self.pass_ms = self._clock.wall_ms()
 
     def _take(self, writer: ImportWriter) -> None:
         """Record an answer."""

@@ -111,6 +111,7 @@ def test_nothing_is_compared_without_imports(job: Job) -> None:
     job.clock.now_ms += 10 * CYCLE_MS
     job.poll()
     assert job.questions == []
+    assert job.checks.pass_ms is None
 
 
 def test_all_tables_are_compared_when_an_import_begins_and_when_it_ends(
@@ -128,6 +129,7 @@ def test_all_tables_are_compared_when_an_import_begins_and_when_it_ends(
     assert caplog.text.count(KEY) == 1
     assert compared_of(job.view) == {1: 100, 2: 100, 3: 100}
     assert job.checks.rows == 18
+    assert job.checks.pass_ms == job.clock.wall_ms()
 
 
 def test_a_table_that_differs_is_set_aside_from_when_it_was_equal(job: Job) -> None:
