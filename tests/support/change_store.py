@@ -99,7 +99,7 @@ class ChangeStore:
     """One store and its writer, which can be killed and started again."""
 
     def __init__(self, path: Path, log: ChangeLog, schema: GrowingSchema, **options: Any) -> None:
-        self.path, self.log, self.schema, self._options = path, log, schema, options
+        self.path, self.log, self.schema, self.options = path, log, schema, options
         self.loader = options.get("loader")
         self._rng = random.Random(str(path.name))
         registry.create(path, registry.MAGIC, FS)
@@ -111,7 +111,7 @@ class ChangeStore:
             self.path, read_identity(self.path, FS), FS, SystemClock()
         )
         self.feed = FakeChangeFeed(self.log, self._rng)
-        self.writer = ChangeWriter(self.engine, self.feed, self.schema, CLUSTER, **self._options)
+        self.writer = ChangeWriter(self.engine, self.feed, self.schema, CLUSTER, **self.options)
 
     def kill(self) -> None:
         """Drop the state in memory."""

@@ -65,7 +65,9 @@ def ensure_loaded(
         if (progress := Progress.of(view)) is not None:
             barrier.hold(progress.resolved_ts)
             return progress.resolved_ts
-        load = FirstLoad(engine, client, cluster, cluster_id, clock=clock, check=barrier.check)
+        load = FirstLoad(
+            engine, client, cluster, cluster_id, clock=clock, check=lambda: barrier.check(ts)
+        )
         if (plan := LoadPlan.of(view)) is None:
             # From here on, the writer looks for imports.
             revision, _ = pd.keys_at(IMPORT_PREFIX, KEYS_MAX)

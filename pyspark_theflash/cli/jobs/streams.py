@@ -133,7 +133,7 @@ class ChangeStream:
             self._imports.poll(self.writer)
 
     def _poll(self, until_ts: TimeStamp | None) -> None:
-        self._barrier.check()
+        self._barrier.check(self.writer.needed_ts)
         self.writer.poll(until_ts=until_ts)
 
     def receive(self) -> None:
@@ -153,6 +153,8 @@ class ChangeStream:
     def renew(self) -> None:
         self.writer.close()
         self.writer = self._make_writer()
+        # Its feed starts at the checkpoint again.
+        self._barrier.hold(self.writer.checkpoint_ts)
 
     def figures(self) -> "Figures":
         state = self.writer.feed_state

@@ -58,9 +58,13 @@ class GCBarrier:
                 raise self._lost
             self._lost = None
 
-    def check(self) -> None:
-        """Raise `GCBarrierLostError` if the last renewal found the barrier lost."""
-        if self._lost is not None:
+    def check(self, needed_ts: TimeStamp) -> None:
+        """Check that TiKV has the versions after `needed_ts`, by the last renewal.
+
+        Raises:
+            GCBarrierLostError: It may have collected some.
+        """
+        if self._lost is not None and self._lost.safe_point > needed_ts:
             raise self._lost
 
     def start(self, ts: Callable[[], TimeStamp]) -> None:

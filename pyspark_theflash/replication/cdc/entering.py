@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence, Set
 from typing import Final
 
 from pyspark_theflash.base.clock import Clock
-from pyspark_theflash.base.errors import InternalError, invariant
+from pyspark_theflash.base.errors import GCBarrierLostError, InternalError, invariant
 from pyspark_theflash.base.timestamp import shown
 from pyspark_theflash.base.types import PhysicalTableID, TableID, TimeStamp
 from pyspark_theflash.replication.apply.asides import AsideTables
@@ -36,10 +36,11 @@ from pyspark_theflash.storage.store.load import (
     ended_keys,
     stripes_of,
 )
-from pyspark_theflash.storage.store.manifest import ManifestChange
+from pyspark_theflash.storage.store.manifest import ManifestChange, View
+from pyspark_theflash.storage.store.purged import PURGED_KIND, ended_purges, purged_at
 from pyspark_theflash.storage.store.scope import SCOPE_KIND
 
-_KINDS: Final = (LOAD_KIND, *COVERAGE_KINDS, FEED_KIND, SCOPE_KIND)
+_KINDS: Final = (LOAD_KIND, *COVERAGE_KINDS, FEED_KIND, SCOPE_KIND, PURGED_KIND)
 _log = logging.getLogger(__name__)
 
 
@@ -61,6 +62,9 @@ class Entering:
         self._recovered = {TableID(int(key)) for key in view.of_kind(RECOVERED_KIND)}
         self._plan: EntryPlan | None = None
         self._load: EntryLoad | None = None
+        self._lost: GCBarrierLostError | None = None
+        self._incomplete: Set[PhysicalTableID] = frozenset()
+        """The physical tables that were set aside when the barrier was lost."""
 
     @property
     def physical_ids(self) -> Set[PhysicalTableID]:
@@ -98,6 +102,23 @@ class Entering:
         named = (event for event in history.defined_at(ts) if is_named(event, [pattern]))
         return any(entries.is_incomplete(event, ts, coverage) for event in named)
 
+    def followed_from(self, physical_id: PhysicalTableID, checkpoint_ts: TimeStamp) -> TimeStamp:
+        """Return where to subscribe a physical table: at `checkpoint_ts` if TiKV has all versions.
+
+        Raises:
+            GCBarrierLostError: It does not have them, and the table is not set aside for that.
+        """
+        if self._lost is None or checkpoint_ts >= self._lost.safe_point:
+            return checkpoint_ts
+        if physical_id not in self._incomplete:
+            raise self._lost
+        return TimeStamp(self._lost.safe_point)
+
+    def is_ahead(self, checkpoint_ts: TimeStamp) -> bool:
+        """Return whether the store is behind the feed for a load, in progress or just ended."""
+        is_lost = self._lost is not None and checkpoint_ts < self._lost.safe_point
+        return is_lost or self._plan is not None
+
     def next_ts(self, tables: PhysicalTables, after: TimeStamp) -> TimeStamp | None:
         """Return the first timestamp above `after` at which tables enter."""
         return self._entries(tables).next_ts(after)
@@ -134,25 +155,47 @@ class Entering:
     def change(self) -> ManifestChange:
         """Return the change to publish at the timestamp of a complete load. Call `end` after it.
 
-        Raises:
-            GCBarrierLostError: The rows may be incomplete.
+        Tables whose rows may be incomplete are set aside, loaded as they are.
         """
         plan, load = self._current()
         ts, history, state = plan.ts, self._state.history, self._state
-        self._loader.confirm(TimeStamp(ts - 1))
+        failed = {i: str(error) for i, error in load.failed.items()} | self._without_barrier(plan)
         view = self._engine.read(_KINDS)
         coverage, entered = Coverage(view, history), entered_of(view)
         records = [
-            entered.get(i, Entered()).plus(coverage.gap_before(i, ts), ts).to_record(i)
+            entered.get(i, Entered()).plus(self._gap_before(i, ts, view, coverage), ts).to_record(i)
             for i in plan.tables
         ]
-        deletes = [*ended_keys(view, ts), *self._asides.end(plan.tables.keys())]
-        for physical_id, error in load.failed.items():
+        ids = plan.tables.keys()
+        deletes = [*ended_keys(view, ts), *self._asides.end(ids), *ended_purges(view, ids)]
+        for physical_id, reason in failed.items():
             name = history.table_at_commit(plan.tables[physical_id], ts).full_name
-            self._asides.add(name, {physical_id}, ts, str(error))
+            self._asides.add(name, {physical_id}, ts, reason)
         new = {table_id for table_id in plan.tables.values() if not state.replicates(table_id)}
         state.extend_scope(state.scope.plus(self._adds.get(ts, ()), ts, new))
         return ManifestChange(records, deletes)
+
+    def _without_barrier(self, plan: EntryPlan) -> dict[PhysicalTableID, str]:
+        """Return why the tables of a load are not complete, if TiKV has collected versions."""
+        try:
+            self._loader.confirm(TimeStamp(plan.ts - 1))
+        except GCBarrierLostError as error:
+            safe_point = TimeStamp(error.safe_point)
+            reason = (
+                f"TiKV's garbage collection reached {shown(safe_point)} while it was loaded at "
+                f"{shown(plan.ts)}; load it again"
+            )
+            self._lost, self._incomplete = error, plan.tables.keys()
+            return dict.fromkeys(plan.tables, reason)
+        return {}
+
+    def _gap_before(
+        self, physical_id: PhysicalTableID, ts: TimeStamp, view: View, coverage: Coverage
+    ) -> TimeStamp:
+        """Return from which timestamp on a table that enters at `ts` is not complete."""
+        purged_ts = purged_at(view, physical_id)
+        gap = coverage.gap_before(physical_id, ts)
+        return gap if purged_ts is None else min(gap, purged_ts)
 
     def end(self) -> None:
         """End a load whose change is published."""
@@ -172,4 +215,9 @@ class Entering:
         return self._plan, self._load
 
     def _entries(self, tables: PhysicalTables) -> Entries:
-        return Entries(tables, self._state.scope, self._recovered, self._adds)
+        scope = self._state.scope
+        return Entries(tables, scope, self._recovered, self._adds, self._is_purged)
+
+    def _is_purged(self, physical_id: PhysicalTableID) -> bool:
+        """Return whether the store has removed a table's rows, now: upkeep does so meanwhile."""
+        return purged_at(self._engine.read([PURGED_KIND]), physical_id) is not None

@@ -2,13 +2,14 @@
 
     EXCHANGE PARTITION     a followed table gets the physical table of one that is not followed
     RENAME TABLE           a table that is not followed gets a name in the scope
-    RECOVER, FLASHBACK     of a table whose changes were not followed before it was dropped
+    RECOVER, FLASHBACK     of a table whose changes were not followed before it was dropped, or
+                           whose rows have been removed from the store since
     `--add PATTERN`        at a timestamp of PD, tables that are not followed or not complete
 
 A change feed has the later changes only, so their rows at that timestamp are read from TiKV.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 from pyspark_theflash.base.types import PhysicalTableID, TableID, TimeStamp
 from pyspark_theflash.replication.apply.tables import PhysicalTables
@@ -20,8 +21,9 @@ from pyspark_theflash.tidb.schema.history import SYSTEM_DATABASES, TableEvent
 class Entries:
     """Tables that enter a store, by the schema history.
 
-    `recovered` are tables that were restored with rows that the stream does not have, and `adds`
-    the patterns of tables to add, by timestamp.
+    `recovered` are tables that were restored with rows that the stream does not have, `adds` the
+    patterns of tables to add, by timestamp, and `is_purged` returns whether the store has removed
+    the rows of a dropped physical table.
     """
 
     def __init__(
@@ -30,10 +32,11 @@ class Entries:
         scope: TableScope,
         recovered: Collection[TableID],
         adds: Mapping[TimeStamp, tuple[str, ...]],
+        is_purged: Callable[[PhysicalTableID], bool],
     ) -> None:
         self._tables, self._history = tables, tables.history
         self._scope, self._scoped = scope, ScopedTables(scope, tables.history)
-        self._recovered, self._adds = recovered, adds
+        self._recovered, self._adds, self._is_purged = recovered, adds, is_purged
 
     def next_ts(self, after: TimeStamp) -> TimeStamp | None:
         """Return the first timestamp above `after` at which physical tables enter."""
@@ -57,7 +60,8 @@ class Entries:
     def is_incomplete(self, event: TableEvent, ts: TimeStamp, coverage: Coverage) -> bool:
         """Return whether the store does not have all rows of a table."""
         is_followed = self._scoped.contains(event.table_id)
-        return not is_followed or coverage.lacking(event, ts) is not None
+        is_complete = is_followed and coverage.lacking(event, ts) is None
+        return not is_complete or any(map(self._is_purged, event.stored_ids))
 
     def _is_added(self, event: TableEvent, ts: TimeStamp) -> bool:
         return is_named(event, self._adds.get(ts, ())) and not any(
@@ -76,7 +80,10 @@ class Entries:
         else:
             for physical_id in event.stored_ids:
                 before = self._tables.owner_before(physical_id, event.ts)
-                if before not in (None, event.table_id) and not self._scoped.contains(before):
+                is_from_outside = before not in (None, event.table_id) and not (
+                    self._scoped.contains(before)
+                )
+                if is_from_outside or self._is_purged(physical_id):
                     yield physical_id
 
     def _is_recovered(self, event: TableEvent) -> bool:

@@ -170,6 +170,18 @@ class ChangeWriter:
         return max(self._state.resolved_ts, self._state.history.start_ts)
 
     @property
+    def needed_ts(self) -> TimeStamp:
+        """The timestamp after which TiKV must have all versions.
+
+        While tables are loaded, that is where the feed is, far above the checkpoint after a while.
+        The load confirms its own timestamp.
+        """
+        if self._entering is None or not self._entering.is_ahead(self.checkpoint_ts):
+            return self.checkpoint_ts
+        schema_ts = self._state.history.end_ts
+        return min(self._feed.resolved_ts, schema_ts) if self._followed else schema_ts
+
+    @property
     def is_due(self) -> bool:
         """Return whether the frontier of the rows is above what is published."""
         return bool(self._followed) and self._feed.resolved_ts > self.checkpoint_ts
@@ -327,7 +339,10 @@ class ChangeWriter:
         if self._entering is not None:
             physical_ids -= self._entering.physical_ids
         for physical_id in sorted(physical_ids - self._followed):
-            self._feed.subscribe(record_keys(physical_id), checkpoint_ts)
+            start_ts = checkpoint_ts
+            if self._entering is not None:
+                start_ts = self._entering.followed_from(physical_id, checkpoint_ts)
+            self._feed.subscribe(record_keys(physical_id), start_ts)
         self._unfollow(self._followed - physical_ids)
         self._followed, self._followed_ts = physical_ids, checkpoint_ts
 

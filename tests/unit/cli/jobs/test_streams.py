@@ -42,8 +42,8 @@ class Barrier:
         assert callable(ts)
         self.held.append(ts())
 
-    def check(self) -> None:
-        if self.lost is not None:
+    def check(self, needed_ts: TimeStamp) -> None:
+        if self.lost is not None and self.lost.safe_point > needed_ts:
             raise self.lost
 
     def close(self) -> None:
@@ -122,6 +122,7 @@ def test_a_new_writer_continues_with_a_new_feed(store: ChangeStore) -> None:
     made.stream.poll(None)
     assert made.feeds[0].is_closed
     assert {ts for _, ts in made.feeds[1].subscribed} == {300}
+    assert made.barrier.held == [100, 100, 300]
 
 
 def test_a_lost_barrier_ends_the_stream(store: ChangeStore) -> None:

@@ -24,7 +24,7 @@ def test_a_barrier_moves_and_outlives_its_holder(tikv, barrier):
     barrier.hold(TimeStamp(50))
     assert held == {b"gc_worker": 0, NAME.encode(): 50}
     barrier.hold(TimeStamp(70))
-    barrier.check()
+    barrier.check(TimeStamp(0))
     barrier.close()
     assert held[NAME.encode()] == 70
 
@@ -35,9 +35,10 @@ def test_a_barrier_below_the_safe_point_is_lost(tikv, barrier):
         barrier.hold(TimeStamp(59))
     assert (lost.value.ts, lost.value.safe_point) == (59, 60)
     with pytest.raises(GCBarrierLostError):
-        barrier.check()
+        barrier.check(TimeStamp(59))
+    barrier.check(TimeStamp(60))
     barrier.hold(TimeStamp(60))
-    barrier.check()
+    barrier.check(TimeStamp(0))
 
 
 def test_a_renewal_that_fails_is_reported_only_if_the_barrier_is_lost(tikv, barrier, caplog):
@@ -45,11 +46,11 @@ def test_a_renewal_that_fails_is_reported_only_if_the_barrier_is_lost(tikv, barr
     tikv.pd.failures = [grpc.StatusCode.INVALID_ARGUMENT]
     assert not barrier.renew(lambda: TimeStamp(51))
     assert "not renewed" in caplog.text
-    barrier.check()
+    barrier.check(TimeStamp(0))
     tikv.pd.service_safe_points = {b"gc_worker": 60}  # PD has dropped ours, and TiKV went on
     assert not barrier.renew(lambda: TimeStamp(51))
     with pytest.raises(GCBarrierLostError):
-        barrier.check()
+        barrier.check(TimeStamp(51))
 
 
 def test_a_thread_renews(tikv, pd, monkeypatch):

@@ -11,17 +11,20 @@ import pytest
 from pyspark_theflash.base.errors import (
     CodecError,
     GCBarrierLostError,
+    PurgedError,
     SnapshotTooOldError,
     TableNotFoundError,
     TableNotReplicatedError,
     TableSetAsideError,
     UnsupportedError,
 )
-from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
+from pyspark_theflash.replication.load.scan import record_keys
 from pyspark_theflash.storage.engine.api import Publication
 from pyspark_theflash.storage.store.aside import Aside
 from pyspark_theflash.storage.store.load import LOAD_KIND
 from pyspark_theflash.storage.store.manifest import ManifestChange
+from pyspark_theflash.storage.store.purged import PURGED_KIND, purged_record
 from pyspark_theflash.storage.store.scope import SCOPE_KIND, TableScope
 from pyspark_theflash.tidb.schema.history import TableEvent
 from pyspark_theflash.tidb.schema.model import TableInfo
@@ -290,18 +293,103 @@ def test_a_table_that_cannot_be_decoded_is_set_aside(
         store.rows("other.u", 400)
 
 
-def test_a_load_whose_barrier_is_lost_is_not_published(stores: Any, log: ChangeLog) -> None:
+def lose_barrier(store: ChangeStore, safe_point: int) -> None:
+    """Let TiKV collect versions below a safe point during a load."""
+
+    def lost(ts: TimeStamp) -> None:
+        raise GCBarrierLostError("theflash-1", ts, safe_point)
+
+    store.loader.confirm = lost
+
+
+def test_a_table_whose_barrier_is_lost_is_set_aside(stores: Any, log: ChangeLog) -> None:
+    """The others continue: the feed has passed the safe point."""
     store = stores(event(100, T), event(100, OTHER))
+    rows = fill(log, 2, 110, range(1, 9))
+    store.reach(200)
+    store.writer.add(["other.u"], TimeStamp(300))
+    log.write(250, key(1, 1), row(c2=1))
+    log.write(310, key(1, 2), row(c2=2))
+    log.write(320, key(2, 1), row(c2=7))
+    log.write(360, key(2, 2), row(c2=8))
+    lose_barrier(store, 350)
+    log.resolved_ts = 400
+    while store.writer.resolved_ts < 300:
+        assert store.writer.needed_ts == store.writer.checkpoint_ts or store.writer.report.loading
+        store.writer.poll()
+    for _ in range(20):
+        store.writer.receive()
+    assert store.writer.checkpoint_ts == 300
+    assert store.writer.needed_ts > 350
+    store.reach(400)
+    assert store.writer.needed_ts == store.writer.checkpoint_ts
+    assert (record_keys(PhysicalTableID(2)), 350) in store.feed.subscribed
+    assert store.rows("d.t", 400) == [(1, 1), (2, 2)]
+    with pytest.raises(TableSetAsideError, match="garbage collection reached 350"):
+        store.rows("other.u", 400)
+    store.loader = store.loader.__class__(log)
+    store.kill()
+    store.options["loader"] = store.loader
+    store.start()
+    store.writer.add(["other.u"], TimeStamp(450))
+    store.reach(500)
+    assert store.rows("other.u", 450) == [(1, 7), (2, 8), *rows[2:]]
+
+
+def test_a_table_that_is_created_meanwhile_ends_the_writer(stores: Any, log: ChangeLog) -> None:
+    """Its changes are subscribed when the load has ended, below the safe point."""
+    store = stores(event(100, T), event(100, OTHER), event(330, table(5, "d.new")))
     fill(log, 2, 110, range(1, 9))
     store.reach(200)
     store.writer.add(["other.u"], TimeStamp(300))
-
-    def lost(ts: TimeStamp) -> None:
-        raise GCBarrierLostError("theflash-1", ts, ts + 1)
-
-    store.loader.confirm = lost
+    lose_barrier(store, 350)
     with pytest.raises(GCBarrierLostError):
         store.reach(400)
-    assert store.writer.resolved_ts == 299
-    with pytest.raises(TableNotReplicatedError):
-        store.rows("other.u", 299)
+    assert store.writer.resolved_ts == 300
+
+
+def purge(store: ChangeStore, physical_id: int, safe_point: int) -> None:
+    """Remove a dropped table, as garbage collection does."""
+    record = purged_record(PhysicalTableID(physical_id), TimeStamp(safe_point))
+    store.engine.publish(Publication((), ManifestChange([record])))
+    store.engine.purge([PhysicalTableID(physical_id)])
+
+
+def dropped_and_restored(stores: Any, log: ChangeLog) -> tuple[ChangeStore, list[tuple[int, int]]]:
+    """A store whose table 2 is dropped at 200 and restored at 300."""
+    old = table(2, "d.old")
+    store = stores(event(100, T), event(120, old), gone(200, old), event(300, old))
+    rows = fill(log, 2, 130, range(1, 9))
+    store.reach(250)
+    return store, rows
+
+
+@pytest.mark.parametrize("is_purged", [False, True])
+def test_a_restored_table_whose_rows_were_removed_is_loaded(
+    is_purged: bool, stores: Any, log: ChangeLog
+) -> None:
+    store, rows = dropped_and_restored(stores, log)
+    if is_purged:
+        purge(store, 2, 240)
+    log.write(310, key(2, 8), row(c2=1))
+    store.schema.restored.append(TimeStamp(300))
+    store.reach(400)
+    assert store.rows("d.old", 300) == rows
+    assert store.rows("d.old", 400) == [*rows[:7], (8, 1)]
+    assert len(store.loader.opened) == is_purged
+    assert not store.engine.read([PURGED_KIND]).of_kind(PURGED_KIND)
+
+
+def test_a_removed_table_that_was_restored_before_is_added(stores: Any, log: ChangeLog) -> None:
+    store, rows = dropped_and_restored(stores, log)
+    store.reach(350)
+    purge(store, 2, 240)
+    with pytest.raises(PurgedError):
+        store.rows("d.old", 350)
+    store.writer.add(["d.old"], TimeStamp(360))
+    log.write(370, key(2, 8), None)
+    store.reach(400)
+    assert store.rows("d.old", 360) == rows
+    assert store.rows("d.old", 400) == rows[:7]
+    with pytest.raises(SnapshotTooOldError):
+        store.rows("d.old", 350)
