@@ -27,8 +27,9 @@ PENDING_CALLS: Final = (
 
 Above it gRPC drops calls, anyone's, with the status CANCELLED; by default above 1,000, at random.
 """
+WINDOW: Final = (("grpc.http2.lookahead_bytes", 1 << 16), ("grpc.http2.bdp_probe", 0))
+"""Options for what is buffered of a message that the server has not requested yet."""
 _OPTION: Final = "listen"
-_WINDOW_BYTES: Final = 1 << 16
 _HANDSHAKE_MS: Final = 10_000
 _log = logging.getLogger(__name__)
 
@@ -43,9 +44,7 @@ def server_options(max_message_bytes: int, max_streams: int) -> list[tuple[str, 
     return [
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_concurrent_streams", max_streams),
-        # What is buffered of a message that the server has not requested yet.
-        ("grpc.http2.lookahead_bytes", _WINDOW_BYTES),
-        ("grpc.http2.bdp_probe", 0),
+        *WINDOW,
         *IDENTITY_ONLY,
         *PENDING_CALLS,
         ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),

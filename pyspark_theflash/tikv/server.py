@@ -33,6 +33,7 @@ from pyspark_theflash.base.errors import (
 )
 from pyspark_theflash.net.access import Access
 from pyspark_theflash.net.channel import grpc
+from pyspark_theflash.net.inflow import Inflow, InflowGuard
 from pyspark_theflash.net.listen import listen, server_options
 from pyspark_theflash.tikv.learner import Learner
 from pyspark_theflash.tikv.region_snapshot import SNAPSHOT_BYTES, SnapshotBuilder
@@ -105,18 +106,22 @@ class EngineServer:
         self._server.add_generic_rpc_handlers((service,))
         self.address = listen(self._server, address, access)
         """The bound address, with the actual port if the port was 0."""
+        self._inflow = Inflow(0)
+        self._guard = InflowGuard(self.address, self._inflow)
         self._ticker = threading.Thread(target=self._tick, name="engine-ticker", daemon=True)
 
     def start(self) -> None:
         """Begin to serve."""
         self._server.start()
         self._ticker.start()
+        self._guard.start()
         _log.info("serving TiKV: address=%s", self.address)
 
     def stop(self) -> None:
         """Finish running calls, and stop. The learner remains open."""
         self._stopping.set()
         self._server.stop(_STOP_MS / 1000).wait()
+        self._guard.stop()
         if self._ticker.ident is not None:
             self._ticker.join()
         self._workers.shutdown()
@@ -243,6 +248,7 @@ class EngineServer:
 
     def _check_caller(self, context: grpc.ServicerContext) -> None:
         if not self._access.rejects(context):
+            self._inflow.trust(context.peer())
             return
         with self._mutex:
             is_delayed = self._delayed < _DELAYED_MAX

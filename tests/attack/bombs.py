@@ -2,6 +2,8 @@
 
 import json
 import socket
+import ssl
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
@@ -24,6 +26,8 @@ from tests.support.serving import TOKENS
 from tests.support.writes import latch
 
 _RST_STREAM, _PING, _CONTINUATION = 3, 6, 9
+_ENDLESS, _ENDLESS_FRAMES = 300, 8
+"""Connections with endless headers, and the frames of each write."""
 
 
 def _frame(type_: FrameType, body: bytes, *, is_json: bool = False) -> bytes:
@@ -129,16 +133,48 @@ def pings(target: Target) -> str:
     return _http2_load(target, lambda _: http2_frame(_PING, 0, 0, bytes(8)))
 
 
-@attack("tcp", over=["grpc", "flight"], is_load=True, is_short=False)
+@attack("tcp", "mtls", over=["grpc", "flight"], is_load=True, is_short=False)
 def endless_headers(target: Target) -> str:
-    """Send a header block in CONTINUATION frames that never ends."""
+    """Send header blocks that never end, on many connections that remain open."""
+    return _endless(target, b"")
+
+
+@attack("tcp", over=["grpc", "flight"], is_load=True, is_short=False)
+def endless_headers_of_a_reader(target: Target) -> str:
+    """The same after calls of a reader, whose messages never arrive."""
+    token = (("authorization", f"Bearer {ATTACKER.value}"),)
+    return _endless(target, b"".join(_call(target, n, token) for n in (1, 3, 5)))
+
+
+def _endless(target: Target, calls: bytes) -> str:
+    """Send a part of a block of each connection at a time, after some calls."""
     part = (b"\x00\x01a\x7e" + b"x" * 126) * 100
-
-    def frame(n: int) -> bytes:
-        begin = http2_frame(1, 0, 1, part) if n == 1 else b""
-        return begin + http2_frame(_CONTINUATION, 0, 1, part)
-
-    return _http2_load(target, frame)
+    more = http2_frame(_CONTINUATION, 0, 7, part) * _ENDLESS_FRAMES
+    begin = HTTP2_PREFACE + calls + http2_frame(1, 0, 7, part)
+    unsent: dict[Any, bytes] = {}
+    opened = sent = 0
+    try:
+        while target.goes_on():
+            with suppress(OSError):
+                if len(unsent) < _ENDLESS:
+                    sock = target.server.dial(target.protocol)
+                    sock.setblocking(False)
+                    unsent[sock] = begin
+                    opened += 1
+            for sock, data in list(unsent.items()):
+                try:
+                    size = sock.send(data)
+                except (BlockingIOError, ssl.SSLWantWriteError):
+                    continue
+                except OSError:
+                    del unsent[sock]
+                    sock.close()
+                    continue
+                unsent[sock], sent = data[size:] or more, sent + size
+        return f"{opened} opened, {len(unsent)} at the end, {sent >> 20} MiB"
+    finally:
+        for sock in unsent:
+            sock.close()
 
 
 @attack("tcp", over=["grpc", "flight"])
@@ -161,8 +197,8 @@ def _path(target: Target) -> str:
     }[target.protocol]
 
 
-def _call(target: Target, stream: int) -> bytes:
-    return http2_call(_path(target), stream=stream)
+def _call(target: Target, stream: int, headers: tuple[tuple[str, str], ...] = ()) -> bytes:
+    return http2_call(_path(target), headers, stream)
 
 
 def _http2_load(target: Target, frame: Any) -> str:

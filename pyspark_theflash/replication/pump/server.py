@@ -50,6 +50,7 @@ from pyspark_theflash.base.memory import return_freed_memory
 from pyspark_theflash.base.types import TimeStamp, physical_ms
 from pyspark_theflash.net.access import Access
 from pyspark_theflash.net.channel import grpc
+from pyspark_theflash.net.inflow import Inflow, InflowGuard
 from pyspark_theflash.net.listen import listen, server_options
 from pyspark_theflash.replication.pump.group_commit import GroupCommit
 from pyspark_theflash.replication.pump.intake import LARGE_BYTES, Intake
@@ -174,11 +175,15 @@ class PumpServer:
         }
         service = grpc.method_handlers_generic_handler(PUMP_SERVICE, calls)
         self._server.add_generic_rpc_handlers((service,))
-        return listen(self._server, address, self._access)
+        bound = listen(self._server, address, self._access)
+        self._inflow = Inflow(0)
+        self._guard = InflowGuard(bound, self._inflow)
+        return bound
 
     def start(self) -> None:
         """Start answering calls."""
         self._run(self._server.start())
+        self._guard.start()
         _log.info("pump listens: address=%s", self.address)
 
     def pause(self) -> None:
@@ -196,6 +201,7 @@ class PumpServer:
         self._clock.sleep_ms(drain_ms)
         self._stopping = True
         self._run(self._server.stop(_STOP_MS / 1000))
+        self._guard.stop()
         self._end()
 
     def counters(self) -> PumpCounters:
@@ -327,6 +333,7 @@ class PumpServer:
 
     async def _check_caller(self, context: grpc.aio.ServicerContext) -> None:
         if not self._access.rejects(context):
+            self._inflow.trust(context.peer())
             return
         # The log and the number of waiting calls are bounded.
         if self._delayed < _DELAYED_MAX:

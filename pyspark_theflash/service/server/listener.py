@@ -30,7 +30,8 @@ from pyspark_theflash.base.errors import (
 from pyspark_theflash.base.tls import ServerTls
 from pyspark_theflash.net.bind import check_names, check_safe
 from pyspark_theflash.net.channel import IDENTITY_ONLY, grpc
-from pyspark_theflash.net.listen import PENDING_CALLS, bind_server, server_credentials
+from pyspark_theflash.net.inflow import Inflow, InflowGuard
+from pyspark_theflash.net.listen import PENDING_CALLS, WINDOW, bind_server, server_credentials
 from pyspark_theflash.service.api.call import CallContext, local_identity
 from pyspark_theflash.service.api.error import encode_error
 from pyspark_theflash.service.api.limits import Quota
@@ -137,7 +138,9 @@ class Listener:
                 ("grpc.max_allowed_incoming_connections", _CONNECTIONS * limits.connections),
                 ("grpc.server_handshake_timeout_ms", self._timeouts.greeting_ms),
                 ("grpc.max_connection_idle_ms", self._timeouts.pending_ms),
+                ("grpc.http2.settings_timeout", self._timeouts.pending_ms),
                 *IDENTITY_ONLY,
+                *WINDOW,
                 *PENDING_CALLS,
                 ("grpc.so_reuseport", 0),
                 ("grpc.http.tarpit_max_duration_ms", _TARPIT_MS_MAX),
@@ -148,6 +151,8 @@ class Listener:
             self._server, address, None if tls is None else server_credentials(tls)
         )
         """The listening address, with the actual port if `address` has port 0."""
+        self._inflow = Inflow(UNARY_BYTES_MAX)
+        self._guard = InflowGuard(self.address, self._inflow)
         generic = grpc.method_handlers_generic_handler(self.GRPC_SERVICE, self.handlers())
         self._server.add_generic_rpc_handlers((generic,))
 
@@ -159,12 +164,14 @@ class Listener:
         """Answer calls."""
         self._server.start()
         self._watch.start()
+        self._guard.start()
         _log.info("serving %s: address=%s", self.NAME, self.address)
 
     def stop(self) -> None:
         """Reject new calls, wait up to 5 s for calls in progress, then end all."""
         self._server.stop(_STOP_S).wait()
         self._watch.stop()
+        self._guard.stop()
         self._workers.shutdown(wait=False)
 
     def unary(self, answer: _Answer, called: Method | None = None) -> grpc.RpcMethodHandler:
@@ -230,7 +237,10 @@ class Listener:
 
     def _message(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
         """Receive the message of a call. Raises `CallCancelledError`: it does not arrive."""
-        with self._watch.within(context, self._timeouts.frame_ms):
+        with (
+            self._inflow.receiving(context.peer()),
+            self._watch.within(context, self._timeouts.frame_ms),
+        ):
             try:
                 return next(requests)
             except (StopIteration, grpc.RpcError):

@@ -1,0 +1,94 @@
+"""Connections that send more than authenticated calls need."""
+
+import pytest
+
+from pyspark_theflash.net.inflow import FREE_BYTES, Inflow
+
+MESSAGE = 1 << 20
+PEER, PLACE = "ipv4:127.0.0.1:9000", "127.0.0.1:9000"
+
+
+def check(inflow, received, sent=0):
+    return inflow.check({PLACE: (received, sent)})
+
+
+@pytest.fixture
+def inflow():
+    return Inflow(MESSAGE)
+
+
+def test_a_connection_without_a_call_is_closed_above_a_limit(inflow):
+    for _ in range(3):
+        assert check(inflow, FREE_BYTES) == []
+    assert check(inflow, FREE_BYTES + 1) == []
+    assert check(inflow, FREE_BYTES + 1) == [PLACE]
+
+
+def test_one_that_continues_with_a_call_is_not(inflow):
+    assert check(inflow, 2 * FREE_BYTES) == []
+    with inflow.receiving(PEER):
+        pass
+    for _ in range(3):
+        assert check(inflow, 2 * FREE_BYTES) == []
+    for _ in range(2):
+        closed = check(inflow, 4 * FREE_BYTES)
+    assert closed == [PLACE]
+
+
+def test_a_call_may_receive_its_message(inflow):
+    with inflow.receiving(PEER):
+        assert check(inflow, 0) == []
+        with inflow.receiving(PEER):
+            assert check(inflow, 0) == []
+            for _ in range(3):
+                assert check(inflow, 2 * MESSAGE + FREE_BYTES) == []
+    for _ in range(3):
+        assert check(inflow, 2 * MESSAGE + FREE_BYTES) == []
+
+
+def test_a_call_whose_message_is_larger_is_closed(inflow):
+    with inflow.receiving(PEER):
+        check(inflow, 0)
+        check(inflow, MESSAGE + FREE_BYTES + 1)
+        assert check(inflow, MESSAGE + FREE_BYTES + 1) == [PLACE]
+
+
+def test_readers_of_rows_acknowledge_them(inflow):
+    for n in range(100):
+        assert check(inflow, n << 20, n << 25) == []
+    # What was not used is not saved.
+    check(inflow, 100 << 20, 1 << 40)
+    for _ in range(2):
+        closed = check(inflow, 100 << 20 | FREE_BYTES + 1, 1 << 40)
+    assert closed == [PLACE]
+
+
+def test_trusted_connections_have_no_limit_until_they_end(inflow):
+    inflow.trust(PEER)
+    for n in range(3):
+        assert check(inflow, n << 30) == []
+    inflow.check({})
+    assert check(inflow, 1 << 30) == []
+    for _ in range(2):
+        inflow.check({})
+    check(inflow, 1 << 30)
+    assert check(inflow, 1 << 30) == [PLACE]
+
+
+def test_a_connection_may_begin_after_they_were_listed(inflow):
+    inflow.trust(PEER)
+    with inflow.receiving("ipv4:127.0.0.1:9001"):
+        pass
+    inflow.check({})
+    for _ in range(3):
+        assert inflow.check({PLACE: (1 << 30, 0), "127.0.0.1:9001": (MESSAGE, 0)}) == []
+
+
+@pytest.mark.parametrize(
+    ("peer", "place"),
+    [(PEER, PLACE), ("ipv6:%5B::1%5D:12", "[::1]:12"), ("ipv6:[fe80::1%252]:12", "[fe80::1]:12")],
+)
+def test_names_of_grpc_are_places(inflow, peer, place):
+    inflow.trust(peer)
+    for _ in range(3):
+        assert inflow.check({place: (1 << 30, 0)}) == []

@@ -1,0 +1,97 @@
+"""Headers without an end, sent to each gRPC server on TCP: their connections are closed."""
+
+from contextlib import closing, contextmanager, suppress
+from types import SimpleNamespace
+
+import pytest
+
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.errors import OptionError
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.net.access import Access
+from pyspark_theflash.replication.pump.server import PumpServer
+from pyspark_theflash.replication.pump.spool import Spool
+from pyspark_theflash.service.server.control import Timeouts
+from pyspark_theflash.service.wire.message import PlanRequest
+from pyspark_theflash.service.wire.method import METHODS, Role
+from pyspark_theflash.tikv.server import EngineServer
+from tests.support.flight_client import FlightTransport
+from tests.support.grpc_client import GrpcTransport
+from tests.support.processes import CLOCK
+from tests.support.raw_peer import HTTP2_PREFACE, dial, http2_frame
+from tests.support.serving import TOKENS, serving_flight, serving_grpc, tokens
+from tests.support.stores import StoreBuilder, id_column, table_info
+
+TABLE = table_info(7, "shop.items", [id_column()])
+LOOPBACK = "127.0.0.1:0"
+NEVER_MS = 600_000
+TIMEOUT_S = 60
+LOOK_MS = 100
+PART = (b"\x00\x01a\x7e" + b"x" * 126) * 100
+MORE = http2_frame(9, 0, 3, PART)
+INSECURE = Access(is_insecure=True)
+
+
+@contextmanager
+def service(serve, folder):
+    StoreBuilder(folder / "store", TABLE).publish(200, {TABLE: [(1, 110, [1])]})
+    timeouts = Timeouts(pending_ms=NEVER_MS)
+    with serve(folder / "store", LOOPBACK, tokens=tokens(folder), timeouts=timeouts) as server:
+        yield server.address
+
+
+@contextmanager
+def pump(folder):
+    with closing(Spool(folder / "spool", LocalFileSystem())) as spool:
+        server = PumpServer(spool, LOOPBACK, clock=SystemClock(), access=INSECURE)
+        server.start()
+        try:
+            yield server.address
+        finally:
+            server.stop(0)
+
+
+@contextmanager
+def engine(_):
+    idle = SimpleNamespace(take_progress=list)
+    learner = SimpleNamespace(store=idle, tick=lambda: None)
+    server = EngineServer(learner, LOOPBACK, clock=CLOCK, access=INSECURE)
+    server.start()
+    try:
+        yield server.address
+    finally:
+        server.stop()
+
+
+SERVERS = {
+    "grpc": lambda folder: service(serving_grpc, folder),
+    "flight": lambda folder: service(serving_flight, folder),
+    "pump": pump,
+    "engine": engine,
+}
+
+
+@pytest.mark.parametrize("kind", SERVERS)
+def test_endless_headers_are_cut(kind, tmp_path):
+    with SERVERS[kind](tmp_path) as address, dial(address) as sock:
+        sock.settimeout(TIMEOUT_S)
+        data = HTTP2_PREFACE + http2_frame(1, 0, 3, PART) + MORE * 100
+        with suppress(ConnectionError):
+            sock.sendall(data)
+            while sock.recv(1 << 16):
+                pass
+
+
+@pytest.mark.parametrize("kind", ["grpc", "flight"])
+def test_callers_may_send_large_messages(kind, tmp_path, caplog):
+    transports = {"grpc": GrpcTransport, "flight": FlightTransport}
+    request = PlanRequest(table="x" * (1 << 19))
+    with (
+        SERVERS[kind](tmp_path) as address,
+        closing(transports[kind](address, TOKENS[Role.READ].value)) as transport,
+    ):
+        for _ in range(2):
+            with pytest.raises(OptionError):
+                transport.call(METHODS["PlanScan"], request, 1000 * TIMEOUT_S)
+            CLOCK.sleep_ms(5 * LOOK_MS)
+    assert "connection closed" not in caplog.text
