@@ -64,6 +64,7 @@ def sealed_text(request: message.PlanRequest) -> str:
     return base64.b64encode(body).decode()
 
 
+@lru_cache(2)
 def sealed_request(text: str) -> message.PlanRequest:
     """Inverse of `sealed_text`. Raises `CodecError` or one of `SHAPE_ERRORS`."""
     return decode(message.PlanRequest, base64.b64decode(text, validate=True))

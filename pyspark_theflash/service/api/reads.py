@@ -89,7 +89,7 @@ class Reads:
         self._path, self._fs, self._clock, self._identity = path, fs, clock, identity
         self._request_bytes = limits.request_memory
         self._store_sealer = StoreSealer(path, fs, spare_key or new_key())
-        self._plans = LeastRecent[tuple[str, SealedScan], ScanTask](_PLANS_BYTES)
+        self._plans = LeastRecent[tuple[str, SealedScan], tuple[ScanTask, pa.Schema]](_PLANS_BYTES)
         """A task of each recent plan, by lease and scan: its columns serve for all splits."""
         self._replica = replica
         over = no_more_than_stored if replica is None else replica.reader
@@ -218,10 +218,10 @@ class Reads:
         places = {(r.physical_id, r.region_id, region_texts(r)) for r in regions}
         if len(places) < len(tickets):
             raise TicketError("ticket", "it is repeated in the request")
-        task = self._task(ticket, call)
+        task, schema = self._task(ticket, call)
         regions[0] = task.region
         if not request.dictionaries:
-            return RowStream(task.schema, self._batches(task, regions, call))
+            return RowStream(schema, self._batches(task, regions, call))
         task = self._open_store.with_dictionaries(task)
         rows = RowStream(task.schema, self._batches(task, regions, call))
         # Stored strings are dictionaries already if they repeat; others are sampled.
@@ -342,23 +342,26 @@ class Reads:
     def _ticket(self, shape: SealedScan, task: ScanTask) -> bytes:
         return Ticket(self._store_id, task.lease, shape, task.region).sealed(self._sealer)
 
-    def _task(self, ticket: Ticket, call: CallContext) -> ScanTask:
-        """Return the ticket's task, from a recent plan or by planning again."""
-        task = self._plans.get((ticket.lease.id, ticket.shape))
-        if task is None:
+    def _task(self, ticket: Ticket, call: CallContext) -> tuple[ScanTask, pa.Schema]:
+        """Return the ticket's task and its schema, from a recent plan or by planning again."""
+        planned = self._plans.get((ticket.lease.id, ticket.shape))
+        if planned is None:
             lease = ticket.lease
             opening = self._snapshot(lease.snapshot_ts, lease, self._origin(0, call), call)
             with opening as snapshot, self._turn_to_plan(call):
                 (task,) = _planned(snapshot, ticket.shape, [ticket.region]).tasks
-            self._remember(ticket.shape, task)
-        return replace(task, region=ticket.region)
+            planned = self._remember(ticket.shape, task)
+        task, schema = planned
+        return replace(task, region=ticket.region), schema
 
-    def _remember(self, shape: SealedScan, task: ScanTask) -> None:
-        """Cache a task for the other splits of its plan."""
+    def _remember(self, shape: SealedScan, task: ScanTask) -> tuple[ScanTask, pa.Schema]:
+        """Cache a task and its schema for the other splits of its plan, and return them."""
         columns = len(task.output) + len(task.columns)
         parsed = _PARSED * len(self._ticket(shape, task))
         size_bytes = _PLAN_BYTES + parsed + columns * _COLUMN_BYTES
-        self._plans.put((task.lease.id, shape), task, size_bytes)
+        planned = task, task.schema
+        self._plans.put((task.lease.id, shape), planned, size_bytes)
+        return planned
 
     def _batches(self, task: ScanTask, regions: Sequence[RegionScan], call: CallContext) -> Batches:
         with closing(self._open_store.read(task, regions, self._budget(call))) as batches:

@@ -46,8 +46,11 @@ class Turns:
         """
         end = object()
         while True:
-            with self.turn(call):
+            self._begin(call)
+            try:
                 item = next(items, end)
+            finally:
+                self._end(call.identity)
             if item is end:
                 return
             yield item  # type: ignore[misc]
@@ -55,18 +58,25 @@ class Turns:
     @contextmanager
     def turn(self, call: CallContext) -> Iterator[None]:
         """Run a block in a turn of the caller; turns must not be nested. Raises like `of`."""
-        # The check may wait for the caller, so it is made without the lock.
-        while not self._begun(call.identity, is_admin=call.role is Role.ADMIN):
-            call.check()
+        self._begin(call)
         try:
             yield
         finally:
-            with self._mutex:
-                self._used_ms[call.identity] = self._clock.boottime_ms()
-                self._running[call.identity] -= 1
-                if not self._running[call.identity]:
-                    del self._running[call.identity]
-                self._ended[call.identity].notify()
+            self._end(call.identity)
+
+    def _begin(self, call: CallContext) -> None:
+        # The check may wait for the caller, so it is made without the lock.
+        while not self._begun(call.identity, is_admin=call.role is Role.ADMIN):
+            call.check()
+
+    def _end(self, identity: str) -> None:
+        with self._mutex:
+            self._used_ms[identity] = self._clock.boottime_ms()
+            self._running[identity] -= 1
+            if not self._running[identity]:
+                del self._running[identity]
+            if identity in self._ended:
+                self._ended[identity].notify()
 
     def _begun(self, identity: str, *, is_admin: bool) -> bool:
         """Take a turn if there is one, after a short wait; returns whether."""

@@ -267,8 +267,7 @@ class Manifest:
             StoreReplacedError: The folder now has another manifest, or an older state of it.
         """
         with self._state("DEFERRED") as head:
-            records = {kind: self._verified(head, kind) for kind in kinds}
-        return View(head.generation, records)
+            return View(head.generation, self._verified(head, kinds))
 
     def commit(
         self, change: ManifestChange, token: FencingToken, guard: Guard | None = None
@@ -316,6 +315,12 @@ class Manifest:
         with self._unchanged(), self._transaction("IMMEDIATE" if write else "DEFERRED"):
             yield self._db
 
+    @contextlib.contextmanager
+    def transient_statement(self) -> Iterator[sqlite3.Connection]:
+        """Yield the connection for a single read of the tables other than the records."""
+        with self._unchanged(), self._errors():
+            yield self._db
+
     def data_version(self) -> int:
         """Return SQLite's data_version, which changes when another connection commits; cheap."""
         with self._errors():
@@ -358,20 +363,23 @@ class Manifest:
         body = head.to_json()
         self._db.execute("INSERT OR REPLACE INTO head VALUES (1, ?, ?)", (body, _hash(body)))
 
-    def _verified(self, head: Head, kind: str) -> dict[str, bytes]:
-        """Read the records of a kind, maybe 100,000, and verify their sum."""
-        records: dict[str, bytes] = {}
-        total = 0
-        for key, body in self._db.execute("SELECT key, body FROM record WHERE kind = ?", (kind,)):
+    def _verified(self, head: Head, kinds: Sequence[str]) -> dict[str, dict[str, bytes]]:
+        """Read the records of some kinds, maybe 100,000, and verify the sum of each kind."""
+        records: dict[str, dict[str, bytes]] = {kind: {} for kind in kinds}
+        totals = dict.fromkeys(records, 0)
+        some = ", ".join("?" * len(records))
+        statement = f"SELECT kind, key, body FROM record WHERE kind IN ({some})"  # noqa: S608
+        for kind, key, body in self._db.execute(statement, tuple(records)):
             # A damaged row may have values of any type.
-            if not (isinstance(key, str) and isinstance(body, bytes)):
+            if kind not in records or not (isinstance(key, str) and isinstance(body, bytes)):
                 raise self._corrupt("a record is malformed")
-            records[key] = body
-            total += record_hash(kind, key, body)
-        if total % _MODULUS != head.sums.get(kind, 0):
-            reason = f"the {kind} records of generation {head.generation} fail their checksum"
-            raise self._corrupt(reason)
-        return dict(sorted(records.items()))
+            records[kind][key] = body
+            totals[kind] += record_hash(kind, key, body)
+        for kind, total in totals.items():
+            if total % _MODULUS != head.sums.get(kind, 0):
+                reason = f"the {kind} records of generation {head.generation} fail their checksum"
+                raise self._corrupt(reason)
+        return {kind: dict(sorted(bodies.items())) for kind, bodies in records.items()}
 
     @contextlib.contextmanager
     def _state(self, mode: str) -> Iterator[Head]:

@@ -137,6 +137,14 @@ def opened(manifest: Manifest, *, write: bool) -> Iterator[TransientRecords]:
         yield TransientRecords(manifest, db)
 
 
+def load_one(
+    manifest: Manifest, kind: str, key: str, parse: Callable[[str, bytes], _Parsed]
+) -> _Parsed | None:
+    """Return a row, without the cost of a transaction; see `TransientRecords.load`."""
+    with manifest.transient_statement() as db:
+        return TransientRecords(manifest, db).load(kind, key, parse)
+
+
 def create_board(db: sqlite3.Connection) -> None:
     """Create the tables of transient records if they do not exist."""
     for statement in _TABLES:

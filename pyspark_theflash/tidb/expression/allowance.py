@@ -9,7 +9,6 @@ two checks of the budget. A single row may use all memory of the budget.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Final, TypeVar
 
@@ -123,15 +122,23 @@ def in_slices(
         start += count
 
 
-@contextmanager
-def arrow_limits(where: str) -> Iterator[None]:
+class arrow_limits:
     """Convert errors of Arrow in computations on values.
 
     Raises:
         UnsupportedError: Values are too many or too long for Arrow, or for the process's memory.
     """
-    try:
-        yield
-    except (pa.ArrowException, MemoryError) as error:
-        what = f"a computation on these values ({type(error).__name__})"
-        raise UnsupportedError(what, where) from error
+
+    # A class, since entering a generator takes several times as long, and each batch does.
+    __slots__ = ("_where",)
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        if kind is not None and issubclass(kind, (pa.ArrowException, MemoryError)):
+            what = f"a computation on these values ({kind.__name__})"
+            raise UnsupportedError(what, self._where) from error  # type: ignore[misc]

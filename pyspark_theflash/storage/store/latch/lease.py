@@ -240,9 +240,8 @@ class LeaseTable:
         rows.put(LATCH_KIND, latch.id, latch.to_body())
 
     def _checked(self, lease: ReadLease) -> Latch:
-        with transient.opened(self._manifest, write=False) as rows:
-            latch = self._living(rows, lease.id)
-        if latch is None:
+        latch = transient.load_one(self._manifest, LATCH_KIND, lease.id, Latch.from_body)
+        if latch is None or not latch.is_alive(self._clock):
             raise LeaseExpiredError(lease.id, lease.snapshot_ts)
         return latch
 
