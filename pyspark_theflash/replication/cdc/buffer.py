@@ -1,9 +1,11 @@
 """Buffer of committed changes that were received and not consumed yet.
 
-They are chunks of columns, one or more per poll, and are written to a temporary file if they exceed
-a budget: the frontier may be far behind, and the scan of a region may send more than fits into
-memory. Each row carries its owner, the number of the request that received it: when a request ends,
-its rows above its resolved_ts are discarded, because the next request sends them again.
+They are chunks of columns, and are written to a temporary file if they exceed a budget: the
+frontier may be far behind, and the scan of a region may send more than fits into memory. Each poll
+adds a chunk, joined with smaller ones before it, since every chunk is searched when a table is
+unsubscribed or changes are taken. Each row carries its owner, the number of the request that
+received it: when a request ends, its rows above its resolved_ts are discarded, because the next
+request sends them again.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +19,7 @@ import pyarrow.compute as pc
 
 from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
 from pyspark_theflash.cluster.located import RawKeyRange
-from pyspark_theflash.replication.apply.versions import Versions
+from pyspark_theflash.replication.apply.versions import Versions, concat
 from pyspark_theflash.replication.cdc.change_feed import MetaChange, Taken
 from pyspark_theflash.replication.cdc.matcher import CommittedRows
 from pyspark_theflash.replication.cdc.txn_log import Row, TxnLog
@@ -30,12 +32,16 @@ from pyspark_theflash.tidb.codec.key import (
     decode_record_key,
     encode_record_key,
 )
+from pyspark_theflash.tidb.codec.number import decode_int
 
 BUDGET_BYTES: Final = 128 << 20
 LARGE_CHUNK_BYTES: Final = 16 << 20
 """Keys and values of a large transaction's chunk."""
+JOINED_BYTES: Final = 16 << 20
+"""The largest chunk made of smaller ones."""
 _INT_KEY_BYTES: Final = HANDLE_AT + 8
 _META: Final = b"m"
+_MAX_ID: Final = (1 << 63) - 1
 _SIGN: Final = np.uint64(1 << 63)
 _MARKS: Final = ((0, ord("t")), (HANDLE_AT - 2, ord("_")), (HANDLE_AT - 1, ord("r")))
 """Bytes of every record key, with their offsets."""
@@ -70,10 +76,16 @@ class _Chunk:
 
     def outside(self, span: RawKeyRange) -> "_Chunk | None":
         """Remove the rows of a span."""
-        versions = self.versions
-        ids, handles = versions.table_id.tolist(), versions.handles.to_pylist()
-        keys = (encode_record_key(PhysicalTableID(i), h) for i, h in zip(ids, handles, strict=True))
-        return self.select(np.fromiter((key not in span for key in keys), np.bool_, len(ids)))
+        first, last = _table_at(span.start, -1), _table_at(span.end, _MAX_ID)
+        table_id = self.versions.table_id
+        near = np.flatnonzero((table_id >= first) & (table_id <= last))
+        if not len(near):
+            return self
+        ids, handles = table_id[near].tolist(), self.versions.handles.take(pa.array(near))
+        keys = map(encode_record_key, map(PhysicalTableID, ids), handles.to_pylist())
+        is_kept = np.ones(len(table_id), np.bool_)
+        is_kept[near] = np.fromiter((key not in span for key in keys), np.bool_, len(near))
+        return self.select(is_kept)
 
 
 @dataclass(slots=True)
@@ -157,7 +169,7 @@ class ChangeBuffer:
             change = MetaChange(RawKey(rows.keys[at]), TimeStamp(rows.commit_ts[at]), value)
             self._meta.append(_Meta(change, int(each_owner[at])))
         for versions, places in _versions_of(rows, np.flatnonzero(~is_meta)):
-            self._chunks.append(_Chunk(versions, each_owner[places]))
+            self._append(_Chunk(versions, each_owner[places]))
             self.size_bytes += versions.size_bytes
         while self.size_bytes > self._budget_bytes and self._chunks:
             self._write(self._chunks.pop(0))
@@ -207,6 +219,21 @@ class ChangeBuffer:
         self._meta = [each for each in self._meta if each.change.commit_ts > up_to]
         return Taken(_iterate(taken, lazy), meta, _read_logs(logs))
 
+    def _append(self, chunk: _Chunk) -> None:
+        """Add a chunk, joined with those before it that are at most twice as large."""
+        parts, size = [chunk], chunk.versions.size_bytes
+        for at in range(len(self._chunks) - 1, -1, -1):
+            earlier = self._chunks[at]
+            if earlier.versions.has_common_handles != chunk.versions.has_common_handles:
+                continue
+            earlier_bytes = earlier.versions.size_bytes
+            if earlier_bytes > 2 * size or size + earlier_bytes > JOINED_BYTES:
+                break
+            parts.append(self._chunks.pop(at))
+            size += earlier_bytes
+        owners = np.concatenate([each.owners for each in parts])
+        self._chunks.append(_Chunk(concat([each.versions for each in parts]), owners))
+
     def _replace(self, chunks: Sequence[_Chunk | None]) -> None:
         self._chunks = [chunk for chunk in chunks if chunk is not None]
         self.size_bytes = sum(chunk.versions.size_bytes for chunk in self._chunks)
@@ -239,6 +266,12 @@ def _popped(rows: list[Row]) -> list[Row]:
         popped.append(rows.pop())
         size += len(popped[-1][0]) + len(popped[-1][1])
     return popped
+
+
+def _table_at(key: RawKey, otherwise: int) -> int:
+    """Return the table that a key or a prefix of keys belongs to."""
+    is_table = key[:1] == b"t" and len(key) >= HANDLE_AT - 2
+    return decode_int(key, 1) if is_table else otherwise
 
 
 def _is_meta(key: bytes) -> bool:
