@@ -85,8 +85,9 @@ class LogLoader:
         return stripes
 
     def open(
-        self, tables: Mapping[PhysicalTableID, TableInfo], ts: TimeStamp
+        self, tables: Mapping[PhysicalTableID, TableInfo], ts: TimeStamp, stripes: int
     ) -> tuple[LogReader, int]:
+        assert stripes
         self.opened.append(LogReader(self.log, tables, ts))
         self.opened[-1].error = self.error
         return self.opened[-1], 2

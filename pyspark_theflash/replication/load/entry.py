@@ -22,7 +22,7 @@ from pyspark_theflash.cluster.tikv.client import TiKVClient
 from pyspark_theflash.replication.apply.rows import decode_versions, newest_places
 from pyspark_theflash.replication.apply.versions import Versions
 from pyspark_theflash.replication.load.plan import plan_by_table
-from pyspark_theflash.replication.load.process import ReaderProcesses
+from pyspark_theflash.replication.load.process import ReaderProcesses, ReaderThread
 from pyspark_theflash.replication.load.reading import PiecePool, Reading, piece_bytes
 from pyspark_theflash.replication.load.scan import (
     ANY_COLUMN,
@@ -44,6 +44,8 @@ STEP_S: Final = 0.1
 """Time that a step waits for a piece; between two steps, the change feed is received."""
 _STRIPES: Final = 8
 """Stripes per process, if there are few tables."""
+THREAD_STRIPES: Final = 4
+"""So few stripes, of one region each, are read without processes."""
 _PLAN_MS: Final = 60_000
 
 
@@ -54,9 +56,12 @@ class Loader(Protocol):
         """Divide the keys of tables into stripes of one table each."""
 
     def open(
-        self, tables: Mapping[PhysicalTableID, TableInfo], ts: TimeStamp
+        self, tables: Mapping[PhysicalTableID, TableInfo], ts: TimeStamp, stripes: int
     ) -> tuple[PiecePool, int]:
-        """Return readers at a timestamp, and the number of pieces to read at the same time."""
+        """Return readers at a timestamp, and the number of pieces to read at the same time.
+
+        `stripes` is the number of stripes to read.
+        """
 
     def confirm(self, ts: TimeStamp) -> None:
         """Raise `GCBarrierLostError` if TiKV may have collected versions after `ts`."""
@@ -83,10 +88,12 @@ class ClusterLoader:
         return plan_by_table(self._client, physical_ids, _STRIPES * self._processes, deadline)
 
     def open(
-        self, tables: Mapping[PhysicalTableID, TableInfo], ts: TimeStamp
+        self, tables: Mapping[PhysicalTableID, TableInfo], ts: TimeStamp, stripes: int
     ) -> tuple[PiecePool, int]:
-        count = self._processes
+        count = self._processes if stripes > THREAD_STRIPES else 1
         request = LoadRequest(self._cluster, tuple(tables.items()), ts, piece_bytes(count))
+        if stripes <= THREAD_STRIPES:
+            return ReaderThread(request), count + 1
         return self._pool(count, request), count + 1
 
     def confirm(self, ts: TimeStamp) -> None:
@@ -116,7 +123,7 @@ class EntryLoad:
         self._pool: PiecePool | None = None
         self._reading: Reading | None = None
         if remaining:
-            self._pool, most = loader.open(tables, ts)
+            self._pool, most = loader.open(tables, ts, len(remaining))
             self._reading = Reading(
                 self._pool, most, remaining, self._publish, clock, self._set_aside
             )

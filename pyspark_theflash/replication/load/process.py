@@ -4,7 +4,8 @@
     a LoadRequest, then pairs of keys ── stdin ─────► its end is the end of the process
     a LoadPiece, or an error ◄── stdout ───────────── the answer to each pair of keys
 
-A thread here serves each process.
+A thread here serves each process. A small load is read by a thread without a process, which takes
+longer to start than to read a region.
 """
 
 import contextlib
@@ -16,7 +17,12 @@ from typing import TYPE_CHECKING, Final
 
 from pyspark_theflash.base.errors import InternalError
 from pyspark_theflash.replication.load.pipe import ended, receive, requests, respond, send, started
-from pyspark_theflash.replication.load.scan import LoadPiece, LoadRequest, opened_reader
+from pyspark_theflash.replication.load.scan import (
+    LoadPiece,
+    LoadRequest,
+    PieceReader,
+    opened_reader,
+)
 from pyspark_theflash.tidb.codec.key import RawKey
 
 if TYPE_CHECKING:
@@ -77,6 +83,30 @@ class ReaderProcesses:
             with contextlib.suppress(OSError):  # the next message fails too
                 send(process.stdin, self._request)
         return process
+
+
+class ReaderThread:
+    """A thread that reads pieces of one load, with its own connections. Close it to end it."""
+
+    def __init__(self, request: LoadRequest) -> None:
+        self._request = request
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="load")
+        self._undo = contextlib.ExitStack()
+        self._reader: PieceReader | None = None
+
+    def read(self, start: RawKey, end: RawKey) -> "Future[LoadPiece]":
+        """Begin to read a piece; see `PieceReader.read`."""
+        return self._thread.submit(self._read, start, end)
+
+    def close(self) -> None:
+        """End the thread, after the piece that it is reading."""
+        self._thread.shutdown(cancel_futures=True)
+        self._undo.close()
+
+    def _read(self, start: RawKey, end: RawKey) -> LoadPiece:
+        if self._reader is None:
+            self._reader = self._undo.enter_context(opened_reader(self._request))
+        return self._reader.read(start, end)
 
 
 def main() -> int:
