@@ -79,17 +79,23 @@ class RegionCache:
     ) -> list[tuple[LocatedRegion, list[RawKeyRange]]]:
         """Return regions that cover the ranges, each with its intersections.
 
+        Regions that are not cached are looked up many at a time, those of the next ranges too.
+
         Raises:
             RegionGapError: A part of the ranges is not covered until the deadline.
             TiKVUnavailableError, PDUnavailableError, PDRefusedError: As in `locate`.
         """
         parts: dict[tuple[RegionID, RegionEpoch], tuple[LocatedRegion, list[RawKeyRange]]] = {}
+        ranges = list(ranges)
+        ends = [keys.end for keys in ranges]
+        last = max(ends, default=RawKey(b"")) if all(ends) else RawKey(b"")
         for keys in ranges:
             left = keys.rest(keys.start)
             while left is not None:
                 if self._cached(left.start) is None:
                     # Usually the next ones are missing, too.
-                    regions = self._directory.scan_regions(left, deadline)
+                    missing = RawKeyRange(left.start, last)
+                    regions = self._directory.scan_regions(missing, deadline)
                     self.learn([region for region in regions if region.leader is not None])
                 region = self.locate(left.start, deadline)
                 _, covered = parts.setdefault((region.id, region.epoch), (region, []))

@@ -26,6 +26,7 @@ stream, and none of them can be ended, so further requests to a region use furth
 
 import logging
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
@@ -236,7 +237,12 @@ class TiKVChangeFeed:
     def _request_free(self, now: int) -> None:
         """Request the pieces that are not locked and are due."""
         deadline, lookup_ms = Deadline(self._clock, self._lookup_ms), 0
-        for keys in self._spans.free(now):
+        free = self._spans.free(now)
+        if len(free) > 1:
+            # Fills the cache with few calls to PD; every piece has an error of its own below.
+            with suppress(ServiceUnavailableError, RegionGapError):
+                self._regions.cover(free, Deadline(self._clock, self._lookup_ms // 2))
+        for keys in free:
             if not deadline.left_ms():
                 break
             try:

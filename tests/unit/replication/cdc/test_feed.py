@@ -282,6 +282,31 @@ def test_a_message_that_is_none() -> None:
         scene.feed.poll(0)
 
 
+def test_many_regions_are_looked_up_together() -> None:
+    """After the end of a stream, PD is not asked for each table."""
+    scans: list[RawKeyRange] = []
+
+    class Counting(SimDirectory):
+        def scan_regions(self, keys: RawKeyRange, deadline: Deadline) -> list[LocatedRegion]:
+            scans.append(keys)
+            return super().scan_regions(keys, deadline)
+
+    scene, tables = Scene(), range(6, 306)
+    scene.feed._regions = RegionCache(Counting(scene.sim))  # type: ignore[arg-type, assignment]
+    for table_id in tables:
+        scene.sim.split(bytes(encode_record_key(PhysicalTableID(table_id), b"")))
+        scene.feed.subscribe(span_of(table_id), TimeStamp(60))
+    scene.initialize()
+    assert len(scans) == 3
+    assert len(scene.registered) == 1 + len(tables)
+    scene.streams.open_streams[-1].out.append(StreamEnd("the store is gone"))
+    scene.feed.poll(0)
+    scene.clock.sleep_ms(1000)
+    scene.initialize()
+    assert len(scans) == 6
+    assert len(scene.registered) == 2 * (1 + len(tables))
+
+
 def test_without_pd_the_frontier_waits() -> None:
     scene = Scene()
     scene.initialize()
