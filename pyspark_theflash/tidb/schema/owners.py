@@ -22,7 +22,7 @@ from typing import Final
 from pyspark_theflash.base.types import MAX_TS, ColumnID, PhysicalTableID, TableID, TimeStamp
 from pyspark_theflash.tidb.codec.field_type import ColumnFlag, FieldType
 from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
-from pyspark_theflash.tidb.schema.lineage import moves
+from pyspark_theflash.tidb.schema.lineage import Move, moves
 from pyspark_theflash.tidb.schema.model import ColumnInfo, TableInfo
 
 
@@ -49,7 +49,8 @@ class Past:
     tables: tuple[TableInfo, ...]
     has_base: bool = False
     moved_from: tuple["Past", ...] = ()
-    """Pasts of partitions that REORGANIZE PARTITION moved rows from, if other tables owned them."""
+    """Pasts of the partitions that other tables owned and that rows were moved from, by one
+    REORGANIZE PARTITION after the other."""
 
     def source(self, column_id: ColumnID) -> tuple[ColumnInfo, "Past"] | None:
         """Return the column that MODIFY COLUMN created this one from, and the past until then.
@@ -149,22 +150,15 @@ class Owners:
 
     def __init__(self, history: SchemaHistory) -> None:
         self._history: Final = history
+        self._moves: Final = dict[TableID, dict[PhysicalTableID, Move]]()
 
     def past(self, table: TableInfo, physical_id: PhysicalTableID, ts: TimeStamp = MAX_TS) -> Past:
         """Return the past until `ts` of a physical table of `table`.
 
         Only definitions of tables that it belonged to are parsed.
         """
-        events = self._before(table.id, physical_id, ts)
-        tables = tuple(t for e in events if (t := e.table) is not None)
-        sources = [
-            self.past(table, source, TimeStamp(move.ts - 1))
-            for move in moves(self._history.events_of(table.id))
-            if physical_id in move.to_ids and move.ts <= ts
-            for source in sorted(move.from_ids)
-        ]
-        moved = tuple(s for s in sources if s.moved_from or any(t.id != table.id for t in s.tables))
-        return Past(tables or (table,), moved_from=moved)
+        tables = self._tables(table.id, physical_id, ts)
+        return Past(tables or (table,), moved_from=tuple(self._moved_from(table, physical_id, ts)))
 
     def past_of(self, table: TableInfo, ts: TimeStamp) -> Past:
         """Return the past until `ts` of a table, regardless of physical tables."""
@@ -179,6 +173,40 @@ class Owners:
         for event in self._history.events:
             last.update(dict.fromkeys(event.stored_ids, event))
         return last
+
+    def _tables(
+        self, table_id: TableID, physical_id: PhysicalTableID, ts: TimeStamp
+    ) -> tuple[TableInfo, ...]:
+        events = self._before(table_id, physical_id, ts)
+        return tuple(t for e in events if (t := e.table) is not None)
+
+    def _moved_from(
+        self, table: TableInfo, physical_id: PhysicalTableID, ts: TimeStamp
+    ) -> Iterator[Past]:
+        """Yield the pasts of `Past.moved_from`.
+
+        A partition is visited once: rows may have come from it in many ways.
+        """
+        made_by, pending, visited = self._made_by(table.id), [(physical_id, ts)], {physical_id}
+        while pending:
+            target, until = pending.pop()
+            move = made_by.get(target)
+            if move is None or move.ts > until:
+                continue
+            before = TimeStamp(move.ts - 1)
+            for source in sorted(move.from_ids - visited):
+                visited.add(source)
+                pending.append((source, before))
+                tables = self._tables(table.id, source, before)
+                if any(each.id != table.id for each in tables):
+                    yield Past(tables)
+
+    def _made_by(self, table_id: TableID) -> Mapping[PhysicalTableID, Move]:
+        """Return the moves of a table by the partitions that they filled; each has one at most."""
+        if table_id not in self._moves:
+            every = moves(self._history.events_of(table_id))
+            self._moves[table_id] = {i: move for move in every for i in move.to_ids}
+        return self._moves[table_id]
 
     def _before(
         self, table_id: TableID, physical_id: PhysicalTableID, ts: TimeStamp

@@ -86,6 +86,50 @@ def test_a_physical_table_goes_from_owner_to_owner() -> None:
     assert owners_at(history, plain(A, id=20), 20, 75) == [20, 100, 20, 20]
 
 
+def reorganized(rounds: int) -> list[TableEvent]:
+    """REORGANIZE PARTITION of both partitions into two new ones, again and again."""
+    events = []
+    for n in range(rounds):
+        ts, old, new = 100 + 10 * n, (11 + 2 * n, 12 + 2 * n), (13 + 2 * n, 14 + 2 * n)
+        before, after = parts(*old), parts(*new)
+        assert before.partition is not None
+        assert after.partition is not None
+        copying = replace(
+            before.partition,
+            adding=after.partition.definitions,
+            dropping=before.partition.definitions,
+            ddl_state=4,
+        )
+        events += [event(ts, replace(before, partition=copying)), event(ts + 1, after)]
+    return events
+
+
+def test_partitions_moved_many_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each former partition is visited once, although rows may have come from it in 2^n ways."""
+    first = [
+        event(5, parts(11, 12)),
+        event(10, plain(A, id=20)),
+        *(gone(30, 20), event(30, parts(11, 20)), event(30, plain(A, id=12))),
+        *(gone(40, 12), event(40, parts(11, 12)), event(40, plain(A, id=20))),
+    ]
+    rounds, visited = 12, 0
+    history = SchemaHistory(TimeStamp(5), TimeStamp(900), [*first, *reorganized(rounds)], ())
+    before = Owners._before
+
+    def counted(self: Owners, *args: Any) -> list[TableEvent]:
+        nonlocal visited
+        visited += 1
+        return before(self, *args)
+
+    monkeypatch.setattr(Owners, "_before", counted)
+    last = (11 + 2 * rounds, 12 + 2 * rounds)
+    past = Owners(history).past(parts(*last), PhysicalTableID(last[0]))
+    assert {int(table.id) for table in past.tables} == {100}
+    # Partition 12 was a table of its own from 30 to 40, which is 24 partitions ago.
+    assert [[int(t.id) for t in each.tables] for each in past.moved_from] == [[100, 12, 100, 100]]
+    assert visited < 10 * rounds
+
+
 def test_rows_are_rewritten_by_the_owner_of_the_time() -> None:
     before, changing, after = plain(A), plain(A, CHANGING), plain(A, B)
     past = Past((before, changing, after, plain(A, B, id=2)))
