@@ -79,6 +79,7 @@ func newChangeData(r release, pd unipd.Client) *changeData {
 		release: r, pd: pd, clusterID: pd.GetClusterID(context.Background()),
 		history: history{
 			versions: map[string][]version{}, locks: map[string]prewritten{}, importing: map[string]bool{},
+			blocks: map[string][]*block{},
 		},
 		prewrites: map[uint64]int{}, feeds: map[*feed]struct{}{}, streams: map[*stream]struct{}{},
 		held: map[string]bool{}, refusals: map[uint64][]*cdcpb.Error{},

@@ -16,13 +16,14 @@ const shortValueBytes = 255
 type history struct {
 	versions map[string][]version // by raw key, oldest first
 	locks    map[string]prewritten
-	blocks   []*block
+	blocks   map[string][]*block // by the prefix of their table
 	// importing are the prefixes of the keys of tables whose writes are taken for physical imports.
 	importing map[string]bool
 }
 
-// block has the keys of some versions, in the order of their commits, and the newest commit_ts, so
-// that a scan does not look at every key.
+// block has the keys of some versions of one table, in the order of their commits, and the newest
+// commit_ts. A scan of a region looks at the changes of its tables after its checkpoint only, as that
+// of TiKV, which skips files by their tables and timestamps.
 type block struct {
 	keys   []string
 	newest uint64
@@ -32,10 +33,13 @@ const blockKeys = 4096
 
 func (h *history) add(key string, v version) {
 	h.versions[key] = append(h.versions[key], v)
-	if n := len(h.blocks); n == 0 || len(h.blocks[n-1].keys) == blockKeys {
-		h.blocks = append(h.blocks, &block{})
+	prefix := tableOf(key)
+	blocks := h.blocks[prefix]
+	if n := len(blocks); n == 0 || len(blocks[n-1].keys) == blockKeys {
+		blocks = append(blocks, &block{})
+		h.blocks[prefix] = blocks
 	}
-	last := h.blocks[len(h.blocks)-1]
+	last := blocks[len(blocks)-1]
 	last.keys, last.newest = append(last.keys, key), max(last.newest, v.commitTS)
 }
 
@@ -44,6 +48,14 @@ const physicalImport = 1 << 16
 
 // prefixLen is the length of what the keys of one table begin with: t and its id.
 const prefixLen = 9
+
+// tableOf returns the first bytes of a key, which are those of its table if it has one.
+func tableOf(key string) string {
+	if len(key) > prefixLen {
+		return key[:prefixLen]
+	}
+	return key
+}
 
 type version struct {
 	prewritten
@@ -132,13 +144,19 @@ func (h *history) scan(start, end string, checkpointTS uint64) []*cdcpb.Event_Ro
 			found[key] = struct{}{}
 		}
 	}
-	for _, b := range h.blocks {
-		if b.newest <= checkpointTS {
+	first := tableOf(start)
+	for prefix, blocks := range h.blocks {
+		if prefix < first || end != "" && prefix >= end {
 			continue
 		}
-		for _, key := range b.keys {
-			if inRange(key, start, end) {
-				found[key] = struct{}{}
+		for _, b := range blocks {
+			if b.newest <= checkpointTS {
+				continue
+			}
+			for _, key := range b.keys {
+				if inRange(key, start, end) {
+					found[key] = struct{}{}
+				}
 			}
 		}
 	}
