@@ -20,7 +20,7 @@ from random import Random
 
 from tests.soak.follow_answers import Answers, compare_all
 from tests.soak.follow_load import CLOCK, Load, Place, create
-from tests.soak.follow_process import Follower
+from tests.soak.follow_process import POLL_MS, Follower
 from tests.soak.outcome import Outcome
 from tests.support.peer import Peer
 
@@ -91,7 +91,7 @@ def _load(folder: Path, place: Place, kills: int, rng: Random) -> Follower:
                 counts["kills: load"] += not follower.is_readable()
                 follower.start(rng.randrange(1000, 15_000))
             follower.check()
-            CLOCK.sleep_ms(50)
+            CLOCK.sleep_ms(POLL_MS)
         counts["loads"] += 1
         ts = place.peer.tso()
         follower.reach(ts)
@@ -124,7 +124,7 @@ def _follow(
             next_ms = now_ms + rng.randrange(2 * pause_ms + 1)
         follower.check()
         if not answers.compare(follower.store, follower.resolved_ts()):
-            CLOCK.sleep_ms(50)
+            CLOCK.sleep_ms(POLL_MS)
         if now_ms - said_ms > 30_000:
             said_ms = now_ms
             _say(answers.place.outcome.summary())

@@ -1,5 +1,6 @@
 """A process of `theflash follow` that is killed and started again."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from tests.support.peer import Peer
 from tests.support.progress import read_progress
 
 STUCK_MS = 240_000
+POLL_MS = 150
 """Time without progress after which a process hangs."""
 _MODULE = (sys.executable, "-X", "faulthandler", "-m", "pyspark_theflash.cli.main")
 _TAIL = 3_000
@@ -30,12 +32,16 @@ class Follower:
 
     def start(self, lives_ms: int = 2000) -> None:
         """Start a process."""
+        # Its modules are compiled once, and not at each start.
+        environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(self.store.parent / "compiled")}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
         options = ("--pd", self._peer.pd_address, "--tables", "shop.*", "--lock-policy", "resolve")
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*_MODULE, "follow", str(self.store), *options],
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                env=environment,
             )
         self._started_ts, self._seen_ms = self.resolved_ts(), CLOCK.boottime_ms()
         self.kill_ms = self._seen_ms + lives_ms
@@ -88,7 +94,7 @@ class Follower:
         """Wait until the store is readable at a timestamp."""
         while self.resolved_ts() < ts:
             self.check()
-            CLOCK.sleep_ms(50)
+            CLOCK.sleep_ms(POLL_MS)
 
     def verify(self, ts: int, timeout_s: float) -> bool:
         """Run `theflash verify`; return whether nothing differs."""
