@@ -1,7 +1,7 @@
 """TiKV's change feed: requests to regions over one stream per store, and received events.
 
     span        subscribed keys; its pieces have the progress               spans.py
-    request     locks pieces in one region, and matches their events        matcher.py
+    request     locks pieces in one region, and matches their events        requests.py, matcher.py
     stream      to a store, with the requests to regions that it leads      streams.py
     buffer      committed changes, until they are taken                     buffer.py
 
@@ -17,17 +17,12 @@ missed, and until then the pieces hold the frontier.
     the stream ends                 all of its requests end
     no progress for `silent_ms`     the request ends; TiKV reports progress every second, even if
                                     locks hold it
-
-Requests of EventFeedV2 are distinguished by request ids. The id is shared by requests to different
-regions, so that TiKV reports their progress together, and not used again in a region while events
-of an earlier request may be under way. EventFeed (before TiKV 7.5) has one request per region and
-stream, and none of them can be ended, so further requests to a region use further streams.
 """
 
 import logging
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 from weakref import WeakSet
@@ -47,7 +42,8 @@ from pyspark_theflash.replication.cdc.backoff import after_error, after_stream
 from pyspark_theflash.replication.cdc.buffer import ChangeBuffer
 from pyspark_theflash.replication.cdc.change_feed import FeedState, Taken
 from pyspark_theflash.replication.cdc.matcher import CommittedRows, Matcher
-from pyspark_theflash.replication.cdc.spans import SpanLock, Spans
+from pyspark_theflash.replication.cdc.requests import Link, Request
+from pyspark_theflash.replication.cdc.spans import Spans
 from pyspark_theflash.replication.cdc.streams import Stream, StreamEnd, Streams
 from pyspark_theflash.replication.cdc.wire import (
     FeedError,
@@ -102,44 +98,6 @@ class FeedLimits:
     """The smallest transaction (its part in one region) that is written to a file."""
 
 
-@dataclass(slots=True, eq=False)
-class _Request:
-    """A request to a region. `owner` is its number among all requests of the feed."""
-
-    owner: int
-    region: LocatedRegion
-    request_id: int
-    link: "_Link"
-    lock: SpanLock
-    matcher: Matcher
-    heard_ms: int
-    advanced_ms: int
-
-
-@dataclass(slots=True, eq=False)
-class _Link:
-    """A stream and its requests, by region and request id.
-
-    The value of a request that has ended, but may still send events, is None.
-    """
-
-    stream: Stream
-    requests: dict[tuple[int, int], _Request | None] = field(default_factory=dict)
-    used_ms: int = 0
-
-    def free_id(self, region_id: int) -> int | None:
-        """Return an id for a request to a region; None if there is none."""
-        if not self.stream.is_multiplexed:
-            return None if (region_id, 0) in self.requests else 0
-        request_id = 1
-        while (region_id, request_id) in self.requests:
-            request_id += 1
-        return request_id
-
-    def live(self) -> list[_Request]:
-        return [each for each in list(self.requests.values()) if each is not None]
-
-
 class TiKVChangeFeed:
     """The `ChangeFeed` of a cluster. `unlock` is called for keys whose locks hold the frontier."""
 
@@ -161,7 +119,7 @@ class TiKVChangeFeed:
         self._spans = Spans()
         self._spills = WeakSet[Spill]()
         self._buffer = ChangeBuffer(self._new_spill())
-        self._links: dict[Stream, _Link] = {}
+        self._links: dict[Stream, Link] = {}
         self._is_old: set[int] = set()  # stores without EventFeedV2
         self._rows = CommittedRows()
         self._owners: list[int] = []
@@ -269,7 +227,7 @@ class TiKVChangeFeed:
             raise
         self._owner += 1
         matcher = Matcher(lock.pieces, lock.checkpoint_ts)
-        request = _Request(self._owner, region, request_id, link, lock, matcher, now, now)
+        request = Request(self._owner, region, request_id, link, lock, matcher, now, now)
         link.requests[region.id, request_id] = request
         link.stream.send(
             register_request(
@@ -282,7 +240,7 @@ class TiKVChangeFeed:
             )
         )
 
-    def _link(self, store_id: int, region_id: int, deadline: Deadline) -> tuple[_Link, int]:
+    def _link(self, store_id: int, region_id: int, deadline: Deadline) -> tuple[Link, int]:
         """Return a stream to a store, and a free request id of a region in it."""
         links = [each for each in self._links.values() if each.stream.store_id == store_id]
         for link in links:
@@ -293,10 +251,10 @@ class TiKVChangeFeed:
             for link in links[1:]:
                 self._close(link, "requests are joined", is_failure=False)
         stream = self._streams.open(store_id, deadline, is_multiplexed=store_id not in self._is_old)
-        link = self._links[stream] = _Link(stream, used_ms=self._clock.boottime_ms())
+        link = self._links[stream] = Link(stream, used_ms=self._clock.boottime_ms())
         return link, 1 if stream.is_multiplexed else 0
 
-    def _cancel(self, request: _Request) -> None:
+    def _cancel(self, request: Request) -> None:
         """End a request whose pieces are released; TiKV confirms with an error."""
         link, key = request.link, (request.region.id, request.request_id)
         link.requests[key] = None
@@ -304,17 +262,17 @@ class TiKVChangeFeed:
         if link.stream.is_multiplexed:
             link.stream.send(deregister_request(self._cluster_id, *key))
 
-    def _end(self, request: _Request, wait_ms: int, *, is_failure: bool = True) -> None:
+    def _end(self, request: Request, wait_ms: int, *, is_failure: bool = True) -> None:
         """Release the pieces of a request that sends nothing any more."""
         due_ms = self._clock.boottime_ms() + wait_ms
         self._forget(request)
         self._spans.unlock(request.lock, due_ms, is_failure=is_failure)
 
-    def _forget(self, request: _Request) -> None:
+    def _forget(self, request: Request) -> None:
         self._ended[request.owner] = request.lock.resolved_ts
         self._pending_bytes -= request.matcher.pending_bytes
 
-    def _close(self, link: _Link, reason: str, *, is_failure: bool = True) -> None:
+    def _close(self, link: Link, reason: str, *, is_failure: bool = True) -> None:
         """Close a stream and end its requests."""
         del self._links[link.stream]
         link.stream.close()
@@ -327,7 +285,7 @@ class TiKVChangeFeed:
 
     # Received messages.
 
-    def _frame(self, link: _Link, data: bytes) -> None:
+    def _frame(self, link: Link, data: bytes) -> None:
         now = self._clock.boottime_ms()
         try:
             for item in decode_frame(data):
@@ -346,7 +304,7 @@ class TiKVChangeFeed:
         except CodecError as error:
             raise TiKVRefusedError(link.stream.address, f"the change feed: {error}") from error
 
-    def _add(self, request: _Request, rows: Iterable[RowEvent], now: int) -> None:
+    def _add(self, request: Request, rows: Iterable[RowEvent], now: int) -> None:
         matcher, before = request.matcher, len(self._rows.keys)
         pending = matcher.pending_bytes
         was_scanning = not matcher.is_initialized
@@ -364,7 +322,7 @@ class TiKVChangeFeed:
         if self._pending_bytes > self._spill_at_bytes:
             self._spill()
 
-    def _progress(self, link: _Link, progress: RegionsProgress, now: int) -> None:
+    def _progress(self, link: Link, progress: RegionsProgress, now: int) -> None:
         resolved_ts, request_id = progress.resolved_ts, progress.request_id
         for region_id in progress.region_ids:
             request = link.requests.get((region_id, request_id))
@@ -381,7 +339,7 @@ class TiKVChangeFeed:
                 self._spans.advance(request.lock, resolved_ts)
             self._pending_bytes += matcher.pending_bytes - pending
 
-    def _error(self, link: _Link, region_id: int, request_id: int, error: FeedError) -> None:
+    def _error(self, link: Link, region_id: int, request_id: int, error: FeedError) -> None:
         request = link.requests.pop((region_id, request_id), None)
         if request is None:
             return  # the end of a canceled request is confirmed
@@ -401,7 +359,7 @@ class TiKVChangeFeed:
         elif error.fault is FeedFault.UNKNOWN:
             self._regions.forget(request.region)
 
-    def _stream_ended(self, link: _Link, end: StreamEnd) -> None:
+    def _stream_ended(self, link: Link, end: StreamEnd) -> None:
         store_id = link.stream.store_id
         if end.is_refused:
             raise TiKVRefusedError(link.stream.address, end.reason)
@@ -476,7 +434,7 @@ class TiKVChangeFeed:
                 self._end_silent(link, silent, is_all=len(silent) == len(requests))
         self._check_locks(now)
 
-    def _end_silent(self, link: _Link, silent: list[_Request], *, is_all: bool) -> None:
+    def _end_silent(self, link: Link, silent: list[Request], *, is_all: bool) -> None:
         first = silent[0]
         _log.warning(
             "region_id=%s and %s others of store %s have reported nothing for %s ms",
