@@ -5,9 +5,7 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,7 +14,8 @@ from pyspark_theflash.base.errors import SnapshotTooOldError
 from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.read.plan.snapshot import open_snapshot
 from tests.integration.test_live_follow import compare, reach
-from tests.support.mysql import MySqlError
+from tests.support.live_changes import LiveChanges
+from tests.support.mysql import MySqlConnection
 from tests.support.peer import Peer
 from tests.support.processes import children, is_stopped, wait_until
 
@@ -64,30 +63,10 @@ def peer(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Peer]:
         yield peer
 
 
-class Changes:
-    """Transactions in a thread."""
-
-    def __init__(self, peer: Peer) -> None:
-        self._peer, self._ended = peer, threading.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    def __enter__(self) -> "Changes":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        rng = random.Random(3)
-        with self._peer.connect() as session:
-            while not self._ended.wait(0.02):
-                table, n = rng.choice(WRITTEN), rng.randrange(1000, 5000)
-                # A table may have another name, and DDL ends transactions that began before it.
-                with suppress(MySqlError):
-                    session.query(f"REPLACE INTO {table} VALUES ({n}, {rng.randrange(100)})")
-                    session.query(f"DELETE FROM {table} WHERE id = {rng.randrange(1000, 5000)}")
+def change(session: MySqlConnection, rng: random.Random) -> None:
+    table, n = rng.choice(WRITTEN), rng.randrange(1000, 5000)
+    session.query(f"REPLACE INTO {table} VALUES ({n}, {rng.randrange(100)})")
+    session.query(f"DELETE FROM {table} WHERE id = {rng.randrange(1000, 5000)}")
 
 
 class Follower:
@@ -135,7 +114,7 @@ def test_tables_enter_a_live_store(peer: Peer, tmp_path: Path) -> None:
         reach(follower.process, store, 1)
         reach(follower.process, store, begun := peer.tso())
         follower.stop()
-    with Changes(peer):
+    with LiveChanges(peer, change, 3):
         for statement in STEPS:
             add = () if statement else ("--add", "stock.*")
             with Follower(peer, store, *add, stops=stops) as follower:

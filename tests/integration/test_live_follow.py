@@ -4,10 +4,8 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,8 @@ import pytest
 from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.read.plan.snapshot import open_snapshot
-from tests.support.mysql import MySqlConnection, MySqlError
+from tests.support.live_changes import LiveChanges
+from tests.support.mysql import MySqlConnection
 from tests.support.peer import Peer
 from tests.support.progress import read_progress
 
@@ -66,39 +65,16 @@ def peer(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Peer]:
         yield peer
 
 
-class Changes:
-    """Transactions in a thread."""
-
-    def __init__(self, peer: Peer) -> None:
-        self._peer, self._ended = peer, threading.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    def __enter__(self) -> "Changes":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        rng = random.Random(5)
-        with self._peer.connect() as session:
-            while not self._ended.wait(0.02):
-                # DDL ends transactions that began before it.
-                with suppress(MySqlError):
-                    self._change(session, rng)
-
-    def _change(self, session: MySqlConnection, rng: random.Random) -> None:
-        n = rng.randrange(6000)
-        session.query("ROLLBACK")
-        session.query("BEGIN")
-        session.query(f"UPDATE shop.a SET v = v + 1 WHERE id % 50 = {n % 50}")
-        session.query(f"REPLACE INTO shop.a (id, v) VALUES ({n}, {n % 100})")
-        session.query(f"REPLACE INTO shop.common VALUES ('k{n}', {n})")
-        session.query(f"DELETE FROM shop.common WHERE k = 'k{n * 7 % 6000}'")
-        session.query(f"INSERT INTO shop.parts VALUES ({n}, 1) ON DUPLICATE KEY UPDATE v = v + 1")
-        session.query("COMMIT")
+def change(session: MySqlConnection, rng: random.Random) -> None:
+    n = rng.randrange(6000)
+    session.query("ROLLBACK")
+    session.query("BEGIN")
+    session.query(f"UPDATE shop.a SET v = v + 1 WHERE id % 50 = {n % 50}")
+    session.query(f"REPLACE INTO shop.a (id, v) VALUES ({n}, {n % 100})")
+    session.query(f"REPLACE INTO shop.common VALUES ('k{n}', {n})")
+    session.query(f"DELETE FROM shop.common WHERE k = 'k{n * 7 % 6000}'")
+    session.query(f"INSERT INTO shop.parts VALUES ({n}, 1) ON DUPLICATE KEY UPDATE v = v + 1")
+    session.query("COMMIT")
 
 
 def start(peer: Peer, store: Path, *more: str) -> "subprocess.Popen[bytes]":
@@ -134,7 +110,7 @@ def reach(process: "subprocess.Popen[bytes]", store: Path, ts: int) -> None:
 
 def test_a_cluster_is_followed(peer: Peer, tmp_path: Path) -> None:
     store, rng = tmp_path / "store", random.Random(7)
-    with Changes(peer):
+    with LiveChanges(peer, change, 5):
         process = start(peer, store)
         while not (store / "format").exists():
             assert process.poll() is None

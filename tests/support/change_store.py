@@ -20,11 +20,17 @@ from pyspark_theflash.storage.store.folder import read_identity
 from pyspark_theflash.storage.store.load import Stripe
 from pyspark_theflash.tidb.codec.key import RawKey, encode_record_key
 from pyspark_theflash.tidb.codec.number import decode_int
+from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
 from pyspark_theflash.tidb.schema.model import TableInfo
 from tests.support.change_log import Change, ChangeLog, FakeChangeFeed, GrowingSchema, versions
 
 FS = LocalFileSystem()
 CLUSTER = 7
+
+
+def history(*events: TableEvent) -> SchemaHistory:
+    """Return the schema history of most tests."""
+    return SchemaHistory(TimeStamp(100), TimeStamp(100_000), events, ())
 
 
 class LogReader:

@@ -21,19 +21,23 @@ from pyspark_theflash.cluster.key_range import EncodedKeyRange, handle_bounds
 from pyspark_theflash.cluster.tikv.client import TiKVClient
 from pyspark_theflash.replication.apply.rows import decode_versions, newest_places
 from pyspark_theflash.replication.apply.versions import Versions
-from pyspark_theflash.replication.load.plan import plan_by_table
+from pyspark_theflash.replication.load.plan import STRIPES, plan_by_table
 from pyspark_theflash.replication.load.process import ReaderProcesses, ReaderThread
-from pyspark_theflash.replication.load.reading import PiecePool, Reading, piece_bytes
+from pyspark_theflash.replication.load.reading import (
+    PiecePool,
+    Reading,
+    piece_bytes,
+    publish_piece,
+)
 from pyspark_theflash.replication.load.scan import (
     ANY_COLUMN,
     ClusterAddress,
     LoadPiece,
     LoadRequest,
 )
-from pyspark_theflash.storage.engine.api import Publication, VersionBatch, WriterEngine
+from pyspark_theflash.storage.engine.api import VersionBatch, WriterEngine
 from pyspark_theflash.storage.mvcc.version import COMMIT_TS, HANDLE, OP, Op
 from pyspark_theflash.storage.store.load import Stripe
-from pyspark_theflash.storage.store.manifest import ManifestChange
 from pyspark_theflash.tidb.codec.array import joined
 from pyspark_theflash.tidb.codec.bytes import encode_bytes
 from pyspark_theflash.tidb.codec.key import RawKey
@@ -42,8 +46,6 @@ from pyspark_theflash.tidb.schema.model import TableInfo
 
 STEP_S: Final = 0.1
 """Time that a step waits for a piece; between two steps, the change feed is received."""
-_STRIPES: Final = 8
-"""Stripes per process, if there are few tables."""
 THREAD_STRIPES: Final = 4
 """So few stripes, of one region each, are read without processes."""
 _PLAN_MS: Final = 60_000
@@ -85,7 +87,7 @@ class ClusterLoader:
 
     def stripes(self, physical_ids: Sequence[PhysicalTableID]) -> list[Stripe]:
         deadline = Deadline(self._client.clock, _PLAN_MS)
-        return plan_by_table(self._client, physical_ids, _STRIPES * self._processes, deadline)
+        return plan_by_table(self._client, physical_ids, STRIPES * self._processes, deadline)
 
     def open(
         self, tables: Mapping[PhysicalTableID, TableInfo], ts: TimeStamp, stripes: int
@@ -151,9 +153,7 @@ class EntryLoad:
     # --
 
     def _publish(self, stripe: Stripe, piece: LoadPiece) -> Stripe:
-        left = replace(stripe, next=piece.next, rows=stripe.rows + piece.rows)
-        change = ManifestChange([left.to_record()])
-        self._engine.publish(Publication(self._versions(stripe, piece), change))
+        left = publish_piece(self._engine, stripe, piece, self._versions(stripe, piece))
         self._stripes[stripe.number] = left
         return left
 

@@ -13,7 +13,7 @@ The timestamp is the start of the schema history. The caller holds a GC barrier 
 import os
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from pyspark_theflash.base.clock import Clock, Deadline
@@ -23,12 +23,18 @@ from pyspark_theflash.cluster.tikv.client import TiKVClient
 from pyspark_theflash.replication.apply.columns import StoredColumns
 from pyspark_theflash.replication.cdc.position import feed_position
 from pyspark_theflash.replication.load.plan import (
+    STRIPES,
     inner_bounds,
     physical_tables,
     plan_stripes,
 )
 from pyspark_theflash.replication.load.process import ReaderProcesses
-from pyspark_theflash.replication.load.reading import PiecePool, Reading, piece_bytes
+from pyspark_theflash.replication.load.reading import (
+    PiecePool,
+    Reading,
+    piece_bytes,
+    publish_piece,
+)
 from pyspark_theflash.replication.load.scan import ClusterAddress, LoadPiece, LoadRequest
 from pyspark_theflash.storage.engine.api import Engine, Publication
 from pyspark_theflash.storage.store.catalog import SCHEMA_KIND, feed_history, schema_records
@@ -47,8 +53,6 @@ from pyspark_theflash.storage.store.scope import SCOPE_KIND, TableScope, tables_
 from pyspark_theflash.tidb.schema.history import SchemaHistory
 from pyspark_theflash.tidb.schema.model import TableInfo
 
-_STRIPES: Final = 8
-"""Stripes per process, so that all processes have work until the end."""
 _PLAN_MS: Final = 60_000
 
 
@@ -97,7 +101,7 @@ class FirstLoad:
         """
         tables = tables_to_load(history, scope)
         deadline = Deadline(self._clock, _PLAN_MS)
-        count = _STRIPES * self._processes
+        count = STRIPES * self._processes
         stripes = plan_stripes(self._client, list(physical_tables(tables)), count, deadline)
         records = [
             *claim(self._engine.read([FEED_KIND]), Feed.STREAM),
@@ -146,9 +150,7 @@ class FirstLoad:
 
     def _publish(self, stripe: Stripe, piece: LoadPiece) -> Stripe:
         """Publish a piece of a stripe, and return the remaining stripe."""
-        left = replace(stripe, next=piece.next, rows=stripe.rows + piece.rows)
-        change = ManifestChange([left.to_record()])
-        self._engine.publish(Publication(list(piece.versions()), change))
+        left = publish_piece(self._engine, stripe, piece, list(piece.versions()))
         self.report.rows += piece.rows
         self.report.share += (left.share - stripe.share) / self._stripes
         return left

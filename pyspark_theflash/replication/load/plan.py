@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Final
 
 from pyspark_theflash.base.clock import Deadline
 from pyspark_theflash.base.types import PhysicalTableID
@@ -13,6 +14,9 @@ from pyspark_theflash.storage.store.load import Stripe
 from pyspark_theflash.tidb.codec.bytes import encode_bytes
 from pyspark_theflash.tidb.codec.key import RawKey
 from pyspark_theflash.tidb.schema.model import TableInfo
+
+STRIPES: Final = 8
+"""Stripes per process, so that all processes have work until the end."""
 
 
 def physical_tables(tables: Sequence[TableInfo]) -> dict[PhysicalTableID, TableInfo]:

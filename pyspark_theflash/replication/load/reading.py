@@ -2,14 +2,17 @@
 
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import replace
 from typing import Final, Protocol
 
 from pyspark_theflash.base.clock import Clock, Deadline
 from pyspark_theflash.base.errors import SchemaOutdatedError, TheFlashError
 from pyspark_theflash.replication.load.scan import LoadPiece
+from pyspark_theflash.storage.engine.api import Publication, VersionBatch, WriterEngine
 from pyspark_theflash.storage.store.load import Stripe
+from pyspark_theflash.storage.store.manifest import ManifestChange
 from pyspark_theflash.tidb.codec.key import RawKey
 
 PIECES_BYTES: Final = 96 << 20
@@ -33,6 +36,15 @@ class PiecePool(Protocol):
 def piece_bytes(processes: int) -> int:
     """Return the size of a piece, of which there is one for each process and one more."""
     return min(_PIECE_BYTES_MAX, PIECES_BYTES // (processes + 1))
+
+
+def publish_piece(
+    engine: WriterEngine, stripe: Stripe, piece: LoadPiece, versions: Iterable[VersionBatch]
+) -> Stripe:
+    """Publish the versions of a piece with the key to continue at; return the remaining stripe."""
+    left = replace(stripe, next=piece.next, rows=stripe.rows + piece.rows)
+    engine.publish(Publication(versions, ManifestChange([left.to_record()])))
+    return left
 
 
 class Reading:

@@ -1,9 +1,7 @@
 """Tables that enter a store with rows: they are loaded at one timestamp, then followed."""
 
 import random
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,12 +26,11 @@ from pyspark_theflash.storage.store.purged import PURGED_KIND, purged_record
 from pyspark_theflash.storage.store.scope import SCOPE_KIND, TableScope
 from pyspark_theflash.tidb.schema.history import TableEvent
 from pyspark_theflash.tidb.schema.model import TableInfo
-from tests.support.change_log import ChangeLog, GrowingSchema
+from tests.support.change_log import ChangeLog
 from tests.support.change_store import ChangeStore, LogLoader
 from tests.unit.replication.cdc.test_writer import (
     HALVES,
     event,
-    history,
     key,
     partitioned,
     row,
@@ -45,23 +42,9 @@ SCOPE = TableScope(("d.*",))
 
 
 @pytest.fixture
-def log() -> ChangeLog:
-    return ChangeLog()
-
-
-@pytest.fixture
-def stores(tmp_path: Path, log: ChangeLog) -> Iterator[Any]:
-    made: list[ChangeStore] = []
-
-    def make(*events: TableEvent, **options: Any) -> ChangeStore:
-        options = {"assume_empty": ["d.t"], "scope": SCOPE, "loader": LogLoader(log)} | options
-        schema = GrowingSchema(history(*events), log)
-        made.append(ChangeStore(tmp_path / f"store{len(made)}", log, schema, **options))
-        return made[-1]
-
-    yield make
-    for store in made:
-        store.engine.close()
+def stores(stores: Any, log: ChangeLog) -> Any:
+    options = {"assume_empty": ["d.t"], "scope": SCOPE}
+    return lambda *events: stores(*events, **options, loader=LogLoader(log))
 
 
 def gone(ts: int, info: TableInfo) -> TableEvent:

@@ -2,9 +2,7 @@
 
 import json
 import random
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,7 +25,7 @@ from pyspark_theflash.storage.store.command import ResolveOrder
 from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress
 from pyspark_theflash.storage.store.scope import TableScope
 from pyspark_theflash.tidb.codec.field_type import FieldType, MySQLType
-from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
+from pyspark_theflash.tidb.schema.history import TableEvent
 from pyspark_theflash.tidb.schema.model import (
     STATE_WRITE_REORGANIZATION,
     PartitionType,
@@ -35,11 +33,11 @@ from pyspark_theflash.tidb.schema.model import (
     parse_table_info,
 )
 from tests.support.change_log import Change, ChangeLog, FakeChangeFeed, GrowingSchema
-from tests.support.change_store import CLUSTER, ChangeStore
+from tests.support.change_store import CLUSTER, history
 from tests.support.row_oracle import encode_row_v2
 from tests.support.stores import column, id_column, table_info
 
-START, END = TimeStamp(100), TimeStamp(100_000)
+START = TimeStamp(100)
 BIGINT, VARCHAR = FieldType(MySQLType.LONGLONG), FieldType(MySQLType.VARCHAR, charset="utf8mb4")
 TYPES = {2: BIGINT, 3: BIGINT, 4: VARCHAR}
 
@@ -52,10 +50,6 @@ def event(ts: int, info: TableInfo) -> TableEvent:
     return TableEvent(TimeStamp(ts), info.db, info.id, info)
 
 
-def history(*events: TableEvent) -> SchemaHistory:
-    return SchemaHistory(START, END, events, ())
-
-
 def key(physical_id: int, handle: int) -> bytes:
     one, other = ((n + 2**63).to_bytes(8, "big") for n in (physical_id, handle))
     return b"t" + one + b"_r" + other
@@ -63,26 +57,6 @@ def key(physical_id: int, handle: int) -> bytes:
 
 def row(**values: Any) -> bytes:
     return encode_row_v2({int(k[1:]): v for k, v in values.items()}, TYPES)
-
-
-@pytest.fixture
-def log() -> ChangeLog:
-    return ChangeLog()
-
-
-@pytest.fixture
-def stores(tmp_path: Path, log: ChangeLog) -> Iterator[Any]:
-    made: list[ChangeStore] = []
-
-    def make(*events: TableEvent, **options: Any) -> ChangeStore:
-        options.setdefault("assume_empty", ["*"])
-        schema = GrowingSchema(history(*events), log)
-        made.append(ChangeStore(tmp_path / f"store{len(made)}", log, schema, **options))
-        return made[-1]
-
-    yield make
-    for store in made:
-        store.engine.close()
 
 
 T = table(1, "d.t")
