@@ -1,30 +1,24 @@
 """Recordings of a change feed's streams: the requests, and the messages of the stores.
 
-A recording is an Arrow IPC stream of `SCHEMA`, a row per item in the order of arrival. One that was
-cut off can be read up to its last whole batch.
+A recording is a line that names the format, then a zlib stream of items in the order of arrival:
+
+    i64 time_ms    u32 stream    i64 store_id    u8 kind    u32 size    data       (little-endian)
+
+The stream is flushed about every second, so one that was cut off can be read up to there. A
+recording comes from a stranger: a reader holds one item, whatever the file claims.
 """
 
-from collections.abc import Iterator, Sequence
+import struct
+import zlib
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
-
-import pyarrow as pa
+from typing import BinaryIO, Final
 
 from pyspark_theflash.base.clock import Clock, Deadline
 from pyspark_theflash.base.errors import CorruptionError
 from pyspark_theflash.replication.cdc.streams import Stream, StreamEnd, Streams
 
-SCHEMA: Final = pa.schema(
-    [
-        ("time_ms", pa.int64()),  # since the start of the recording
-        ("stream", pa.int32()),
-        ("store_id", pa.int64()),
-        ("kind", pa.string()),  # one of those below
-        ("data", pa.binary()),
-    ],
-    metadata={"format": "theflash change feed 1"},
-)
 OPENED: Final = "opened"
 """`data` is the name of the service's method."""
 REQUEST: Final = "request"
@@ -33,13 +27,17 @@ FRAME: Final = "frame"
 """`data` is a ChangeDataEvent."""
 ENDED: Final = "ended"
 """`data` is the reason."""
-_BATCH_BYTES: Final = 1 << 20
-_BATCH_ROWS: Final = 10_000
+_FORMAT: Final = b"theflash change feed 1\n"
+_ITEM: Final = struct.Struct("<qIqBI")
+_KINDS: Final = (OPENED, REQUEST, FRAME, ENDED)
+_LEVEL: Final = 1
+_CHUNK_BYTES: Final = 1 << 18
+_ITEM_BYTES_MAX: Final = 1 << 28
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedItem:
-    """A row of a recording."""
+    """An item of a recording."""
 
     time_ms: int
     stream: int
@@ -56,36 +54,27 @@ class Recording:
         self._clock, self._start_ms = clock, clock.boottime_ms()
         self._file = path.open("xb")
         path.chmod(0o600)
-        options = pa.ipc.IpcWriteOptions(compression="zstd")
-        self._writer = pa.ipc.new_stream(self._file, SCHEMA, options=options)
-        self._rows: list[tuple[int, int, int, str, bytes]] = []
-        self._rows_bytes = 0
+        self._file.write(_FORMAT)
+        self._compressor = zlib.compressobj(_LEVEL)
         self.frames = self.frame_bytes = 0
 
     def add(self, stream: int, store_id: int, kind: str, data: bytes) -> None:
         """Add an item."""
         time_ms = self._clock.boottime_ms() - self._start_ms
-        self._rows.append((time_ms, stream, store_id, kind, data))
-        self._rows_bytes += len(data)
+        head = _ITEM.pack(time_ms, stream, store_id, _KINDS.index(kind), len(data))
+        self._file.write(self._compressor.compress(head + data))
         if kind == FRAME:
             self.frames += 1
             self.frame_bytes += len(data)
-        if self._rows_bytes >= _BATCH_BYTES or len(self._rows) >= _BATCH_ROWS:
-            self.flush()
 
     def flush(self) -> None:
         """Write all items to the file."""
-        if self._rows:
-            columns = zip(*self._rows, strict=True)
-            arrays = [pa.array(v, f.type) for v, f in zip(columns, SCHEMA, strict=True)]
-            self._writer.write_batch(pa.record_batch(arrays, schema=SCHEMA))
-            self._file.flush()
-            self._rows, self._rows_bytes = [], 0
+        self._file.write(self._compressor.flush(zlib.Z_SYNC_FLUSH))
+        self._file.flush()
 
     def close(self) -> None:
         """Write all items, and the end of the file."""
-        self.flush()
-        self._writer.close()
+        self._file.write(self._compressor.flush())
         self._file.close()
 
 
@@ -148,12 +137,35 @@ def read_recording(path: Path) -> Iterator[RecordedItem]:
     """
     with path.open("rb") as file:
         try:
-            reader = pa.ipc.open_stream(file)
-            if reader.schema.metadata != SCHEMA.metadata or reader.schema != SCHEMA:
+            if file.read(len(_FORMAT)) != _FORMAT:
                 raise CorruptionError(str(path), 0, "not a recording of a change feed")
-            for batch in reader:
-                for row in batch.to_pylist():
-                    yield RecordedItem(**row)
-        except (pa.ArrowInvalid, OSError) as error:
-            reason = f"the recording cannot be read: {str(error)[:200]}"
+            rest = yield from _items(file)
+        except (zlib.error, OSError) as error:
+            reason = f"the recording cannot be read: {error}"
             raise CorruptionError(str(path), file.tell(), reason) from error
+        if rest:
+            reason = "the recording cannot be read: it is cut off, or an item is damaged"
+            raise CorruptionError(str(path), file.tell(), reason)
+
+
+def _items(file: BinaryIO) -> Generator[RecordedItem, None, int]:
+    """Yield the whole items of a file; return the number of bytes that remain."""
+    inflated, decompressor = bytearray(), zlib.decompressobj()
+    is_last = False
+    while not is_last:
+        data = decompressor.unconsumed_tail or file.read(_CHUNK_BYTES)
+        is_last = not data
+        inflated += decompressor.decompress(data, _CHUNK_BYTES) if data else decompressor.flush()
+        at = 0
+        while len(inflated) - at >= _ITEM.size:
+            time_ms, stream, store_id, kind, size = _ITEM.unpack_from(inflated, at)
+            if kind >= len(_KINDS) or size > _ITEM_BYTES_MAX:
+                return len(inflated) - at
+            end = at + _ITEM.size + size
+            if end > len(inflated):
+                break
+            content = bytes(inflated[at + _ITEM.size : end])
+            yield RecordedItem(time_ms, stream, store_id, _KINDS[kind], content)
+            at = end
+        del inflated[:at]
+    return len(inflated) + len(decompressor.unused_data)

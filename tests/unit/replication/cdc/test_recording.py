@@ -1,6 +1,9 @@
 """Recordings of a change feed's streams."""
 
+import random
 import stat
+import struct
+import zlib
 from contextlib import closing
 
 import pytest
@@ -108,16 +111,39 @@ def test_a_recording_without_its_end(path, recording):
     recording.flush()
     recording.add(1, 4, "frame", b"lost")
     assert [item.data for item in read_recording(path)] == [b"x"]
-    path.write_bytes(path.read_bytes()[:-40])
+    path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(CorruptionError, match="the recording cannot be read"):
         list(read_recording(path))
 
 
 def test_files_of_others(tmp_path):
     path = tmp_path / "x"
-    path.write_bytes(b"not arrow at all")
+    path.write_bytes(b"another file")
     with pytest.raises(CorruptionError):
         list(read_recording(path))
     path.write_bytes(b"")
     with pytest.raises(CorruptionError):
         list(read_recording(path))
+
+
+def test_large_items(path, recording):
+    data = random.Random(1).randbytes(3 << 20) + bytes(3 << 20)
+    for n in range(3):
+        recording.add(n, 4, "frame", data[n:])
+    recording.flush()
+    assert [item.data for item in read_recording(path)] == [data, data[1:], data[2:]]
+
+
+@pytest.mark.parametrize("claim", [2**32 - 1, 2**28, 100])
+def test_an_item_that_claims_more_than_the_file_has(path, claim, recording):
+    """Bytes are held only as they come, and at most as many as the largest item has."""
+    recording.add(1, 4, "frame", b"x")
+    recording.flush()
+    item = struct.pack("<qIqBI", 0, 1, 4, 2, claim)
+    content = path.read_bytes().partition(b"\n")[2]
+    body = zlib.compress(zlib.decompressobj().decompress(content) + item + bytes(60))
+    path.write_bytes(b"theflash change feed 1\n" + body)
+    items = read_recording(path)
+    assert next(items).data == b"x"
+    with pytest.raises(CorruptionError, match="cut off"):
+        next(items)
