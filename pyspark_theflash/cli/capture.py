@@ -99,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Record, or print a recording."""
     if arguments.show:
         for item in read_recording(arguments.file):
-            for line in _lines(item):
+            for line in lines_of(item):
                 print(f"{item.time_ms:>9} ms  stream {item.stream}  {line}")
         return 0
     if not arguments.tables:
@@ -166,7 +166,7 @@ class _Capture:
         )
 
 
-def _lines(item: RecordedItem) -> Iterator[str]:
+def lines_of(item: RecordedItem) -> Iterator[str]:
     """Yield descriptions of the contents of an item, without values of rows."""
     if item.kind == FRAME:
         yield from _events(item.data)
