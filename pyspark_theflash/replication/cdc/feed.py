@@ -15,6 +15,7 @@ missed, and until then the pieces hold the frontier.
     ServerIsBusy, Congested         longer pauses
     DuplicateRequest                the stream is closed
     the stream ends                 all of its requests end
+    a commit without its prewrite   the request ends, once for each contradiction
     no progress for `silent_ms`     the request ends; TiKV reports progress every second, even if
                                     locks hold it
 """
@@ -29,6 +30,7 @@ from weakref import WeakSet
 
 from pyspark_theflash.base.clock import Clock, Deadline
 from pyspark_theflash.base.errors import (
+    ChangeFeedError,
     ClusterMismatchError,
     CodecError,
     RegionGapError,
@@ -63,6 +65,7 @@ LOOKUP_MS, LOOKUP_MAX_MS = 1000, 16_000
 _CHUNK_BYTES: Final = 16 << 20
 _CHECK_MS: Final = 2000
 _IDLE_MS: Final = 60_000
+_CONTRADICTIONS_MAX: Final = 100
 _STREAMS_MAX: Final = 4
 """Streams of EventFeed to one store."""
 
@@ -128,6 +131,7 @@ class TiKVChangeFeed:
         self._owner = 0
         self._pending_bytes = 0
         self._spill_at_bytes = limits.prewrite_bytes
+        self._contradictions = set[tuple[object, ...]]()
         self._lookup_ms = LOOKUP_MS
         self._polled_ms = self._checked_ms = clock.boottime_ms()
 
@@ -262,6 +266,13 @@ class TiKVChangeFeed:
         if link.stream.is_multiplexed:
             link.stream.send(deregister_request(self._cluster_id, *key))
 
+    def _cancel_and_release(self, request: Request) -> None:
+        """End a request, and release its pieces after a pause."""
+        self._cancel(request)
+        self._regions.forget(request.region)
+        due_ms = self._clock.boottime_ms() + after_stream(request.lock.failures)
+        self._spans.unlock(request.lock, due_ms)
+
     def _end(self, request: Request, wait_ms: int, *, is_failure: bool = True) -> None:
         """Release the pieces of a request that sends nothing any more."""
         due_ms = self._clock.boottime_ms() + wait_ms
@@ -301,14 +312,20 @@ class TiKVChangeFeed:
                 request = link.requests.get((region_id, request_id))
                 if request is not None:
                     self._add(request, content, now)
+                    if link.stream not in self._links:
+                        return
         except CodecError as error:
             raise TiKVRefusedError(link.stream.address, f"the change feed: {error}") from error
 
     def _add(self, request: Request, rows: Iterable[RowEvent], now: int) -> None:
+        error: ChangeFeedError | None = None
         matcher, before = request.matcher, len(self._rows.keys)
         pending = matcher.pending_bytes
         was_scanning = not matcher.is_initialized
-        matcher.add(rows, self._rows)
+        try:
+            matcher.add(rows, self._rows)
+        except ChangeFeedError as raised:
+            error = raised
         request.heard_ms = now
         if was_scanning and matcher.is_initialized:
             request.advanced_ms = now
@@ -319,8 +336,24 @@ class TiKVChangeFeed:
             if self._rows.size_bytes > _CHUNK_BYTES:
                 self._seal()
         self._pending_bytes += matcher.pending_bytes - pending
-        if self._pending_bytes > self._spill_at_bytes:
+        if error is not None:
+            self._contradicted(request, error)
+        elif self._pending_bytes > self._spill_at_bytes:
             self._spill()
+
+    def _contradicted(self, request: Request, error: ChangeFeedError) -> None:
+        """End a request whose events contradict each other; the next one scans its changes again.
+
+        Raises the error if it is not the first one of these events, or there were many.
+        """
+        if error.args in self._contradictions or len(self._contradictions) >= _CONTRADICTIONS_MAX:
+            raise error
+        self._contradictions.add(error.args)
+        _log.warning("region_id=%s is requested again: %s", request.region.id, error)
+        if request.link.stream.is_multiplexed:
+            self._cancel_and_release(request)
+        else:
+            self._close(request.link, "events contradict each other")
 
     def _progress(self, link: Link, progress: RegionsProgress, now: int) -> None:
         resolved_ts, request_id = progress.resolved_ts, progress.request_id
@@ -447,10 +480,7 @@ class TiKVChangeFeed:
             self._close(link, "regions are silent")
             return
         for request in silent:
-            self._cancel(request)
-            self._regions.forget(request.region)
-            due_ms = self._clock.boottime_ms() + after_stream(request.lock.failures)
-            self._spans.unlock(request.lock, due_ms)
+            self._cancel_and_release(request)
 
     def _check_locks(self, now: int) -> None:
         """Check the locks of regions whose progress has stopped, the slowest first, for some time.

@@ -8,18 +8,25 @@ from typing import Any, cast
 import pytest
 
 from pyspark_theflash.base.clock import Deadline
-from pyspark_theflash.base.errors import ClusterMismatchError, PDUnavailableError, TiKVRefusedError
+from pyspark_theflash.base.errors import (
+    ChangeFeedError,
+    ClusterMismatchError,
+    PDUnavailableError,
+    TiKVRefusedError,
+)
 from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
 from pyspark_theflash.cluster.located import LocatedRegion, RawKeyRange
 from pyspark_theflash.cluster.tikv.regions import RegionCache
 from pyspark_theflash.replication.cdc.feed import FeedLimits, TiKVChangeFeed
 from pyspark_theflash.replication.cdc.streams import StreamEnd
+from pyspark_theflash.replication.cdc.wire import COMMIT, PUT
 from pyspark_theflash.tidb.codec.key import RawKey, encode_record_key
 from pyspark_theflash.tidb.protocol._generated.kvproto import cdcpb_pb2
 from tests.support.cdc_history import META, TABLES, FeedHistory, span_of
 from tests.support.manual_clock import ManualClock
 from tests.support.sim_cdc import CLUSTER, SimCdc, SimDirectory, SimStream, SimStreams
 
+Event = cdcpb_pb2.Event
 Unlock = Callable[[RawKeyRange], None]
 
 
@@ -188,6 +195,53 @@ def test_events_of_an_ended_request_are_ignored() -> None:
     scene.feed.subscribe(other, TimeStamp(70))
     scene.feed.poll(0)
     assert scene.registered[-1] == (1, 2, 70)
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_a_commit_before_its_prewrite_after_the_scan(*, is_old: bool) -> None:
+    """tiflow issue 454: TiKV sent them in this order for a region that was initialized.
+
+    The region is requested again from its own progress, and the scan has the transaction.
+    """
+    scene = Scene(is_old=is_old)
+    scene.initialize()
+    progress, before = scene.feed.resolved_ts, len(scene.registered)
+    scene.sim.one_phase({bytes(key(5, 2)): b"before"})
+    txn = scene.sim.begin({bytes(key(5, 1)): b"x"})
+    scene.sim.prewrite(txn, txn.writes)
+    scene.sim.commit(txn, txn.writes)
+    stream = scene.sim.downstreams[-1].stream
+    stream.out[-2:] = stream.out[:-3:-1]
+    scene.sim.tick()
+    scene.feed.poll(0)
+    assert scene.feed.resolved_ts == progress
+    for _ in range(10):
+        scene.feed.poll(2000)
+    assert scene.registered[before:][-1][2] == progress
+    scene.initialize()
+    chunks = list(scene.feed.take(scene.feed.resolved_ts).versions)
+    commits = sorted(ts for chunk in chunks for ts in chunk.commit_ts.tolist())
+    assert (len(commits), commits[-1]) == (2, txn.commit_ts)
+
+
+def test_the_same_contradiction_again_is_an_error() -> None:
+    scene = Scene()
+    scene.initialize()
+    row = Event.Row(type=COMMIT, op_type=PUT, key=bytes(key(5, 1)), start_ts=90, commit_ts=9000)
+
+    def send() -> None:
+        (each,) = scene.sim.downstreams
+        entries = Event.Entries(entries=[row])
+        event = Event(region_id=1, request_id=each.request_id, entries=entries)
+        each.stream.out.append(cdcpb_pb2.ChangeDataEvent(events=[event]).SerializeToString())
+
+    send()
+    for _ in range(10):
+        scene.feed.poll(2000)
+    scene.initialize()
+    send()
+    with pytest.raises(ChangeFeedError, match="committed but not prewritten"):
+        scene.feed.poll(0)
 
 
 def test_changes_of_a_removed_span_are_not_delivered() -> None:

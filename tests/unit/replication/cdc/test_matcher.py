@@ -95,7 +95,7 @@ def test_a_second_prewrite_without_the_value_overtakes_the_scan() -> None:
 
 
 def test_a_commit_overtakes_its_prewrite() -> None:
-    """tiflow issue 454, seatunnel issue 11013: the commit was dropped, the frontier went on."""
+    """seatunnel issue 11013: the commit was dropped, the frontier went on."""
     feed = Feed()
     feed.send(commit(110, 120))
     assert not feed.resolve(130)  # before INITIALIZED, progress does not count
