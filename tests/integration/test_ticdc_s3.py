@@ -1,5 +1,8 @@
-"""TiCDC's storage sink in a bucket of an S3 server."""
+"""TiCDC's storage sink, and a dump, in a bucket of an S3 server."""
 
+import gzip
+import json
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,9 +13,12 @@ from pyarrow import fs
 
 from pyspark_theflash.base.errors import OptionError, ServiceUnavailableError
 from pyspark_theflash.cli.main import main
-from pyspark_theflash.replication.ticdc.storage import open_storage
+from pyspark_theflash.replication.ticdc.storage import checkpoint_ts, open_storage
+from tests.support.sql_base import check_store
 from tests.support.ticdc_sink import SinkFolder, sink_rows
 from tests.support.workloads import check_answers, workload
+
+DUMPS = Path(__file__).parents[1] / "fixtures/dumpling"
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +50,8 @@ def upload(root: Path, files: fs.S3FileSystem, folder: str) -> None:
     """Copy the files of a folder, the metadata last."""
     paths = [path for path in sorted(root.rglob("*")) if path.is_file()]
     for path in sorted(paths, key=lambda path: path.name == "metadata"):
-        with files.open_output_stream(f"{folder}/{path.relative_to(root)}") as stream:
+        name = f"{folder}/{path.relative_to(root)}"
+        with files.open_output_stream(name, compression=None) as stream:
             stream.write(path.read_bytes())
 
 
@@ -70,6 +77,25 @@ def test_the_command(endpoint: str, tmp_path: Path) -> None:
     assert check_answers(Path(store), answers) == 124
 
 
+def test_a_dump(endpoint: str, tmp_path: Path) -> None:
+    """The base is a folder of Dumpling in a bucket, compressed."""
+    files = client(endpoint)
+    files.create_dir("dumps")
+    with tarfile.open(DUMPS / "dumps.tar.gz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    upload(tmp_path / "csv-zstd", files, "dumps/x")
+    (tmp_path / "sink").mkdir()
+    (tmp_path / "sink/metadata").write_text('{"checkpoint-ts":1}')
+    store = str(tmp_path / "store")
+    assert main(["init", store]) == 0
+    command = ["writer", store, "--source", f"cdc:file://{tmp_path}/sink?time-zone=UTC", "--once"]
+    command += ["--schema", f"file:{DUMPS}/schema.json.gz", "--include", "shop.types"]
+    url = f"dump:s3://dumps/x?{properties(endpoint)}&time-zone=UTC&no-header=true"
+    assert main([*command, "--base", f"{url}&csv-null-value=nil"]) == 0
+    truth = json.loads(gzip.decompress((DUMPS / "truth.json.gz").read_bytes()))["tables"]
+    assert check_store(Path(store), {"types": [tuple(row) for row in truth["types"]]}) == 6
+
+
 def test_more_files_than_a_listing_has(endpoint: str) -> None:
     """S3 lists at most 1,000 keys at a time."""
     client(endpoint).create_dir("many")
@@ -92,9 +118,9 @@ def test_a_server_that_has_ended(endpoint: str) -> None:
     endpoint = "http://{}:{}".format(*server.get_host_and_port())
     client(endpoint).create_dir("sink")
     storage, _ = open_storage(f"s3://sink/x?{properties(endpoint)}")
-    assert storage.checkpoint_ts() is None
+    assert checkpoint_ts(storage) is None
     server.stop()
     with pytest.raises(ServiceUnavailableError, match="s3://sink/x"):
-        storage.checkpoint_ts()
+        checkpoint_ts(storage)
     with pytest.raises(ServiceUnavailableError, match="s3://sink/x"):
         open_storage(f"s3://sink/x?{properties(endpoint)}")

@@ -1,10 +1,11 @@
-"""The base that `--base` names: a folder, or a TiDB over SQL."""
+"""The base that `--base` names: a folder, a dump, or a TiDB over SQL."""
 
 import argparse
 import os
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
 
 from pyspark_theflash.base.clock import Clock
 from pyspark_theflash.base.types import TimeStamp
@@ -16,9 +17,13 @@ if TYPE_CHECKING:
 
     from pyspark_theflash.cli.jobs.streams import AnyWriter
     from pyspark_theflash.replication.apply.base_rows import RowBase
+    from pyspark_theflash.replication.base.dump import DumpBase
     from pyspark_theflash.replication.base.snapshot import SnapshotBase
 
 _MYSQL: Final = "mysql://"
+_DUMP: Final = "dump:"
+_METADATA: Final = "metadata"
+_BASE_FILE: Final = "base.json"
 PASSWORD_VARIABLE: Final = "THEFLASH_BASE_PASSWORD"  # noqa: S105 (its name, not a password)
 """Environment variable of the password; command lines are readable by all processes."""
 
@@ -30,12 +35,19 @@ class JobBase:
         self._clock = clock
         self._note: Callable[[str], None] = lambda _: None
         self._base: Path | RowBase | None = None
-        self._snapshot: SnapshotBase | None = None
-        if arguments.base is not None and arguments.base.startswith(_MYSQL):
-            self._base = self._snapshot = self._open_snapshot(arguments)
-            undo.callback(self._snapshot.close)
-        elif arguments.base is not None:
-            self._base = Path(arguments.base)
+        self._start_ts: Callable[[], TimeStamp] | None = None
+        base: str | None = arguments.base
+        if base is None:
+            return
+        if base.startswith(_MYSQL):
+            snapshot = self._open_snapshot(arguments)
+            self._base, self._start_ts = snapshot, snapshot.now
+            undo.callback(snapshot.close)
+        elif (url := _dump_url(base)) is not None:
+            dump = self._open_dump(url)
+            self._base, self._start_ts = dump, lambda: dump.ts
+        else:
+            self._base = Path(base)
 
     def _open_snapshot(self, arguments: argparse.Namespace) -> "SnapshotBase":
         # Imported here because other writers do not need it.
@@ -47,9 +59,14 @@ class JobBase:
             lambda: MySqlSession(address), self._clock, lambda text: self._note(text)
         )
 
+    def _open_dump(self, url: str) -> "DumpBase":
+        from pyspark_theflash.replication.base.dump import open_dump
+
+        return open_dump(url, lambda text: self._note(text))
+
     def start_ts(self) -> TimeStamp | None:
         """Return the timestamp at which a new store begins; None if the base does not say it."""
-        return None if self._snapshot is None else self._snapshot.now()
+        return None if self._start_ts is None else self._start_ts()
 
     def load(self, writer: "AnyWriter") -> int:
         """Load the base; return the number of rows."""
@@ -65,8 +82,9 @@ def add_base(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--base",
         metavar="BASE",
-        help="rows from before the stream: a folder (DIR/base.json), or mysql://USER@HOST:PORT, a "
-        "TiDB that is read by SQL when the store is new",
+        help="rows from before the stream: a folder (DIR/base.json), a folder of Dumpling, "
+        "dump:file:///PATH?time-zone=ZONE or dump:s3://BUCKET/PREFIX?..., or "
+        "mysql://USER@HOST:PORT, a TiDB that is read by SQL when the store is new",
     )
     parser.add_argument(
         "--base-password-file",
@@ -74,6 +92,16 @@ def add_base(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help=f"the password of mysql://USER@... (or {PASSWORD_VARIABLE} in the environment)",
     )
+
+
+def _dump_url(base: str) -> str | None:
+    """Return the URL of a dump; None if the base is another."""
+    if base.startswith(_DUMP):
+        return base.removeprefix(_DUMP)
+    folder = Path(base)
+    if (folder / _METADATA).is_file() and not (folder / _BASE_FILE).is_file():
+        return f"file://{quote(str(folder.resolve()))}"
+    return None
 
 
 def _password(arguments: argparse.Namespace) -> str:

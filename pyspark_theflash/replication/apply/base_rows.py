@@ -8,6 +8,7 @@ no row is published twice. Nothing is readable before the writer's first progres
 """
 
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,8 @@ from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress
 from pyspark_theflash.storage.store.scope import tables_to_load
 from pyspark_theflash.tidb.schema.history import SchemaHistory
 from pyspark_theflash.tidb.schema.model import TableInfo
+
+_log = logging.getLogger(__name__)
 
 COMPACT_PAGES: Final = 32
 """Pages of a table after which its files are merged."""
@@ -97,6 +100,7 @@ def load_rows(engine: WriterEngine, base: RowBase, state: StreamState) -> int:
     loaded = {name.lower() for name in view.of_kind(BASE_KIND)}
     tables = [t for t in tables_to_load(history, state.scope) if t.full_name.lower() not in loaded]
     reasons = {table.id: base.why_missing(table) for table in tables}
+    left_out = [(table.full_name, reasons[table.id]) for table in tables if reasons[table.id]]
     tables = [table for table in tables if reasons[table.id] is None]
     if Progress.of(view) is not None:
         if tables:
@@ -106,6 +110,8 @@ def load_rows(engine: WriterEngine, base: RowBase, state: StreamState) -> int:
     begun = plan_source(view)
     if begun != base.source and (begun is not None or loaded):
         raise OptionError("base", "this store began with another base; pass the same again")
+    for full_name, why in left_out:
+        _log.warning("%s is not loaded: it %s", full_name, why)
     base.open(history, [table for table in tables if table.is_public])
     if begun is None:
         records = [plan_record(base.source), *state.begin_records()]

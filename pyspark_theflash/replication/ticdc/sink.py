@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 
 from pyspark_theflash.base.errors import CodecError, CorruptionError, IncompleteFileError
 from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.replication.storage import Storage
 from pyspark_theflash.replication.ticdc.canal_json import parse_canal_json
 from pyspark_theflash.replication.ticdc.csv_rows import parse_csv, parse_schema
 from pyspark_theflash.replication.ticdc.layout import SinkFile, parse_data_file, parse_schema_file
 from pyspark_theflash.replication.ticdc.rows import SinkRows
-from pyspark_theflash.replication.ticdc.storage import SinkStorage
+from pyspark_theflash.replication.ticdc.storage import checkpoint_ts
 from pyspark_theflash.tidb.codec.document import load, shaped, text
 
 
@@ -24,7 +25,7 @@ class SinkDdl:
 class Sink:
     """The files of a storage sink, as of the last `list_files`."""
 
-    def __init__(self, storage: SinkStorage) -> None:
+    def __init__(self, storage: Storage) -> None:
         self._storage = storage
         self._sizes: Mapping[str, int] = {}
         self._last: dict[str, int] = {}
@@ -33,8 +34,8 @@ class Sink:
         self._ddls: dict[str, SinkDdl] = {}
 
     def checkpoint_ts(self) -> TimeStamp | None:
-        """Return the sink's checkpoint; see `SinkStorage`."""
-        return self._storage.checkpoint_ts()
+        """Return the sink's checkpoint; see `checkpoint_ts`."""
+        return checkpoint_ts(self._storage)
 
     def list_files(self) -> list[tuple[SinkFile, int]]:
         """Return the files of rows that exist now, with their sizes.

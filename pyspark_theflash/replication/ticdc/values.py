@@ -20,12 +20,12 @@ import pyarrow.compute as pc
 
 from pyspark_theflash.base.errors import CodecError, OptionError, UnsupportedError
 from pyspark_theflash.base.types import ColumnID
+from pyspark_theflash.replication.storage import to_utc
 from pyspark_theflash.replication.ticdc.rows import BinaryEncoding, SinkFormat, SinkRows
 from pyspark_theflash.storage.mvcc.rows import stored_columns
 from pyspark_theflash.tidb.codec.arrow import arrow_type
 from pyspark_theflash.tidb.codec.field_type import STRING_TYPES, ColumnFlag, MySQLType
 from pyspark_theflash.tidb.codec.text import parse_column
-from pyspark_theflash.tidb.codec.time import impossible
 from pyspark_theflash.tidb.schema.model import ColumnInfo, TableInfo
 
 _FLOATS: Final = (MySQLType.FLOAT, MySQLType.DOUBLE)
@@ -145,14 +145,4 @@ def _utc(values: pa.Array, sink: SinkFormat, name: str) -> pa.Array:
             "TiCDC's servers, for example UTC"
         )
         raise OptionError("source", reason)
-    if sink.time_zone == "UTC":
-        return values
-    # Zero dates are not converted.
-    is_kept = pc.fill_null(impossible(values), True)
-    local = pc.cast(pc.if_else(is_kept, pa.scalar(None, values.type), values), pa.timestamp("us"))
-    try:
-        zoned = pc.assume_timezone(local, sink.time_zone)
-    except pa.ArrowInvalid:
-        what = "a TIMESTAMP when the clocks of TiCDC's time zone changed"
-        raise UnsupportedError(what, name) from None
-    return pc.if_else(is_kept, values, pc.cast(zoned, values.type))
+    return to_utc(values, sink.time_zone, name)

@@ -8,6 +8,7 @@ from tests.fuzz.run import Target
 from tests.fuzz.targets import (
     api,
     binlog,
+    dumps,
     follow,
     manifests,
     network,
@@ -94,6 +95,10 @@ _CHEAPEST_FIRST: Final[tuple[Callable[[Path], Target], ...]] = (
     ticdc.canal_json_file,
     ticdc.canal_json_values,
     ticdc.csv_file,
+    dumps.dump_metadata,
+    dumps.dump_sql,
+    dumps.dump_sql_without_escapes,
+    dumps.dump_csv,
     stores.schema_event,
     stores.command_row,
     rows.stored_row_of_every_type,

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from pyarrow import fs
 
+from pyspark_theflash.replication.storage import Storage
 from pyspark_theflash.replication.ticdc.canal_json import parse_canal_json
 from pyspark_theflash.replication.ticdc.csv_rows import parse_csv, parse_schema
 from pyspark_theflash.replication.ticdc.layout import parse_data_file, parse_schema_file
 from pyspark_theflash.replication.ticdc.rows import BinaryEncoding, SinkFormat, SinkRows
-from pyspark_theflash.replication.ticdc.storage import SinkStorage
+from pyspark_theflash.replication.ticdc.storage import checkpoint_ts
 from pyspark_theflash.replication.ticdc.versions import TableNames, decode_rows, version_batches
 from tests.fuzz.mutate import JSON_WORDS, TEXT_WORDS, bytes_like, json_like
 from tests.fuzz.run import Target
@@ -106,11 +107,11 @@ def sink_path(folder: Path) -> Target:
 
 def sink_metadata(folder: Path) -> Target:
     """The file with the checkpoint."""
-    storage = SinkStorage(fs.LocalFileSystem(), str(folder), "file")
+    storage = Storage(fs.LocalFileSystem(), str(folder), "file")
 
     def parse(data: bytes) -> None:
         (folder / "metadata").write_bytes(data)
-        storage.checkpoint_ts()
+        checkpoint_ts(storage)
 
     seed = b'{"checkpoint-ts":433305438660591626}'
     return Target([seed], json_like([json.loads(seed)]), parse)

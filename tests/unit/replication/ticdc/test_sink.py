@@ -4,8 +4,8 @@ import pytest
 from pyarrow import fs
 
 from pyspark_theflash.base.errors import CodecError, CorruptionError, IncompleteFileError
+from pyspark_theflash.replication.storage import Storage
 from pyspark_theflash.replication.ticdc.sink import Sink, SinkDdl
-from pyspark_theflash.replication.ticdc.storage import SinkStorage
 
 VERSION = 441349361156227074
 LINE = b'"I","t","d",441349361156227080,1,"a"\n'
@@ -13,7 +13,7 @@ LINE = b'"I","t","d",441349361156227080,1,"a"\n'
 
 @pytest.fixture
 def sink(tmp_path):
-    return Sink(SinkStorage(fs.LocalFileSystem(), str(tmp_path), "file")), tmp_path
+    return Sink(Storage(fs.LocalFileSystem(), str(tmp_path), "file")), tmp_path
 
 
 def schema(root, version=VERSION, query=""):

@@ -12,9 +12,9 @@ from pyspark_theflash.base.errors import (
     OptionError,
     TableSetAsideError,
 )
+from pyspark_theflash.replication.storage import Storage
 from pyspark_theflash.replication.ticdc.rows import SinkFormat
 from pyspark_theflash.replication.ticdc.sink import Sink
-from pyspark_theflash.replication.ticdc.storage import SinkStorage
 from pyspark_theflash.replication.ticdc.writer import SinkWriter
 from pyspark_theflash.storage.engine.api import Publication, ScanSpec
 from pyspark_theflash.storage.mvcc.version import HANDLE
@@ -54,7 +54,7 @@ class Job:
         self.open()
 
     def open(self):
-        storage = SinkStorage(fs.LocalFileSystem(), str(self.folder.root), "file")
+        storage = Storage(fs.LocalFileSystem(), str(self.folder.root), "file")
         self.writer = SinkWriter(self.engine, Schema(self.history), Sink(storage), SinkFormat())
 
     def write(self, *changes, restarts=0):
