@@ -173,7 +173,10 @@ def _ask_again(place: Place, store: Path, answer: Answer) -> None:
     """Compare an answer that differed with one of now."""
     try:
         with place.peer.connect() as session:
-            again = Answer(answer.ts, answer.wheres, _names(session, answer.ts))
+            # It may have named tables of another time, too.
+            names = _names(session, answer.ts)
+            wheres = {name: where for name, where in answer.wheres.items() if name in names}
+            again = Answer(answer.ts, wheres, names)
             _fill(session, again)
     except MySqlError as error:
         place.outcome.differs(f"at {answer.ts}: TiDB cannot be asked again: {error}")

@@ -18,6 +18,21 @@ _MODULE = (sys.executable, "-X", "faulthandler", "-m", "pyspark_theflash.cli.mai
 _TAIL = 3_000
 
 
+def _quickly_started(folder: Path) -> dict[str, str]:
+    """Return an environment for processes that are started often.
+
+    Their modules are compiled once. And pyarrow imports pandas wherever it is installed, which the
+    command does not require.
+    """
+    without = folder / "without_pandas"
+    without.mkdir(exist_ok=True)
+    (without / "pandas.py").write_text("raise ImportError\n")
+    paths = [str(without), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    return {**environment, "PYTHONPYCACHEPREFIX": str(folder / "compiled")}
+
+
 class Follower:
     """One store and its process. Errors and hangs are differences in `outcome`."""
 
@@ -27,21 +42,19 @@ class Follower:
     def __init__(self, peer: Peer, store: Path, outcome: Outcome) -> None:
         self.store, self._peer, self._outcome = store, peer, outcome
         self._log = store.with_suffix(".log")
+        self._environment = _quickly_started(store.parent)
         self._seen_ts = self._started_ts = 0
         self._seen_ms = 0
 
     def start(self, lives_ms: int = 2000) -> None:
         """Start a process."""
-        # Its modules are compiled once, and not at each start.
-        environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(self.store.parent / "compiled")}
-        environment.pop("PYTHONDONTWRITEBYTECODE", None)
         options = ("--pd", self._peer.pd_address, "--tables", "shop.*", "--lock-policy", "resolve")
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*_MODULE, "follow", str(self.store), *options],
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=environment,
+                env=self._environment,
             )
         self._started_ts, self._seen_ms = self.resolved_ts(), CLOCK.boottime_ms()
         self.kill_ms = self._seen_ms + lives_ms

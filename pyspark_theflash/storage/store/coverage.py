@@ -21,7 +21,7 @@ scope, a pattern is matched against the first name of the table in the history.
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Final, TypeAlias
 
@@ -39,7 +39,7 @@ from pyspark_theflash.storage.store.raft_fed import RAFT_FED_KIND
 from pyspark_theflash.storage.store.scope import ScopedTables, TableScope, fits
 from pyspark_theflash.tidb.codec.document import load, shaped
 from pyspark_theflash.tidb.schema.history import SYSTEM_DATABASES, SchemaHistory, TableEvent
-from pyspark_theflash.tidb.schema.lineage import moves
+from pyspark_theflash.tidb.schema.lineage import Move, filled_by
 from pyspark_theflash.tidb.schema.model import TableInfo
 
 BASE_KIND: Final = "base"
@@ -92,6 +92,7 @@ class Coverage:
         self._assumed = tuple(view.of_kind(ASSUMED_KIND))
         self._recovered = {TableID(int(key)) for key in view.of_kind(RECOVERED_KIND)}
         self._asides, self._entered = asides_of(view), entered_of(view)
+        self._filled_by = dict[TableID, dict[PhysicalTableID, Move]]()
 
     def check(self, table: TableInfo, ts: TimeStamp) -> None:
         """Raise an error if the store does not have all rows of a table at `ts`.
@@ -191,8 +192,29 @@ class Coverage:
     def _reason(
         self, table_id: TableID, physical_id: PhysicalTableID, ts: TimeStamp
     ) -> tuple[str, str] | None:
-        """Return the table whose rows are missing in a physical table, and why; or None."""
-        loaded_ts = self._entered_of(physical_id).loaded_ts(ts)
+        """Return the table whose rows are missing in a physical table, and why; or None.
+
+        They are also missing if REORGANIZE PARTITION moved rows from where they are.
+        """
+        if table_id not in self._filled_by:
+            self._filled_by[table_id] = filled_by(self._history.events_of(table_id))
+        moved, pending, visited = self._filled_by[table_id], [(physical_id, ts)], {physical_id}
+        while pending:
+            target, until = pending.pop()
+            loaded_ts = self._entered_of(target).loaded_ts(until)
+            reason = self._reason_of_owners(target, loaded_ts, until)
+            if reason is not None:
+                return reason
+            move = moved.get(target)
+            if move is not None and loaded_ts < move.ts <= until:
+                sources = sorted(move.from_ids - visited, reverse=True)
+                visited.update(sources)
+                pending += [(source, TimeStamp(move.ts - 1)) for source in sources]
+        return None
+
+    def _reason_of_owners(
+        self, physical_id: PhysicalTableID, loaded_ts: TimeStamp, ts: TimeStamp
+    ) -> tuple[str, str] | None:
         for number, event in enumerate(self._owners.get(physical_id, ())):
             if event.ts > ts:
                 break
@@ -204,19 +226,7 @@ class Coverage:
             is_first = number == 0 and event is self._history.first_event(event.table_id)
             if is_first or not self._scope.contains(event.table_id):
                 return self._history.first_name(event.table_id), reason
-        return next(self._moved(table_id, physical_id, ts), None)
-
-    def _moved(
-        self, table_id: TableID, physical_id: PhysicalTableID, ts: TimeStamp
-    ) -> Iterator[tuple[str, str]]:
-        """Yield the reasons of the physical tables whose rows REORGANIZE has moved to one."""
-        loaded_ts = self._entered_of(physical_id).loaded_ts(ts)
-        for move in moves(self._history.events_of(table_id)):
-            if physical_id in move.to_ids and loaded_ts < move.ts <= ts:
-                for source in sorted(move.from_ids):
-                    reason = self._reason(table_id, source, TimeStamp(move.ts - 1))
-                    if reason is not None:
-                        yield reason
+        return None
 
 
 _NEVER: Final = Entered()

@@ -22,7 +22,7 @@ from typing import Final
 from pyspark_theflash.base.types import MAX_TS, ColumnID, PhysicalTableID, TableID, TimeStamp
 from pyspark_theflash.tidb.codec.field_type import ColumnFlag, FieldType
 from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
-from pyspark_theflash.tidb.schema.lineage import Move, moves
+from pyspark_theflash.tidb.schema.lineage import Move, filled_by
 from pyspark_theflash.tidb.schema.model import ColumnInfo, TableInfo
 
 
@@ -150,7 +150,7 @@ class Owners:
 
     def __init__(self, history: SchemaHistory) -> None:
         self._history: Final = history
-        self._moves: Final = dict[TableID, dict[PhysicalTableID, Move]]()
+        self._filled_by: Final = dict[TableID, dict[PhysicalTableID, Move]]()
 
     def past(self, table: TableInfo, physical_id: PhysicalTableID, ts: TimeStamp = MAX_TS) -> Past:
         """Return the past until `ts` of a physical table of `table`.
@@ -183,14 +183,13 @@ class Owners:
     def _moved_from(
         self, table: TableInfo, physical_id: PhysicalTableID, ts: TimeStamp
     ) -> Iterator[Past]:
-        """Yield the pasts of `Past.moved_from`.
-
-        A partition is visited once: rows may have come from it in many ways.
-        """
-        made_by, pending, visited = self._made_by(table.id), [(physical_id, ts)], {physical_id}
+        """Yield the pasts of `Past.moved_from`."""
+        if table.id not in self._filled_by:
+            self._filled_by[table.id] = filled_by(self._history.events_of(table.id))
+        moved, pending, visited = self._filled_by[table.id], [(physical_id, ts)], {physical_id}
         while pending:
             target, until = pending.pop()
-            move = made_by.get(target)
+            move = moved.get(target)
             if move is None or move.ts > until:
                 continue
             before = TimeStamp(move.ts - 1)
@@ -200,13 +199,6 @@ class Owners:
                 tables = self._tables(table.id, source, before)
                 if any(each.id != table.id for each in tables):
                     yield Past(tables)
-
-    def _made_by(self, table_id: TableID) -> Mapping[PhysicalTableID, Move]:
-        """Return the moves of a table by the partitions that they filled; each has one at most."""
-        if table_id not in self._moves:
-            every = moves(self._history.events_of(table_id))
-            self._moves[table_id] = {i: move for move in every for i in move.to_ids}
-        return self._moves[table_id]
 
     def _before(
         self, table_id: TableID, physical_id: PhysicalTableID, ts: TimeStamp

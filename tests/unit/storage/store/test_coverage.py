@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 
 from pyspark_theflash.base.errors import TableNotLoadedError
-from pyspark_theflash.base.types import Generation, TableID, TimeStamp
+from pyspark_theflash.base.types import Generation, PhysicalTableID, TableID, TimeStamp
 from pyspark_theflash.storage.store.coverage import (
     BASE_KIND,
     Coverage,
     assumed_record,
     recovered_record,
 )
+from pyspark_theflash.storage.store.entered import Entered
 from pyspark_theflash.storage.store.feed import SIDE_IDS_FROM, Feed, feed_record
 from pyspark_theflash.storage.store.manifest import Record, View
 from pyspark_theflash.storage.store.raft_fed import RaftFedMarker
@@ -97,6 +98,29 @@ def test_reorganised_partitions_lack_what_the_old_ones_did() -> None:
     assert lacking(truncated, 40, events, STREAM, Record("base", "d.p", b"{}")) is None
     events.append(event(50, parts([14, 15])))
     assert lacking(parts([14, 15]), 50, events) is None, "both are new"
+
+
+def test_partitions_that_were_reorganised_many_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each former partition is looked at once, although rows may have come from it in 2^n ways."""
+    rounds, looked_at = 12, 0
+    # The store's own table, beside one whose rows are missing.
+    events = [event(10, table_info(2, "d.other", COLUMNS)), event(11, parts([11, 12]))]
+    for n in range(rounds):
+        old, new = [11 + 2 * n, 12 + 2 * n], [13 + 2 * n, 14 + 2 * n]
+        events.append(event(20 + 2 * n, parts(old, adding=new, dropping=old)))
+        events.append(event(21 + 2 * n, parts(new)))
+    entered_of = Coverage._entered_of
+
+    def counted(self: Coverage, physical_id: PhysicalTableID) -> Entered:
+        nonlocal looked_at
+        looked_at += 1
+        return entered_of(self, physical_id)
+
+    monkeypatch.setattr(Coverage, "_entered_of", counted)
+    assert lacking(parts([11 + 2 * rounds, 12 + 2 * rounds]), 80, events) is None
+    assert looked_at < 20 * rounds
+    events[1] = event(10, parts([11, 12]))
+    assert lacking(parts([11 + 2 * rounds, 12 + 2 * rounds]), 80, events) == "d.p"
 
 
 def test_partitions_that_come_from_a_table_which_is_left_out() -> None:
