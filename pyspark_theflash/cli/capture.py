@@ -50,7 +50,8 @@ from pyspark_theflash.replication.cdc.wire import (
     ROLLBACK,
     FeedError,
     RegionsProgress,
-    decode_frame,
+    decode_changes,
+    decode_frames,
     decode_request,
 )
 from pyspark_theflash.replication.load.plan import physical_tables
@@ -183,7 +184,7 @@ def lines_of(item: RecordedItem) -> Iterator[str]:
 
 
 def _events(data: bytes) -> Iterator[str]:
-    for event in decode_frame(data):
+    for event in decode_frames([data]):
         if isinstance(event, RegionsProgress):
             regions = " ".join(map(str, event.region_ids))
             yield f"request {event.request_id} resolved_ts {event.resolved_ts} regions {regions}"
@@ -193,7 +194,7 @@ def _events(data: bytes) -> Iterator[str]:
         if isinstance(content, FeedError):
             yield f"{where} error: {content.reason}"
             continue
-        for row in content:
+        for row in decode_changes([content]):
             kind = _EVENTS.get(row.type, f"event {row.type}")
             operation = _OPERATIONS.get(row.op_type, "")
             yield (

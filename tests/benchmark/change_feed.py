@@ -15,8 +15,10 @@ import time
 import tracemalloc
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from pyspark_theflash.base.clock import Deadline, SystemClock
 from pyspark_theflash.base.fs import LocalFileSystem
@@ -24,8 +26,8 @@ from pyspark_theflash.base.types import PhysicalTableID, RegionEpoch, RegionID, 
 from pyspark_theflash.cluster.located import LocatedPeer, LocatedRegion, RawKeyRange
 from pyspark_theflash.replication.cdc import feed as feed_module
 from pyspark_theflash.replication.cdc.feed import TiKVChangeFeed
-from pyspark_theflash.replication.cdc.matcher import Matcher
 from pyspark_theflash.replication.cdc.streams import RECEIVE_BYTES, Stream, StreamEnd
+from pyspark_theflash.replication.cdc.wire import decode_changes, decode_frames
 from pyspark_theflash.replication.cdc.writer import ChangeWriter
 from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.tidb.codec.key import RawKey, encode_record_key
@@ -52,14 +54,15 @@ def main(arguments: tuple[str, ...] = ()) -> None:
     parser.add_argument("--transaction", type=int, help="rows of a transaction; 1, 5 and 100")
     parser.add_argument("--regions", type=int, default=100)
     chosen = parser.parse_args(arguments)
-    measure(1000, 100, 1)  # pyarrow imports modules when they are used first
+    measure(made(1000, 100, 1))  # pyarrow imports modules when they are used first
     for size in [chosen.transaction] if chosen.transaction else [1, 5, 100]:
-        show(chosen.rows, size, measure(chosen.rows, size, chosen.regions))
+        spent = measure(made(chosen.rows, size, chosen.regions))
+        show(f"transactions of {size}", chosen.rows, spent)
     idle(IDLE_REGIONS)
 
 
-def show(rows: int, size: int, spent: dict[str, float]) -> None:
-    print(f"{rows:,} rows, transactions of {size}, CPU time")
+def show(title: str, rows: int, spent: dict[str, float]) -> None:
+    print(f"{title}, {rows:,} rows, CPU time")
     total = sum(spent.values())
     for stage, stage_s in spent.items():
         Line(f"  {stage}", f"{stage_s / rows * 1e6:.2f} us", f"{stage_s / total:.0%}").show()
@@ -83,12 +86,7 @@ class CannedStreams:
 
     def receive(self, timeout_ms: int) -> Sequence[tuple[Stream, bytes | StreamEnd]]:
         """The ends of the scans of new requests, and the next messages."""
-        messages = [
-            cdcpb_pb2.ChangeDataEvent(
-                events=[event(each.region_id, [Row(type=cdcpb_pb2.Event.LogType.INITIALIZED)])]
-            ).SerializeToString()
-            for each in self.requests
-        ]
+        messages = self.scanned()
         self.requests.clear()
         size = 0
         while self.messages and size < RECEIVE_BYTES:
@@ -97,6 +95,15 @@ class CannedStreams:
         # Tables may be subscribed late.
         again = [] if self.messages else self.progress
         return [(self, each) for each in (*messages, *again)]
+
+    def scanned(self) -> list[bytes]:
+        """The ends of the scans of new requests."""
+        return [
+            cdcpb_pb2.ChangeDataEvent(
+                events=[event(each.region_id, [Row(type=cdcpb_pb2.Event.LogType.INITIALIZED)])]
+            ).SerializeToString()
+            for each in self.requests
+        ]
 
     def close(self) -> None:
         self.messages.clear()
@@ -188,12 +195,27 @@ def progress(regions: int, ts: int, request_id: int = 1) -> bytes:
     return cdcpb_pb2.ChangeDataEvent(resolved_ts=resolved).SerializeToString()
 
 
-def measure(rows: int, size: int, regions: int) -> dict[str, float]:
-    """CPU seconds of each stage, without making the messages."""
+@dataclass(frozen=True)
+class Changes:
+    """What regions send, with `rows` changes up to the end of a history."""
+
+    history: SchemaHistory
+    regions: Sequence[LocatedRegion]
+    streams: CannedStreams
+    rows: int
+
+
+def made(rows: int, size: int, regions: int) -> Changes:
+    """Changes in transactions of some size."""
     history = read_schema_file(workload("tpch").schema)
-    first_ts, end_ts = history.end_ts - (1 << 30), history.end_ts
-    messages = list(messages_of(rows, size, regions, first_ts))
-    ends = [progress(regions, end_ts, request_id) for request_id in (1, 2, 3)]
+    messages = list(messages_of(rows, size, regions, history.end_ts - (1 << 30)))
+    ends = [progress(regions, history.end_ts, request_id) for request_id in (1, 2, 3)]
+    return Changes(history, regions_of(regions), CannedStreams(messages, ends), rows)
+
+
+def measure(changes: Changes) -> dict[str, float]:
+    """CPU seconds of each stage."""
+    history, end_ts = changes.history, changes.history.end_ts
     fs, spent = LocalFileSystem(), {"decode messages": 0.0, "match": 0.0, "columns": 0.0}
     gc.collect()
     gc.freeze()
@@ -211,28 +233,23 @@ def measure(rows: int, size: int, regions: int) -> dict[str, float]:
         path = Path(folder) / "store"
         identity = registry.create(path, registry.MAGIC, fs)
         with closing(registry.open_engine(path, identity, fs, SystemClock())) as engine:
-            feed = TiKVChangeFeed(
-                CannedRegions(regions_of(regions)),
-                CannedStreams(messages, ends),
-                7,
-                clock=SystemClock(),
-            )
+            regions = CannedRegions(changes.regions)
+            feed = TiKVChangeFeed(regions, changes.streams, 7, clock=SystemClock())
             writer = ChangeWriter(engine, feed, WholeSchema(history), 7, assume_empty=["*"])
             writer.report.timer = time.process_time
             begin = time.process_time()
-            decode = feed_module.decode_frame
-            frames = timed("decode messages", lambda data: list(decode(data)))
-            match, add = Matcher.add, feed._buffer.add
-            feed_module.decode_frame = frames  # type: ignore[assignment]
-            feed._buffer.add = timed("columns", add)  # type: ignore[method-assign]
-            try:
+            frames = timed("decode messages", lambda data: list(decode_frames(data)))
+            rows = timed("decode messages", decode_changes)
+            with (
+                patch.object(feed_module, "decode_frames", frames),
+                patch.object(feed_module, "decode_changes", rows),
+                patch.object(feed._buffer, "add", timed("columns", feed._buffer.add)),
+            ):
                 while writer.resolved_ts < end_ts:
                     writer.poll()
-            finally:
-                feed_module.decode_frame, Matcher.add = decode, match  # type: ignore[method-assign]
             total = time.process_time() - begin
-            if writer.report.rows != rows:
-                raise ValueError(f"{writer.report.rows} rows of {rows}")
+            if writer.report.rows != changes.rows:
+                raise ValueError(f"{writer.report.rows} rows of {changes.rows}")
             stages = dict(writer.report.seconds)
             writer.close()
     spent |= {stage: stages.get(stage, 0.0) for stage in ("decode", "publish", "compact")}

@@ -18,7 +18,8 @@ from pyspark_theflash.replication.cdc.wire import (
     PUT,
     FeedError,
     RegionsProgress,
-    decode_frame,
+    decode_changes,
+    decode_frames,
     decode_request,
 )
 from pyspark_theflash.tidb.codec.key import RawKey, decode_record_key
@@ -83,16 +84,17 @@ def committed(file: Path) -> list[tuple[int | bytes, bool]]:
                 key = (item.stream, request.region_id, request.request_id)
                 matchers[key] = Matcher([piece], request.checkpoint_ts)
             elif item.kind == FRAME:
-                for event in decode_frame(item.data):
+                for event in decode_frames([item.data]):
                     if isinstance(event, RegionsProgress):
                         for region_id in event.region_ids:
                             matcher = matchers[item.stream, region_id, event.request_id]
                             matcher.advance(event.resolved_ts, rows)
                     elif not isinstance(event[2], FeedError):
-                        matchers[item.stream, event[0], event[1]].add(event[2], rows)
-    changes = {(k, ts, op) for k, ts, op in zip(rows.keys, rows.commit_ts, rows.ops, strict=True)}
+                        changes = decode_changes([event[2]])
+                        matchers[item.stream, event[0], event[1]].add(changes, rows)
+    versions = {(k, ts, op) for k, ts, op in zip(rows.keys, rows.commit_ts, rows.ops, strict=True)}
     return sorted(
         (decode_record_key(RawKey(key)).handle, op == PUT)
-        for key, _, op in changes
+        for key, _, op in versions
         if key[:1] == b"t"
     )

@@ -26,6 +26,7 @@ from pyspark_theflash.replication.cdc.txn_log import Row, TxnLog
 from pyspark_theflash.replication.cdc.wire import DELETE, PUT
 from pyspark_theflash.replication.pairing.spill import Spill, SpilledPayload
 from pyspark_theflash.storage.mvcc.version import Op
+from pyspark_theflash.tidb.codec.array import variable_width
 from pyspark_theflash.tidb.codec.key import (
     HANDLE_AT,
     RawKey,
@@ -163,7 +164,7 @@ class ChangeBuffer:
         if not rows.keys:
             return
         each_owner = np.repeat(np.array(owners, np.int64), np.array(counts, np.int64))
-        is_meta = np.fromiter(map(_is_meta, rows.keys), np.bool_, len(rows.keys))
+        is_meta = np.array([key[:1] == _META for key in rows.keys])
         for at in np.flatnonzero(is_meta).tolist():
             value = rows.values[at] if rows.ops[at] == PUT else None
             change = MetaChange(RawKey(rows.keys[at]), TimeStamp(rows.commit_ts[at]), value)
@@ -274,10 +275,6 @@ def _table_at(key: RawKey, otherwise: int) -> int:
     return decode_int(key, 1) if is_table else otherwise
 
 
-def _is_meta(key: bytes) -> bool:
-    return key.startswith(_META)
-
-
 def _lazy(chunk: _SpilledChunk, up_to: int) -> _SpilledChunk:
     """Return a copy that is not changed by later calls."""
     return _SpilledChunk(
@@ -320,9 +317,9 @@ def _versions_of(
     if not len(places):
         return
     keys = rows.keys if len(places) == len(rows.keys) else [rows.keys[i] for i in places]
-    lengths = np.fromiter(map(len, keys), np.int64, len(keys))
-    data = np.frombuffer(b"".join(keys), np.uint8)
-    starts = np.cumsum(lengths) - lengths
+    encoded = pa.array(keys, pa.binary())
+    data, bounds = variable_width(encoded)
+    starts, lengths = bounds[:-1].astype(np.int64), np.diff(bounds)
     ids = _table_ids(keys, data, starts, lengths)
     is_int = lengths == _INT_KEY_BYTES
     for chosen in (np.flatnonzero(is_int), np.flatnonzero(~is_int)):
@@ -331,10 +328,8 @@ def _versions_of(
         if is_int[chosen[0]]:
             handles = pa.array(_ints(data, starts[chosen] + HANDLE_AT))
         else:
-            is_all = len(chosen) == len(keys)
-            common = keys if is_all else [keys[i] for i in chosen]
-            end = int(lengths.max())
-            handles = pc.binary_slice(pa.array(common, pa.binary()), HANDLE_AT, end)
+            common = encoded if len(chosen) == len(keys) else encoded.take(pa.array(chosen))
+            handles = pc.binary_slice(common, HANDLE_AT, int(lengths.max()))
         yield _versions(rows, places[chosen], ids[chosen], handles), places[chosen]
 
 
@@ -356,8 +351,8 @@ def _table_ids(
 
 def _ints(data: npt.NDArray[np.uint8], at: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Decode comparable integers at positions."""
-    raw = data[at[:, None] + np.arange(8)].view(">u8").reshape(-1).astype(np.uint64)
-    return np.asarray((raw ^ _SIGN).view(np.int64))
+    words: npt.NDArray[np.uint64] = np.ndarray((len(data) - 7,), ">u8", data, strides=(1,))
+    return np.asarray((words[at].astype(np.uint64) ^ _SIGN).view(np.int64))
 
 
 def _versions(

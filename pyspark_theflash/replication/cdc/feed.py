@@ -21,7 +21,8 @@ missed, and until then the pieces hold the frontier.
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,8 +52,8 @@ from pyspark_theflash.replication.cdc.wire import (
     FeedError,
     FeedFault,
     RegionsProgress,
-    RowEvent,
-    decode_frame,
+    decode_changes,
+    decode_frames,
     deregister_request,
     register_request,
 )
@@ -162,14 +163,16 @@ class TiKVChangeFeed:
         due_ms = self._spans.next_due_ms()
         if due_ms is not None:
             timeout_ms = min(timeout_ms, max(0, due_ms - now))
+        received = defaultdict[Stream, list[bytes | StreamEnd]](list)
         for stream, item in self._streams.receive(timeout_ms):
+            received[stream].append(item)
+        for stream, items in received.items():
             link = self._links.get(stream)
             if link is None:
                 continue  # closed meanwhile
-            if isinstance(item, StreamEnd):
-                self._stream_ended(link, item)
-            else:
-                self._frame(link, item)
+            self._frames(link, [item for item in items if isinstance(item, bytes)])
+            if isinstance(items[-1], StreamEnd) and stream in self._links:
+                self._stream_ended(link, items[-1])
         self._seal()
         self._watch()
         self._polled_ms = self._clock.boottime_ms()
@@ -296,34 +299,50 @@ class TiKVChangeFeed:
 
     # Received messages.
 
-    def _frame(self, link: Link, data: bytes) -> None:
-        now = self._clock.boottime_ms()
+    def _frames(self, link: Link, frames: Sequence[bytes]) -> None:
+        """Process messages of a stream. The changes of a request are matched together."""
+        now, requests = self._clock.boottime_ms(), link.requests
+        received = dict[Request, list[bytes]]()
         try:
-            for item in decode_frame(data):
+            for item in decode_frames(frames):
                 if isinstance(item, RegionsProgress):
+                    if not self._match(link, received, now):
+                        return
                     self._progress(link, item, now)
                     continue
                 region_id, request_id, content = item
                 if isinstance(content, FeedError):
+                    if not self._match(link, received, now):
+                        return
                     self._error(link, region_id, request_id, content)
                     if link.stream not in self._links:
                         return
                     continue
-                request = link.requests.get((region_id, request_id))
-                if request is not None:
-                    self._add(request, content, now)
-                    if link.stream not in self._links:
-                        return
+                request = requests.get((region_id, request_id))
+                if request in received:
+                    received[request].append(content)
+                elif request is not None:
+                    received[request] = [content]
+            self._match(link, received, now)
         except CodecError as error:
             raise TiKVRefusedError(link.stream.address, f"the change feed: {error}") from error
 
-    def _add(self, request: Request, rows: Iterable[RowEvent], now: int) -> None:
+    def _match(self, link: Link, received: dict[Request, list[bytes]], now: int) -> bool:
+        """Match changes, and clear the dictionary; return whether the stream is still open."""
+        for request, parts in received.items():
+            self._add(request, parts, now)
+            if link.stream not in self._links:
+                return False
+        received.clear()
+        return True
+
+    def _add(self, request: Request, parts: Iterable[bytes], now: int) -> None:
         error: ChangeFeedError | None = None
         matcher, before = request.matcher, len(self._rows.keys)
         pending = matcher.pending_bytes
         was_scanning = not matcher.is_initialized
         try:
-            matcher.add(rows, self._rows)
+            matcher.add(decode_changes(parts), self._rows)
         except ChangeFeedError as raised:
             error = raised
         request.heard_ms = now

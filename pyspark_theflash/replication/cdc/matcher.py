@@ -119,48 +119,58 @@ class Matcher:
             ChangeFeedError: The rows contradict earlier ones.
             StoreFullError, EngineError: A large transaction could not be written to its file.
         """
-        pending, logs = self._pending, self._logs
+        pending, logs, generations = self._pending, self._logs, self._generations
         low, high, first_floor = self._pieces[0]
+        resolved_ts, is_live = self.resolved_ts, self.is_initialized
+        added_bytes = floor = 0
+        add = committed.add
         for row in rows:
             kind, key = row.type, row.key
-            floor = first_floor if low <= key < high else self._floor_of(key)
-            if floor == _OUTSIDE:
-                if kind == INITIALIZED:
-                    self._initialize(committed)
+            if low <= key < high:
+                floor = first_floor
+            elif kind == INITIALIZED:
+                self._initialize(committed)
+                is_live = True
+                continue
+            elif (floor := self._floor_of(key)) == _OUTSIDE:
                 continue
             start_ts = row.start_ts
             if kind == PREWRITE:
-                value, generation = row.value, row.generation
-                txn = pending.get(start_ts)
-                if txn is None and start_ts not in logs:
-                    txn = pending[start_ts] = {}
-                if txn is None or generation or key in txn or start_ts in logs:
-                    self._prewrite_again(start_ts, key, value, generation)
+                value, txn = row.value, pending.get(start_ts)
+                if row.generation or start_ts in logs or (txn and key in txn):
+                    self._prewrite_again(start_ts, key, value, row.generation)
+                    continue
+                if txn is None:
+                    pending[start_ts] = {key: value}
                 else:
                     txn[key] = value
-                    self.pending_bytes += len(value) + ROW_BYTES
+                added_bytes += len(value) + ROW_BYTES
             elif kind == COMMIT:
-                commit_ts = row.commit_ts
-                txn = pending.get(start_ts)
-                is_usual = txn is not None and self.is_initialized and key in txn
-                if txn is None or not is_usual or commit_ts <= self.resolved_ts:
-                    self._commit(start_ts, key, commit_ts, row.op_type, committed, floor)
+                commit_ts, op, txn = row.commit_ts, row.op_type, pending.get(start_ts)
+                if txn is None or not is_live or key not in txn or commit_ts <= resolved_ts:
+                    self._commit(start_ts, key, commit_ts, op, committed, floor)
                     continue
                 # The usual case of `_commit`.
                 value = txn.pop(key)
-                self.pending_bytes -= len(value) + ROW_BYTES
+                added_bytes -= len(value) + ROW_BYTES
                 if not txn:
-                    self._drop(start_ts)
-                self._emit(key, value, start_ts, commit_ts, row.op_type, committed, floor)
+                    del pending[start_ts]
+                    if generations:
+                        generations.pop(start_ts, None)
+                if op == PUT and value and commit_ts > floor:
+                    add(key, value, start_ts, commit_ts, op)
+                else:
+                    self._emit(key, value, start_ts, commit_ts, op, committed, floor)
             elif kind == COMMITTED:
                 commit_ts = row.commit_ts
                 floor = self._unless_late(key, commit_ts, floor)
                 self._emit(key, row.value, start_ts, commit_ts, row.op_type, committed, floor)
             elif kind == ROLLBACK:
-                if self.is_initialized:
+                if is_live:
                     self._roll_back(start_ts, key)
                 else:
                     self._early_rollbacks.append((start_ts, key))
+        self.pending_bytes += added_bytes
 
     def advance(self, resolved_ts: TimeStamp, committed: CommittedRows) -> bool:
         """Process the region's resolved_ts; return whether it was accepted.

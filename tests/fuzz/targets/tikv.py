@@ -158,11 +158,11 @@ def change_events(_: Path) -> Target:
         every = RawKeyRange(RawKey(b""), RawKey(b""))
         matcher = Matcher([SpanPiece(every, every, TimeStamp(10))], TimeStamp(10))
         committed = CommittedRows()
-        for item in cdc.decode_frame(data):
+        for item in cdc.decode_frames([data]):
             if isinstance(item, cdc.RegionsProgress):
                 matcher.advance(item.resolved_ts, committed)
             elif not isinstance(item[2], cdc.FeedError):
-                matcher.add(item[2], committed)
+                matcher.add(cdc.decode_changes([item[2]]), committed)
         buffer = ChangeBuffer(Spill())
         buffer.add(committed, [1], [len(committed.keys)])
         for versions in buffer.take(MAX_TS).versions:

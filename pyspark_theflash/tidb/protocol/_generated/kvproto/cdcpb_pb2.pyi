@@ -128,6 +128,20 @@ class ChangeDataEvent(_message.Message):
     resolved_ts: ResolvedTs
     def __init__(self, events: _Optional[_Iterable[_Union[Event, _Mapping]]] = ..., resolved_ts: _Optional[_Union[ResolvedTs, _Mapping]] = ...) -> None: ...
 
+class PackedEvents(_message.Message):
+    __slots__ = ("events", "resolved_ts")
+    class Event(_message.Message):
+        __slots__ = ("region_id", "request_id", "entries", "error", "resolved_ts")
+        region_id: int
+        request_id: int
+        entries: bytes
+        error: Error
+        resolved_ts: int
+        def __init__(self, region_id: _Optional[int] = ..., request_id: _Optional[int] = ..., entries: _Optional[bytes] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., resolved_ts: _Optional[int] = ...) -> None: ...
+    events: _containers.RepeatedCompositeFieldContainer[PackedEvents.Event]
+    resolved_ts: ResolvedTs
+    def __init__(self, events: _Optional[_Iterable[_Union[PackedEvents.Event, _Mapping]]] = ..., resolved_ts: _Optional[_Union[ResolvedTs, _Mapping]] = ...) -> None: ...
+
 class ChangeDataRequest(_message.Message):
     __slots__ = ("header", "region_id", "region_epoch", "checkpoint_ts", "start_key", "end_key", "request_id", "register", "notify_txn_status", "deregister", "kv_api", "filter_loop")
     class KvAPI(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
