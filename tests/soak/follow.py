@@ -117,7 +117,7 @@ def _follow(
         spent_s = (now_ms - begin_ms) / 1000
         if spent_s >= seconds and (is_enough or spent_s >= _MORE_TIME * seconds):
             break
-        if counts["kills"] < size.kills and now_ms >= next_ms and follower.has_advanced():
+        if counts["kills"] < size.kills and now_ms >= next_ms and follower.has_caught_up():
             follower.kill()
             counts["kills"] += 1
             follower.start()

@@ -1,6 +1,6 @@
 """TiDB's rows at many timestamps, and the same rows of a store.
 
-A thread reads ranges of some tables in TiDB (`tidb_snapshot`), in turns, and sometimes all rows of
+Threads read ranges of some tables in TiDB (`tidb_snapshot`), in turns, and sometimes all rows of
 all tables; they are compared when the store is readable at that timestamp. Of all rows of the large
 table, the number and the sum of their checksums are compared, which TiDB computes. What differs is
 read again some time later, before it is called a difference: a TiDB that is slow reads a snapshot
@@ -9,6 +9,7 @@ that only TiDB misses are counted as lost there, if the store has the right rows
 later timestamp.
 """
 
+import itertools
 import threading
 import traceback
 import zlib
@@ -30,6 +31,7 @@ Rows = Counter[tuple[Any, ...]]
 PAUSE_S: Final = 0.25
 AGAIN_MS: Final = 30_000
 """Time after which TiDB is asked again."""
+_THREADS: Final = 4
 _WIDTH: Final = 300
 _TABLES: Final = 4
 """Tables of an answer, except of those with all rows."""
@@ -66,15 +68,18 @@ class Answers:
         self._ended = threading.Event()
         self._answers: deque[Answer] = deque()
         self._doubts: deque[Answer] = deque()
-        self._thread = threading.Thread(target=self._run)
+        self._numbers = itertools.count()
+        self._threads = [threading.Thread(target=self._run) for _ in range(_THREADS)]
 
     def __enter__(self) -> "Answers":
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
     def compare(self, store: Path, resolved_ts: int) -> bool:
         """Compare one answer with the store; return whether there was one."""
@@ -91,15 +96,15 @@ class Answers:
 
     def _run(self) -> None:
         try:
-            number = 0
             while not self._ended.wait(PAUSE_S):
                 with suppress(ConnectionError, TimeoutError), self.place.peer.connect() as session:
                     for _ in range(100):
                         if self._ended.wait(PAUSE_S):
                             return
-                        if len(self._answers) < _MOST and (answer := self._ask(session, number)):
+                        if len(self._answers) >= _MOST:
+                            continue
+                        if answer := self._ask(session, next(self._numbers)):
                             self._answers.append(answer)
-                            number += 1
         except BaseException as error:  # noqa: BLE001
             self.place.outcome.differs("".join(traceback.format_exception(error)))
             self.has_failed = True

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from pyspark_theflash.base.types import from_physical_ms
 from tests.soak.follow_load import CLOCK
 from tests.soak.outcome import Outcome
 from tests.support.peer import Peer
@@ -43,7 +44,7 @@ class Follower:
         self.store, self._peer, self._outcome = store, peer, outcome
         self._log = store.with_suffix(".log")
         self._environment = _quickly_started(store.parent)
-        self._seen_ts = self._started_ts = 0
+        self._seen_ts = self._due_ts = 0
         self._seen_ms = 0
 
     def start(self, lives_ms: int = 2000) -> None:
@@ -56,7 +57,7 @@ class Follower:
                 stderr=subprocess.STDOUT,
                 env=self._environment,
             )
-        self._started_ts, self._seen_ms = self.resolved_ts(), CLOCK.boottime_ms()
+        self._due_ts, self._seen_ms = from_physical_ms(CLOCK.wall_ms()), CLOCK.boottime_ms()
         self.kill_ms = self._seen_ms + lives_ms
 
     def kill(self) -> None:
@@ -75,9 +76,12 @@ class Follower:
         """Return whether the store is loaded."""
         return self.resolved_ts() > 0
 
-    def has_advanced(self) -> bool:
-        """Return whether the process has published anything."""
-        return self.resolved_ts() > self._started_ts
+    def has_caught_up(self) -> bool:
+        """Return whether the store has what TiDB had when the process was started.
+
+        Processes that were killed before would get further and further behind.
+        """
+        return self.resolved_ts() > self._due_ts
 
     def resolved_ts(self) -> int:
         """Return the newest readable timestamp, 0 before the end of the load."""

@@ -215,9 +215,13 @@ class Entering:
         return self._plan, self._load
 
     def _entries(self, tables: PhysicalTables) -> Entries:
-        scope = self._state.scope
-        return Entries(tables, scope, self._recovered, self._adds, self._is_purged)
+        view: View | None = None
 
-    def _is_purged(self, physical_id: PhysicalTableID) -> bool:
-        """Return whether the store has removed a table's rows, now: upkeep does so meanwhile."""
-        return purged_at(self._engine.read([PURGED_KIND]), physical_id) is not None
+        def is_purged(physical_id: PhysicalTableID) -> bool:
+            # Read once for all physical tables, but again in the next call: upkeep removes rows.
+            nonlocal view
+            if view is None:
+                view = self._engine.read([PURGED_KIND])
+            return purged_at(view, physical_id) is not None
+
+        return Entries(tables, self._state.scope, self._recovered, self._adds, is_purged)

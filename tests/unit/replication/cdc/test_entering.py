@@ -17,6 +17,7 @@ from pyspark_theflash.base.errors import (
     UnsupportedError,
 )
 from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
+from pyspark_theflash.replication.apply.tables import PhysicalTables
 from pyspark_theflash.replication.load.scan import record_keys
 from pyspark_theflash.storage.engine.api import Publication
 from pyspark_theflash.storage.store.aside import Aside
@@ -24,7 +25,7 @@ from pyspark_theflash.storage.store.load import LOAD_KIND
 from pyspark_theflash.storage.store.manifest import ManifestChange
 from pyspark_theflash.storage.store.purged import PURGED_KIND, purged_record
 from pyspark_theflash.storage.store.scope import SCOPE_KIND, TableScope
-from pyspark_theflash.tidb.schema.history import TableEvent
+from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
 from pyspark_theflash.tidb.schema.model import TableInfo
 from tests.support.change_log import ChangeLog
 from tests.support.change_store import ChangeStore, LogLoader
@@ -84,6 +85,25 @@ def test_an_added_table_is_readable_from_its_load_on(stores: Any, log: ChangeLog
     (reader,) = store.loader.opened
     assert reader.is_closed
     assert store.loader.confirmed == [299]
+
+
+def test_purged_tables_are_read_once_for_all_pending_changes_of_the_schema(
+    stores: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    created = [event(200 + n, table(50 + n, f"d.n{n}")) for n in range(20)]
+    store = stores(event(100, T), *created)
+    reads: list[Any] = []
+    read = store.engine.read
+
+    def counted(kinds: Any = ()) -> Any:
+        reads.append(kinds)
+        return read(kinds)
+
+    monkeypatch.setattr(store.engine, "read", counted)
+    events = [event(100, T), *created]
+    tables = PhysicalTables(SchemaHistory(TimeStamp(100), TimeStamp(900), events, ()))
+    assert store.writer._entering.next_ts(tables, TimeStamp(150)) is None
+    assert len(reads) == 1
 
 
 def test_nothing_of_a_load_is_readable_before_its_end(stores: Any, log: ChangeLog) -> None:
