@@ -39,7 +39,9 @@ from tests.support.peer import Peer
 CLOCK = SystemClock()
 SESSIONS, REGIONS = 8, 16
 ORDERS = 1 << 20
-WAIT_MS = 3000
+INTERVAL_MS = 1000
+"""TiKV's default."""
+WAIT_MS = 5000
 TABLE = """CREATE TABLE bench.lineitem (
     l_orderkey BIGINT, l_partkey BIGINT, l_suppkey BIGINT, l_linenumber INT,
     l_quantity DECIMAL(15,2), l_extendedprice DECIMAL(15,2), l_discount DECIMAL(15,2),
@@ -58,11 +60,13 @@ def main(arguments: tuple[str, ...] = ()) -> None:
     parser.add_argument("--one-phase", action="store_true")
     chosen = parser.parse_args(arguments)
     if not chosen.file.exists():
-        with tempfile.TemporaryDirectory() as folder, Peer(Path(folder), cdc=chosen.cdc) as peer:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            Peer(Path(folder), cdc=chosen.cdc, cdc_interval_ms=INTERVAL_MS) as peer,
+        ):
             record(peer, chosen)
     measure(made(1000, 100, 1))  # pyarrow imports modules when they are used first
-    changes = replayed(chosen.file)
-    show(chosen.file.name, changes.rows, measure(changes))
+    show(chosen.file.name, lambda: replayed(chosen.file))
 
 
 class ReplayedStreams(CannedStreams):
