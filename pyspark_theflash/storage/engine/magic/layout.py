@@ -20,10 +20,28 @@ from pyspark_theflash.storage.store.manifest import Record, View
 from pyspark_theflash.storage.store.partition import LINK_MARK
 
 RETIRED_KIND: Final = "retired"
-# Cached, since successive scans decode the same records.
-_region: Final = lru_cache(1 << 13)(Region.from_json)
-_file: Final = lru_cache(1 << 13)(DataFile.from_json)
-_file_text: Final = lru_cache(1 << 13)(DataFile.to_json)
+_CACHED: Final = 1 << 13
+_CACHED_CHARS_MAX: Final = 1 << 10
+"""The length of a cached record; most have 400 characters. Long primary keys are in larger ones."""
+_cached_region: Final = lru_cache(_CACHED)(Region.from_json)
+_cached_file: Final = lru_cache(_CACHED)(DataFile.from_json)
+_cached_file_text: Final = lru_cache(_CACHED)(DataFile.to_json)
+
+
+def _region(text: str | bytes) -> Region:
+    """Decode a region; cached, since successive scans decode the same records."""
+    return (_cached_region if len(text) <= _CACHED_CHARS_MAX else Region.from_json)(text)
+
+
+def _file(text: str | bytes) -> DataFile:
+    return (_cached_file if len(text) <= _CACHED_CHARS_MAX else DataFile.from_json)(text)
+
+
+def _file_text(file: DataFile) -> str:
+    texts = (file.min_handle, file.max_handle, *file.paths)
+    size = sum(len(each) for each in texts if isinstance(each, bytes | str))
+    # A byte of a handle is two characters.
+    return _cached_file_text(file) if 2 * size <= _CACHED_CHARS_MAX else file.to_json()
 
 
 @dataclass(frozen=True, slots=True)
