@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 from pyspark_theflash.base.errors import (
@@ -52,7 +53,9 @@ def _read(api: Any, plan: dict[str, Any]) -> str:
                 rows += sum(batch.num_rows for batch in batches)
         return f"{rows} rows"
     finally:
-        api.release(made.snapshot)
+        with suppress(TheFlashError):
+            request = message.SnapshotRequest(made.snapshot.handle)
+            api.call(METHODS["ReleaseSnapshot"], request, DEADLINE_MS)
 
 
 def _outcome(act: Callable[[], str]) -> str:

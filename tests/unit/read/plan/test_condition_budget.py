@@ -201,3 +201,32 @@ def test_long_conditions_are_not_cached() -> None:
     for number in range(3):
         Condition.parse(f"n IN ({number}, {', '.join(map(str, range(4000)))})", TABLE)
     assert parse_cache().misses == entries
+
+
+@pytest.mark.parametrize(
+    "where", [f"c = '{'x' * 20_000}'", f"n IN ({', '.join(str(n) for n in range(2000, 6000))})"]
+)
+def test_constants_are_compared_once(where: str) -> None:
+    """A constant is not repeated for each row, and a list is one set: there is one slice."""
+    checks = 0
+
+    def check() -> None:
+        nonlocal checks
+        checks += 1
+
+    budget = Budget(SMALL.memory_bytes, check)
+    with peak_memory() as peak:
+        assert rows(where, budget) == []
+    assert checks < 10
+    assert peak.size_bytes < 2 * budget.memory_bytes
+
+
+def test_sort_keys_of_texts_need_memory() -> None:
+    at = [each.name for each in TABLE.columns].index("ci")
+    texts = pa.array([f"{'Item ' * 200}{n}" for n in range(ROWS)])
+    batch = stored().set_column(at, column_name(TABLE.columns[at].id), texts)
+    condition = Condition.parse(f"ci = '{'ITEM ' * 200}7'", TABLE)
+    condition.rows(batch.slice(0, 10))
+    with peak_memory() as peak:
+        assert np.flatnonzero(condition.rows(batch, SMALL)) == [7]
+    assert peak.size_bytes < 2 * SMALL.memory_bytes

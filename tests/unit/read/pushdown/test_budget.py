@@ -216,3 +216,17 @@ def test_limits_of_arrow_in_groups_and_orders(monkeypatch: pytest.MonkeyPatch) -
         list(Folding(sums(1, 1), batch.schema, SMALL).of([batch]))
     with pytest.raises(UnsupportedError):
         list(first_rows([batch], [SortKey("s")], 3, batch.schema, SMALL))
+
+
+def test_a_choice_between_dictionaries_larger_than_the_budget() -> None:
+    def coded(letter: str) -> pa.DictionaryArray:
+        words = pa.array([letter * 1_000 + str(n) for n in range(800)])
+        return pa.DictionaryArray.from_arrays(pa.array(np.arange(800, dtype=np.int32)), words)
+
+    rows = {"n": pa.array(np.arange(800)), "s": coded("a"), "t": coded("b")}
+    choice = call("case", call("<", N, whole(5)), S, ColumnTerm("t"))
+    chosen = evaluate(choice, Batch(rows, 800, SMALL))
+    assert isinstance(chosen, Texts)
+    assert chosen.values.to_pylist()[4:6] == ["a" * 1_000 + "4", "b" * 1_000 + "5"]
+    with pytest.raises(SqlMemoryError):
+        evaluate(choice, Batch(rows, 800, Budget(1 << 20)))
