@@ -10,18 +10,20 @@ from pathlib import Path
 
 import pytest
 
+from pyspark_theflash.base.tls import TlsFiles
 from pyspark_theflash.cli.main import main
 from pyspark_theflash.replication.base import snapshot
 from tests.support.page_commands import commands_of, output_of
 from tests.support.peer import HOST, Peer
 from tests.support.sql_base import answers, check_store, fill, resolved_ts
+from tests.support.tls import tls, trust
 
 pytestmark = [pytest.mark.peer]
 
 
 @pytest.fixture(scope="module")
 def peer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
-    with Peer(tmp_path_factory.mktemp("peer")) as peer:
+    with Peer(tmp_path_factory.mktemp("peer"), sql_tls=tls("server")) as peer:
         fill(peer)
         yield peer
 
@@ -50,6 +52,7 @@ def test_the_store_has_the_rows_of_tidb(
 
 KILLED = """
 import os, signal, sys
+from pyspark_theflash.base.tls import TlsFiles
 from pyspark_theflash.cli.main import main
 from pyspark_theflash.replication.base import snapshot
 
@@ -170,6 +173,43 @@ def test_accounts_and_passwords(
     monkeypatch.setenv("THEFLASH_BASE_PASSWORD", "secret 1")
     index = run.index("shop.*")
     assert main([*run[:index], "shop.parts", *run[index + 1 :]]) == 0
+
+
+def test_tls(
+    peer: Peer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The server's certificate is verified, and the account may require one of the client."""
+    peer.sql(
+        "CREATE USER plain IDENTIFIED WITH 'caching_sha2_password' BY 'secret 2' REQUIRE SSL",
+        "CREATE USER certified REQUIRE SUBJECT '/CN=tidb'",
+        "GRANT SELECT ON shop.parts TO plain",
+        "GRANT SELECT ON shop.parts TO certified",
+    )
+    run = command(peer, tmp_path)
+    run[run.index("shop.*")] = "shop.parts"
+
+    def load(user: str, files: TlsFiles | None) -> int:
+        url = f"mysql://{user}@{HOST}:{peer.ports.sql}"
+        paths = (files.ca, files.cert, files.key) if files else ()
+        options = zip(("--ca", "--cert", "--key"), paths, strict=False)
+        return main([*run[:-1], url, *(str(x) for pair in options if pair[1] for x in pair)])
+
+    assert main(["init", str(tmp_path / "store")]) == 0
+    monkeypatch.setenv("THEFLASH_BASE_PASSWORD", "secret 2")
+    assert load("plain", None) == 2
+    assert "use TLS (--ca)" in capsys.readouterr().err
+    assert load("plain", trust("other-ca")) != 0
+    assert "certificate verify failed" in capsys.readouterr().err
+    monkeypatch.delenv("THEFLASH_BASE_PASSWORD")
+    assert load("certified", trust()) != 0
+    assert "Access denied" in capsys.readouterr().err
+    assert load("certified", tls("client")) == 0
+    expected = answers(peer, resolved_ts(tmp_path / "store"))
+    assert check_store(tmp_path / "store", {"parts": expected["parts"]}) == 1000
+    assert main(["init", str(tmp_path / "plain")]) == 0
+    run[1] = str(tmp_path / "plain")
+    monkeypatch.setenv("THEFLASH_BASE_PASSWORD", "secret 2")
+    assert load("plain", trust()) == 0
 
 
 def test_the_commands_of_the_page(peer: Peer, tmp_path: Path) -> None:

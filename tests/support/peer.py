@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any, Final
 
 from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.tls import TlsFiles
 from tests.peer.build import BIN
 from tests.support.mysql import MySqlConnection, Row
 
@@ -68,6 +69,8 @@ max-batch-size = 0
 enable = {binlog}
 binlog-socket = "{socket}"
 ignore-error = false
+[security]
+{security}
 """
 
 
@@ -97,6 +100,7 @@ class Peer:
         tap: Path | None = None,
         cdc: str | None = None,
         cdc_interval_ms: int = 200,
+        sql_tls: TlsFiles | None = None,
     ) -> None:
         """Prepare a cluster.
 
@@ -106,10 +110,11 @@ class Peer:
             tap: File to which the store writes every request that changes it.
             cdc: "v6.5" or "v8.5" for a store with the change feed of that TiKV; see `cdc_peer`.
             cdc_interval_ms: Interval of its resolved timestamps.
+            sql_tls: TiDB's certificate for sessions, and the CA of their certificates.
         """
         self._folder, self._socket, self._tap = folder, binlog_socket, tap
         self.cdc: Final = cdc
-        self._cdc_interval_ms = cdc_interval_ms
+        self._cdc_interval_ms, self._sql_tls = cdc_interval_ms, sql_tls
         self._processes: list[tuple[str, subprocess.Popen[bytes]]] = []
         self.ports: Final = _free_ports()
 
@@ -214,6 +219,7 @@ class Peer:
             ports=self.ports,
             socket=self._socket or "",
             binlog="true" if self._socket else "false",
+            security=_security(self._sql_tls),
         )
         self._spawn("tidb-server", f"-config={self._write('tidb.toml', config)}")
         self._wait(lambda: _answers(f"{self.status_url}/status"))
@@ -250,6 +256,13 @@ class Peer:
     def _last_words(self, name: str) -> str:
         logs = [self._folder / f"{name}.out", self._folder / f"{name.removesuffix('-server')}.log"]
         return "\n".join(log.read_text(errors="replace")[-2000:] for log in logs if log.exists())
+
+
+def _security(tls: TlsFiles | None) -> str:
+    """Return the settings of TiDB's certificate."""
+    if tls is None:
+        return ""
+    return f'ssl-ca = "{tls.ca}"\nssl-cert = "{tls.cert}"\nssl-key = "{tls.key}"'
 
 
 def _free_ports() -> Ports:
