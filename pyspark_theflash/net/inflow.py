@@ -139,17 +139,17 @@ class InflowGuard:
                 self._look()
 
     def _look(self) -> None:
-        found: dict[str, int] = {}
+        descriptors: dict[str, int] = {}
         connections: dict[str, tuple[int, int]] = {}
         for fd in map(int, os.listdir(_DESCRIPTORS)):
             with suppress(OSError), _borrowed(fd) as sock:
                 if sock.family in (socket.AF_INET, socket.AF_INET6) and self._is_own(sock):
                     place = _place_of(sock)
-                    found[place], connections[place] = fd, _bytes(sock)
+                    descriptors[place], connections[place] = fd, _bytes(sock)
         excessive = self._inflow.check(connections)
         for place in excessive:
             # gRPC may have closed it meanwhile, and opened another.
-            with suppress(OSError), _borrowed(found[place]) as sock:
+            with suppress(OSError), _borrowed(descriptors[place]) as sock:
                 if _place_of(sock) == place:
                     _log.warning("connection closed: peer=%s: it sends more than a call", place)
                     sock.shutdown(socket.SHUT_RDWR)
