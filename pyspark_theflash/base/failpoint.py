@@ -6,13 +6,16 @@ one check of an empty dictionary.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Final
 
+EVERY_POINT: Final = "*"
+"""The name to arm at all points that have no action of their own."""
 _armed: dict[str, Callable[[], None]] = {}
 
 
 def fail_point(name: str) -> None:
     """Run the action that a test has armed under this name, if any."""
-    if _armed and (action := _armed.get(name)) is not None:
+    if _armed and (action := _armed.get(name) or _armed.get(EVERY_POINT)) is not None:
         action()
 
 

@@ -6,10 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from pyspark_theflash.testing.stores import StoreBuilder
 from tests.attack.harness import BreachError, Target, attack, breach_if, run_command
 from tests.attack.servers import SMALL
 from tests.support.serving import command
-from tests.support.stores import StoreBuilder
 
 MARKER = "the-content-of-a-secret-file"
 MEMORY_MIB, TIMEOUT_S = 256, 5

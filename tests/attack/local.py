@@ -5,10 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from pyspark_theflash.testing.stores import StoreBuilder
 from tests.attack.harness import Target, attack, breach_if, run_command
 from tests.attack.servers import SMALL
 from tests.support.serving import TOKENS
-from tests.support.stores import StoreBuilder
 
 PROJECT = Path(__file__).parents[2]
 NOBODY = 65_534

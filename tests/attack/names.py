@@ -5,11 +5,11 @@ import json
 from pathlib import Path
 
 from pyspark_theflash.base.errors import InternalError, TheFlashError
+from pyspark_theflash.testing.stores import StoreBuilder, id_column
 from pyspark_theflash.tidb.schema.model import TableInfo, parse_table_info
 from tests.attack.harness import BreachError, Target, attack, breach_if, run_command
 from tests.attack.servers import SMALL
 from tests.support.serving import command
-from tests.support.stores import StoreBuilder, id_column
 
 HOSTILE = (
     *('"', "'", "`", "\\", "a'; DROP TABLE x; --", "\"; ATTACH 'x' AS y; --", "%s%n{0}", "$x"),

@@ -13,6 +13,7 @@ from pyspark_theflash.base.types import TimeStamp, from_physical_ms
 from pyspark_theflash.replication.pump.wire import WriteBinlogRequest, decode_write_response
 from pyspark_theflash.replication.source.prewrite import INSERT
 from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.testing.stores import OLDEST_TS
 from pyspark_theflash.tidb.codec.datum import DatumFlag
 from pyspark_theflash.tidb.schema.history import SchemaHistory
 from tests.attack.harness import BreachError, Target, attack, breach_if, run_command
@@ -24,7 +25,6 @@ from tests.support.pump_client import CLUSTER, WRITE_BINLOG, PumpWriter
 from tests.support.raft_cluster import Ends, cluster_of
 from tests.support.raft_tikv import FakeRaftCluster
 from tests.support.serving import command
-from tests.support.stores import OLDEST_TS
 from tests.support.tls import FOLDER
 
 BIG_MIB = 500

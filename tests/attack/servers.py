@@ -20,6 +20,7 @@ from pyspark_theflash.service.client.remote import RemoteTransport
 from pyspark_theflash.service.client.theflash import TheFlash
 from pyspark_theflash.service.wire.method import Role
 from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.testing.stores import OLDEST_TS, StoreBuilder, column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from pyspark_theflash.tidb.schema.history import SchemaHistory
 from tests.support import kv_table
@@ -31,7 +32,6 @@ from tests.support.raft_cluster import Ends, Sender, cluster_of
 from tests.support.raft_tikv import FakeRaftCluster
 from tests.support.raw_peer import dial
 from tests.support.serving import TOKENS, command, write_tokens
-from tests.support.stores import OLDEST_TS, StoreBuilder, column, id_column, table_info
 from tests.support.tls import FOLDER, tls, trust
 
 SMALL = table_info(7, "shop.small", [id_column()])

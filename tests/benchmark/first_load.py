@@ -32,6 +32,7 @@ from pyspark_theflash.replication.load.load import FirstLoad
 from pyspark_theflash.replication.load.scan import ClusterAddress
 from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.store.scope import TableScope
+from pyspark_theflash.testing.stores import column, id_column, table_info
 from pyspark_theflash.tidb.codec.bytes import encode_bytes
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from pyspark_theflash.tidb.codec.key import decode_record_key, encode_record_key
@@ -42,7 +43,6 @@ from tests.benchmark.process import peak_rss_bytes, run_apart
 from tests.benchmark.report import Line
 from tests.support.fake_pd import FakePD, unary
 from tests.support.row_oracle import encode_row_v2
-from tests.support.stores import column, id_column, table_info
 
 CLOCK, FS = SystemClock(), LocalFileSystem()
 ROWS, FULL_ROWS = 3_000_000, 48_000_000

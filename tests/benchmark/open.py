@@ -29,13 +29,13 @@ from pyspark_theflash.storage.store.coverage import assumed_record
 from pyspark_theflash.storage.store.feed import Feed, feed_record
 from pyspark_theflash.storage.store.manifest import ManifestChange
 from pyspark_theflash.storage.store.progress import Progress
+from pyspark_theflash.testing.stores import column, id_column
 from pyspark_theflash.tidb.codec.arrow import arrow_type
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from pyspark_theflash.tidb.schema.file import read_schema_file
 from pyspark_theflash.tidb.schema.model import TableInfo
 from tests.benchmark.process import peak_rss_bytes, run_apart
 from tests.benchmark.report import Line
-from tests.support.stores import column, id_column
 
 PROJECT = Path(__file__).parents[2]
 TABLES = 20_000

@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pyspark_theflash.testing.stores import column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from pyspark_theflash.tidb.schema.model import TableInfo
 from tests.benchmark.bulk import make_store, publish
@@ -31,7 +32,6 @@ from tests.benchmark.iceberg import iceberg_python
 from tests.benchmark.process import run_apart
 from tests.benchmark.report import Line, interval
 from tests.benchmark.system import PARQUET, SETTINGS, System
-from tests.support.stores import column, id_column, table_info
 
 FILES = 12
 MONEY = {"flen": 15, "decimal": 2}

@@ -21,13 +21,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, Row, SparkSession
 
+from pyspark_theflash.testing.stores import column, table_info
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from pyspark_theflash.tidb.schema.model import TableInfo
 from tests.benchmark.bulk import make_store, publish
 from tests.benchmark.process import run_apart
 from tests.benchmark.report import Line, interval
 from tests.benchmark.system import PARQUET, session
-from tests.support.stores import column, table_info
 
 GENERATOR = Path(sys.executable).with_name("tpchgen-cli")
 OURS = "ours"

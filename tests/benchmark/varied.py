@@ -20,11 +20,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pyspark_theflash.testing.stores import column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from tests.benchmark.process import run_apart
 from tests.benchmark.spark import Data, compare, money, updated_ids, write
 from tests.benchmark.system import System
-from tests.support.stores import column, id_column, table_info
 
 SHORT = {"flen": 20, "collate": "utf8mb4_bin"}
 LONG = {"flen": 200, "collate": "utf8mb4_bin"}

@@ -54,6 +54,7 @@ from pyspark_theflash.storage.engine.api import Publication
 from pyspark_theflash.storage.store.catalog import schema_records
 from pyspark_theflash.storage.store.folder import read_identity
 from pyspark_theflash.storage.store.manifest import ManifestChange
+from pyspark_theflash.testing.stores import OLDEST_TS, StoreBuilder, column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from pyspark_theflash.tidb.codec.text import parse_column
 from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
@@ -70,7 +71,6 @@ from tests.support.serving import (
     serving_workers,
     tokens,
 )
-from tests.support.stores import OLDEST_TS, StoreBuilder, column, id_column, table_info
 from tests.support.tls import tls
 from tests.support.workloads import make_store, workload
 

@@ -14,9 +14,9 @@ from pyspark_theflash.service.wire.message import (
     Literal,
     SortKey,
 )
+from pyspark_theflash.testing.stores import StoreBuilder, column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import ColumnFlag, MySQLType
 from tests.support.flight_client import FlightTransport
-from tests.support.stores import StoreBuilder, column, id_column, table_info
 from tests.support.ways import FRAMED, Way, marked
 
 ITEMS = table_info(

@@ -40,10 +40,10 @@ from pyspark_theflash.storage.store.feed import (
 from pyspark_theflash.storage.store.folder import FORMAT_FILE, open_manifest, read_identity
 from pyspark_theflash.storage.store.manifest import Guard, ManifestChange, Record
 from pyspark_theflash.storage.store.raft_fed import RaftFedMarker
+from pyspark_theflash.testing.stores import column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from pyspark_theflash.tidb.schema.file import FileSchema
 from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
-from tests.support.stores import column, id_column, table_info
 from tests.support.ways import FRAMED, Way, marked
 from tests.support.workloads import check_answers, workload
 from tests.support.writes import latch, schema_change, write

@@ -22,7 +22,7 @@ from pyspark_theflash.base.errors import (
 )
 from pyspark_theflash.service.wire.message import AcquireRequest, LatchScope, Moment
 from pyspark_theflash.service.wire.method import Role
-from tests.support.stores import StoreBuilder, id_column, table_info
+from pyspark_theflash.testing.stores import StoreBuilder, id_column, table_info
 from tests.support.ways import WAYS, Way, marked
 
 CLOCK = SystemClock()

@@ -23,8 +23,8 @@ from pyspark_theflash.service.wire.message import (
 )
 from pyspark_theflash.storage.store.folder import open_manifest
 from pyspark_theflash.storage.store.manifest import ManifestChange
+from pyspark_theflash.testing.stores import StoreBuilder, column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import MySQLType
-from tests.support.stores import StoreBuilder, column, id_column, table_info
 from tests.support.ways import FRAMED, Way, marked
 
 ITEMS = table_info(7, "shop.items", [id_column(), column("price", MySQLType.LONG)])

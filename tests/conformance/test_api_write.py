@@ -35,8 +35,8 @@ from pyspark_theflash.service.wire.message import (
 )
 from pyspark_theflash.service.wire.method import Role
 from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.testing.stores import column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import MySQLType
-from tests.support.stores import column, id_column, table_info
 from tests.support.ways import FRAMED, Way, marked
 from tests.support.writes import latch, request, schema_change, versions, write
 

@@ -32,9 +32,9 @@ from pyspark_theflash.storage.engine.magic.engine import MagicEngine
 from pyspark_theflash.storage.store.folder import StoreIdentity, open_manifest
 from pyspark_theflash.storage.store.latch.lease import LeaseTable
 from pyspark_theflash.storage.store.partition import PARTITION_KIND
-from tests.support.faulty_fs import Failure, FaultyFileSystem
-from tests.support.histories import publications, scan_columns
-from tests.support.memory_engine import MemoryEngine
+from pyspark_theflash.testing.faulty_fs import Failure, FaultyFileSystem
+from pyspark_theflash.testing.histories import publications, scan_columns
+from pyspark_theflash.testing.memory import MemoryEngine
 from tests.support.regions import (
     CLOCK,
     KEYS,

@@ -23,8 +23,8 @@ from pyspark_theflash.storage.engine.magic.compaction import CompactionLimits
 from pyspark_theflash.storage.engine.magic.engine import MagicEngine
 from pyspark_theflash.storage.store.folder import open_manifest
 from pyspark_theflash.storage.store.latch.lease import LeaseTable
-from tests.support.histories import publications, scan_columns
-from tests.support.memory_engine import MemoryEngine
+from pyspark_theflash.testing.histories import publications, scan_columns
+from pyspark_theflash.testing.memory import MemoryEngine
 from tests.support.regions import (
     CLOCK,
     KEYS,

@@ -55,13 +55,13 @@ from pyspark_theflash.service.wire.message import (
     Presentation,
     SortKey,
 )
+from pyspark_theflash.testing.stores import StoreBuilder, column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from pyspark_theflash.tidb.codec.text import parse_column
 from tests.support.pushed_cases import call, literal
 from tests.support.pushed_cases import column as of
 from tests.support.pushed_oracle import merged
 from tests.support.serving import serving
-from tests.support.stores import StoreBuilder, column, id_column, table_info
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -46,10 +46,8 @@ from pyspark_theflash.storage.store.folder import open_manifest
 from pyspark_theflash.storage.store.latch.latch import LatchKind
 from pyspark_theflash.storage.store.latch.lease import LeaseTable, ReadLease
 from pyspark_theflash.storage.store.progress import PROGRESS_KIND, store_progress
-from pyspark_theflash.tidb.codec.field_type import MySQLType
-from tests.support.manual_clock import ManualClock
-from tests.support.script import check_script, script_paths
-from tests.support.stores import (
+from pyspark_theflash.testing.script import check_script
+from pyspark_theflash.testing.stores import (
     OLDEST_TS,
     Version,
     column,
@@ -57,6 +55,9 @@ from tests.support.stores import (
     publication,
     table_info,
 )
+from pyspark_theflash.tidb.codec.field_type import MySQLType
+from tests.support.golden_scripts import script_paths
+from tests.support.manual_clock import ManualClock
 
 FS = LocalFileSystem()
 INFO = table_info(1, "db.t", [id_column(), column("v", MySQLType.VARCHAR)])

@@ -33,8 +33,9 @@ from pyspark_theflash.storage.store.latch.grants import Grants
 from pyspark_theflash.storage.store.latch.latch import Latch, LatchKind, LatchRequest, LatchScope
 from pyspark_theflash.storage.store.latch.lease import LeaseTable, ReadLease
 from pyspark_theflash.storage.store.manifest import ManifestChange
+from pyspark_theflash.testing.script import check_script
+from tests.support.golden_scripts import script_paths
 from tests.support.manual_clock import ManualClock
-from tests.support.script import check_script, script_paths
 
 FS = LocalFileSystem()
 STEP_MS = 500

@@ -26,7 +26,8 @@ from pyspark_theflash.replication.pairing.ledger import LedgerEntry, Transaction
 from pyspark_theflash.replication.pairing.pairing import Pairing
 from pyspark_theflash.replication.pairing.pending import PendingTransaction
 from pyspark_theflash.replication.source.event import Entity, EntityKind
-from tests.support.script import check_script, script_paths
+from pyspark_theflash.testing.script import check_script
+from tests.support.golden_scripts import script_paths
 
 
 class PairingScript:

@@ -45,11 +45,12 @@ from pyspark_theflash.read.pushdown.term import (
 )
 from pyspark_theflash.storage.engine.magic.engine import MagicEngine
 from pyspark_theflash.storage.mvcc.project import scan_column
+from pyspark_theflash.testing.script import check_script
+from pyspark_theflash.testing.stores import StoreBuilder, Version, column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import ColumnFlag, MySQLType
 from pyspark_theflash.tidb.expression.parser import parse_text
 from pyspark_theflash.tidb.expression.syntax import Call, Column, Literal, Node
-from tests.support.script import check_script, script_paths
-from tests.support.stores import StoreBuilder, Version, column, id_column, table_info
+from tests.support.golden_scripts import script_paths
 
 FS, CLOCK = LocalFileSystem(), SystemClock()
 EPOCH_DAY = date(1970, 1, 1)

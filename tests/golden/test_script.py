@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from pyspark_theflash.base.errors import NotCaughtUpError
+from pyspark_theflash.testing.script import ScriptError, check_script, rewrite_script, run_script
 from tests.golden.rewrite import SUBJECTS
-from tests.support.script import SCRIPTS, ScriptError, check_script, rewrite_script, run_script
+from tests.support.golden_scripts import SCRIPTS
 
 GOOD = """\
 # A counter goes up.

@@ -17,9 +17,9 @@ from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.service.client.theflash import TheFlash, connect
 from pyspark_theflash.service.wire.message import Latch, LatchScope
 from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.testing.stores import column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from tests.support.serving import serving
-from tests.support.stores import column, id_column, table_info
 from tests.support.victims import Victim, files_in_manifest, files_on_disk
 from tests.support.writes import latch, schema_change, write
 

@@ -17,9 +17,9 @@ from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.cli.capi.build import build
 from pyspark_theflash.read.plan.snapshot import open_snapshot
 from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.testing.stores import StoreBuilder, column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from tests.support.serving import serving
-from tests.support.stores import StoreBuilder, column, id_column, table_info
 from tests.support.workloads import make_store, workload
 from tests.support.writes import versions
 

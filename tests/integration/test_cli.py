@@ -20,9 +20,9 @@ from pyspark_theflash.base.timestamp import shown
 from pyspark_theflash.cli.main import main
 from pyspark_theflash.read.plan.snapshot import open_snapshot
 from pyspark_theflash.storage.store.writer_lock import WriterLock
+from pyspark_theflash.testing.stores import StoreBuilder, column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from tests.support.archives import unpack
-from tests.support.stores import StoreBuilder, column, id_column, table_info
 from tests.support.workloads import workload
 
 PROJECT = Path(__file__).parents[2]

@@ -1,42 +1,37 @@
-"""A store whose disk fails, or whose writer dies, at every point of a small history.
+"""The kit's tests of failures, on the engine *magic*, and deaths at its own fail points."""
 
-What is found afterwards is the history up to some publication, whole: at or after the last that was
-acknowledged, at most one after it. Going on from there gives what an undisturbed writer gives.
-"""
-
-import logging
 import os
-import random
 import resource
-import shutil
-from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.base.errors import EngineError, StoreFullError, TheFlashError
 from pyspark_theflash.base.failpoint import armed
-from pyspark_theflash.base.fs import FileSystem, LocalFileSystem
-from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
+from pyspark_theflash.base.fs import FileSystem
 from pyspark_theflash.storage.engine import registry
-from pyspark_theflash.storage.engine.api import Engine, EngineReader, Publication, ScanSpec
+from pyspark_theflash.storage.engine.api import Engine, EngineReader, Publication
 from pyspark_theflash.storage.engine.magic.compaction import CompactionLimits
 from pyspark_theflash.storage.engine.magic.engine import MagicEngine
 from pyspark_theflash.storage.engine.magic.file import FILE_KIND, DataFile
 from pyspark_theflash.storage.engine.magic.layout import RETIRED_KIND
 from pyspark_theflash.storage.store.folder import DATA_FOLDER, read_identity
-from tests.support.faulty_fs import Failure, FaultyFileSystem
-from tests.support.histories import publications, scan_columns
-from tests.support.memory_engine import MemoryEngine
+from pyspark_theflash.storage.store.manifest import Guard
+from pyspark_theflash.testing.case import CLOCK, LOCAL
+from pyspark_theflash.testing.failures import (
+    DEAD,
+    HISTORY,
+    FailureTests,
+    compact,
+    publish,
+    state,
+    states,
+    steps_done,
+)
+from pyspark_theflash.testing.subject import TABLES
 from tests.support.victims import Victim
 
-TABLES = (PhysicalTableID(1), PhysicalTableID(2))
-CLOCK, LOCAL = SystemClock(), LocalFileSystem()
-HISTORY = tuple(publications(random.Random(7), rounds=3, keys=4))
-TIMESTAMPS = tuple(TimeStamp(ts) for ts in (150, 350))
 FAIL_POINTS = (
     "magic.before_file",
     "magic.after_file",
@@ -48,9 +43,6 @@ FAIL_POINTS = (
     "magic.before_unlink",
 )
 EAGER = CompactionLimits(region_rows=8, direct_rows=3, deltas=2, layer_rows=1, layers=2)
-DEAD = 9
-State = Sequence[Any]
-_log = logging.getLogger(__name__)
 
 
 @pytest.fixture
@@ -63,62 +55,24 @@ def open_engine(store: Path, fs: FileSystem = LOCAL) -> Engine:
     return MagicEngine(store, fs, CLOCK, limits=EAGER)
 
 
-def publish(engine: Engine, publication: Publication) -> None:
-    """One step of the history: a publication, and compactions where they pay."""
-    engine.publish(publication)
-    compact(engine)
+class TestEagerMagic(FailureTests):
+    """The kit's history; files are compacted after each publication."""
 
+    engine = "magic"
 
-def compact(engine: Engine) -> None:
-    for table in TABLES:
-        engine.compact(table, scan_columns())
+    def open_engine(self, path: Path, fs: FileSystem = LOCAL, guard: Guard | None = None) -> Engine:
+        return open_engine(path, fs)
 
-
-def state(engine: EngineReader) -> State:
-    """All that can be seen: records, and every row at some timestamps."""
-    view = engine.read(["note", "round"])
-    rows = [
-        sorted(
-            repr(row)
-            for region in engine.plan(view, table)
-            for batch in engine.scan(region, ScanSpec(scan_columns(), ts, with_handle=True))
-            for row in batch.to_pylist()
-        )
-        for table in TABLES
-        for ts in TIMESTAMPS
-    ]
-    return [dict(view.of_kind("note")), dict(view.of_kind("round")), rows]
-
-
-def states() -> Iterator[State]:
-    """Yield the state of memory before the first publication and after each."""
-    memory = MemoryEngine()
-    yield state(memory)
-    for publication in HISTORY:
-        memory.publish(publication)
-        yield state(memory)
-
-
-STATES = tuple(states())
-
-
-def published(engine: EngineReader) -> int:
-    """Return the number of publications of the history in an engine."""
-    last = engine.read(["note"]).of_kind("note").get("round")
-    return 0 if last is None else int(last) + 1
-
-
-def assert_recovers(store: Path, acknowledged: int) -> None:
-    """The store opens in the state of a publication, has no stray files, and can continue."""
-    with closing(open_engine(store)) as engine:
-        count = published(engine)
-        assert acknowledged <= count <= acknowledged + 1
-        assert state(engine) == STATES[count]
+    def check_remains(self, store: Path, engine: Engine) -> None:
         assert files_on_disk(store) == files_in_manifest(engine)
-        for publication in HISTORY[count:]:
-            publish(engine, publication)
-        assert state(engine) == STATES[-1]
-        assert files_on_disk(store) == files_in_manifest(engine)
+
+
+@pytest.mark.slow
+class TestEachCallOfMagic(TestEagerMagic):
+    calls = None
+    deaths = None
+    cut_every = 1
+    flips = 200
 
 
 def files_on_disk(store: Path) -> set[str]:
@@ -130,70 +84,6 @@ def files_in_manifest(engine: EngineReader) -> set[str]:
     view = engine.read([FILE_KIND, RETIRED_KIND])
     named = {DataFile.from_json(body).path for body in view.of_kind(FILE_KIND).values()}
     return named | set(view.of_kind(RETIRED_KIND))
-
-
-def calls_of_the_history(store: Path) -> list[str]:
-    fs = FaultyFileSystem(Failure.IO_ERROR)
-    with closing(open_engine(store, fs)) as engine:
-        for publication in HISTORY:
-            publish(engine, publication)
-        assert state(engine) == STATES[-1]
-    return fs.calls
-
-
-@pytest.mark.parametrize("most", [5, pytest.param(None, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("failure", Failure, ids=lambda failure: failure.name)
-def test_every_call_fails_once(failure: Failure, most: int | None, tmp_path: Path) -> None:
-    """Each call in turn, or some of them."""
-    registry.create(tmp_path / "whole", registry.MAGIC, LOCAL)
-    calls = calls_of_the_history(tmp_path / "whole")
-    cases = [number for number, call in enumerate(calls) if call in failure.calls]
-    chosen = cases if most is None else random.Random(most).sample(cases, most)
-    for number in chosen:
-        store = tmp_path / f"{number}"
-        registry.create(store, registry.MAGIC, LOCAL)
-        run_with_failure(store, FaultyFileSystem(failure, number))
-        shutil.rmtree(store)
-    _log.info("%s: %d calls, %d of them failed", failure.name, len(calls), len(chosen))
-
-
-def run_with_failure(store: Path, fs: FaultyFileSystem) -> None:
-    acknowledged = 0
-    try:
-        engine = open_engine(store, fs)
-    except TheFlashError:
-        assert_recovers(store, 0)
-        return
-    with closing(engine):
-        try:
-            for publication in HISTORY:
-                publish(engine, publication)
-                acknowledged += 1
-        except TheFlashError as error:
-            acknowledged = go_on(engine, error, fs, acknowledged)
-    assert_recovers(store, acknowledged)
-
-
-def go_on(engine: Engine, error: TheFlashError, fs: FaultyFileSystem, acknowledged: int) -> int:
-    """Reads go on. A full disk can be tried again, at once and with room; any other is the end.
-
-    Returns how many publications are acknowledged now.
-    """
-    count = published(engine)
-    assert acknowledged <= count <= acknowledged + 1
-    assert state(engine) == STATES[count]
-    expected = StoreFullError if isinstance(error, StoreFullError) else EngineError
-    with pytest.raises(expected):
-        engine.publish(HISTORY[-1])
-    assert state(engine) == STATES[count]
-    fs.heal()
-    if expected is EngineError:
-        with pytest.raises(EngineError, match="rejects writes after an error"):
-            engine.publish(HISTORY[-1])
-        return acknowledged
-    for publication in HISTORY[count:]:
-        publish(engine, publication)
-    return len(HISTORY)
 
 
 def test_sqlites_own_writes_fail(store: Path) -> None:
@@ -211,7 +101,7 @@ def test_sqlites_own_writes_fail(store: Path) -> None:
             except TheFlashError as error:
                 seen.add(type(error))
                 resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-                assert published(engine) == min(done, 2)
+                assert steps_done(engine) == min(done, 2)
                 if isinstance(error, StoreFullError):
                     engine.publish(publication)
                     done += 1
@@ -244,7 +134,7 @@ def write_until_death(store: Path, point: str, left: int, acknowledged: Path) ->
         armed(point, count_down),
         closing(open_engine(store)) as engine,
     ):
-        for publication in HISTORY[published(engine) :]:
+        for publication in HISTORY[steps_done(engine) :]:
             engine.publish(publication)
             notes.write(b".")
             compact(engine)
@@ -258,11 +148,11 @@ def test_the_writer_dies(store: Path, point: str) -> None:
         assert Victim(write_until_death, store, point, hits, notes).exit_code() == DEAD
         acknowledged += notes.stat().st_size
         with closing(registry.open_reader(store, read_identity(store, LOCAL), LOCAL, CLOCK)) as r:
-            count = published(r)
-            assert state(r) == STATES[count]
+            count = steps_done(r)
+            assert state(r) == states()[count]
         assert acknowledged <= count <= acknowledged + 1
         acknowledged = count
-    assert_recovers(store, acknowledged)
+    TestEagerMagic().assert_recovers(store, acknowledged)
 
 
 def purge_until_death(store: Path, point: str) -> None:
@@ -282,8 +172,8 @@ def test_a_purge_dies(store: Path, point: str) -> None:
     assert Victim(purge_until_death, store, point).exit_code() == DEAD
     with closing(open_engine(store)) as engine:
         is_purged = point == "magic.after_purge_commit"
-        rows = [[]] * len(STATES[-1][-1]) if is_purged else STATES[-1][-1]
-        assert state(engine) == [*STATES[-1][:-1], rows]
+        *records, rows = states()[len(HISTORY)]
+        assert state(engine) == [*records, [[]] * len(rows) if is_purged else rows]
         assert files_on_disk(store) == files_in_manifest(engine)
         assert bool(files_on_disk(store)) != is_purged
         engine.publish(HISTORY[0])

@@ -37,10 +37,10 @@ from pyspark_theflash.storage.store.folder import open_manifest, read_identity
 from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress
 from pyspark_theflash.storage.store.scope import TableScope
 from pyspark_theflash.storage.store.setting import SETTING_KIND
+from pyspark_theflash.testing.faulty_fs import Failure, FaultyFileSystem
 from pyspark_theflash.tidb.schema.file import FileSchema
 from pyspark_theflash.tidb.schema.lineage import Lineage
 from tests.support.binlog_writer import frames
-from tests.support.faulty_fs import Failure, FaultyFileSystem
 from tests.support.feeds import messages
 from tests.support.victims import files_in_manifest, files_on_disk
 from tests.support.workloads import Workload, workload

@@ -16,13 +16,13 @@ from pyspark_theflash.service.client.theflash import TheFlash, connect
 from pyspark_theflash.service.wire.message import Moment
 from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.store.feed import Feed
+from pyspark_theflash.testing.stores import StoreBuilder
 from tests.integration.test_kv_truth import ANSWERS, FIRST_TABLE, HISTORY, TABLES, expected
 from tests.integration.test_learner_read import CALLS, Watched
 from tests.support.kv_table import TABLE
 from tests.support.learn_command import Learn, learning, run, write_schema
 from tests.support.raft_cluster import Ends, Sender, cluster_of
 from tests.support.raft_tikv import FakeRaftCluster
-from tests.support.stores import StoreBuilder
 from tests.support.tls import FOLDER
 
 FOREVER = ("--flush-delay", 100_000, "--flush-size", 1000)

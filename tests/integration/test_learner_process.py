@@ -41,6 +41,7 @@ from pyspark_theflash.service.wire.message import (
 from pyspark_theflash.service.wire.method import METHODS
 from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.store.feed import Feed
+from pyspark_theflash.testing.stores import StoreBuilder
 from pyspark_theflash.tikv import origin as learned
 from pyspark_theflash.tikv.flush import FlushLimits
 from pyspark_theflash.tikv.read import open_tables
@@ -50,7 +51,6 @@ from tests.support.kv_table import HISTORY, TABLE, commit, key, locked
 from tests.support.learn_command import write_schema
 from tests.support.raft_cluster import Ends, Sender, cluster_of
 from tests.support.raft_tikv import FakeRaftCluster, batch
-from tests.support.stores import StoreBuilder
 
 FS, CLOCK = LocalFileSystem(), SystemClock()
 NAME = TABLE.full_name

@@ -43,10 +43,10 @@ from pyspark_theflash.storage.store.folder import open_manifest, read_identity
 from pyspark_theflash.storage.store.latch.latch import LatchKind
 from pyspark_theflash.storage.store.latch.lease import LeaseTable
 from pyspark_theflash.storage.store.progress import Progress
+from pyspark_theflash.testing.faulty_fs import Failure, FaultyFileSystem
 from pyspark_theflash.tidb.schema.file import FileSchema
 from tests.integration.test_replication import BANK, FRAMES, GrowingSchema, opened, run
 from tests.support.binlog_writer import frames, prewrite
-from tests.support.faulty_fs import Failure, FaultyFileSystem
 from tests.support.manual_clock import ManualClock
 from tests.support.processes import wait_until
 from tests.support.progress import read_progress

@@ -15,13 +15,13 @@ from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.cli.jobs.metrics import METRICS
 from pyspark_theflash.service.client.theflash import connect
 from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.testing.stores import StoreBuilder, id_column, table_info
 from tests.support import kv_table
 from tests.support.learn_command import command, write_schema
 from tests.support.peer import Peer
 from tests.support.processes import wait_until
 from tests.support.raft_cluster import Ends, Sender, cluster_of
 from tests.support.raft_tikv import FakeRaftCluster
-from tests.support.stores import StoreBuilder, id_column, table_info
 from tests.support.workloads import workload
 
 WAIT_MS = 120_000

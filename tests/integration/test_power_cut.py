@@ -1,4 +1,4 @@
-"""The power cut at every sync of an engine, of a spool, and of the making of a store.
+"""The power cut at every sync of a spool, and of the making of a store; the kit cuts engines'.
 
 What was acknowledged is there, and what is there is whole.
 """
@@ -16,11 +16,11 @@ from pyspark_theflash.replication.pump.spool import Spool
 from pyspark_theflash.replication.writer import Writer
 from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.store.folder import StoreIdentity, create_store, read_identity
+from pyspark_theflash.testing.failures import HISTORY
+from pyspark_theflash.testing.power import Power
 from pyspark_theflash.tidb.schema.file import FileSchema
-from tests.integration.test_crash import HISTORY, assert_recovers, compact, open_engine
 from tests.support import binlog_writer
 from tests.support.feeds import messages
-from tests.support.power import Power
 from tests.support.progress import read_progress
 from tests.support.workloads import check_answers, workload
 
@@ -37,22 +37,6 @@ def root(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("step", [15, pytest.param(1, marks=pytest.mark.slow)])
-def test_an_engine(step: int, root: Path, tmp_path: Path) -> None:
-    registry.create(root / "store", registry.MAGIC, FS)
-    acknowledged = 0
-    power = Power(
-        root, tmp_path / "left", lambda left: assert_recovers(left / "store", acknowledged), step
-    )
-    with power.watched(), closing(open_engine(root / "store")) as engine:
-        for publication in HISTORY:
-            engine.publish(publication)
-            acknowledged += 1
-            power.look()
-            compact(engine)
-    _log.info("engine: %d power cuts at %d syncs", power.cuts, power.syncs)
-
-
 @pytest.mark.parametrize("has_folder", [False, True])
 def test_the_making_of_a_store(has_folder: bool, root: Path, tmp_path: Path) -> None:
     if has_folder:
@@ -67,7 +51,7 @@ def test_the_making_of_a_store(has_folder: bool, root: Path, tmp_path: Path) -> 
             create_store(left / "store", identity, FS)
         else:
             assert stored == identity
-        with closing(open_engine(left / "store")) as engine:
+        with closing(registry.open_engine(left / "store", identity, FS, CLOCK)) as engine:
             engine.publish(HISTORY[0])
 
     power = Power(root, tmp_path / "left", check)

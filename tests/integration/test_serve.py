@@ -19,6 +19,7 @@ from pyspark_theflash.service.client.embedded import connect_embedded, socket_pa
 from pyspark_theflash.service.client.theflash import connect
 from pyspark_theflash.service.wire.message import Moment
 from pyspark_theflash.service.wire.method import Role
+from pyspark_theflash.testing.stores import StoreBuilder, column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from tests.support.processes import (
     children,
@@ -29,7 +30,6 @@ from tests.support.processes import (
     wait_until,
 )
 from tests.support.serving import CLOCK, TOKENS, command, served, write_tokens
-from tests.support.stores import StoreBuilder, column, id_column, table_info
 
 WIDE = table_info(
     7, "shop.items", [id_column(), column("text", MySQLType.BLOB, charset="binary", flen=1 << 20)]

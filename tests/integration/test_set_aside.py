@@ -18,13 +18,13 @@ from pyspark_theflash.replication.source.prewrite import INSERT
 from pyspark_theflash.replication.writer import Writer
 from pyspark_theflash.service.client.theflash import connect
 from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.testing.stores import column, table_info
 from pyspark_theflash.tidb.codec.field_type import FieldType, MySQLType
 from pyspark_theflash.tidb.codec.key import RawKey
 from pyspark_theflash.tidb.schema.history import SchemaHistory, SchemaVersionAt, TableEvent
 from pyspark_theflash.tidb.schema.model import TableInfo, parse_table_info
 from tests.support.binlog_writer import prewrite_value, transaction, write_file
 from tests.support.row_oracle import encode_insert_v1, encode_row_v1
-from tests.support.stores import column, table_info
 
 FS, CLOCK = LocalFileSystem(), SystemClock()
 BIGINT = FieldType(MySQLType.LONGLONG)

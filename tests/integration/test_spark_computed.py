@@ -2,8 +2,8 @@
 
 import pytest
 
+from pyspark_theflash.testing.stores import StoreBuilder
 from tests.integration.test_spark_pushdown import NUMBERS, ROWS, shown
-from tests.support.stores import StoreBuilder
 
 
 @pytest.fixture(scope="module")

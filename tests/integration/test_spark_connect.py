@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from pyspark.errors import PySparkException
 
+from pyspark_theflash.testing.stores import StoreBuilder, column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from pyspark_theflash.tidb.codec.time import IMPOSSIBLE_DAY
-from tests.support.stores import StoreBuilder, column, id_column, table_info
 
 ROOT = Path(__file__).parents[2]
 NAME = column("name", MySQLType.VARCHAR, collate="utf8mb4_bin")

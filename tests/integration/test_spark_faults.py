@@ -22,6 +22,7 @@ from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.service.client.embedded import socket_path
 from pyspark_theflash.service.client.theflash import connect
 from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.testing.stores import StoreBuilder, column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from tests.support.processes import (
     CLOCK,
@@ -36,7 +37,6 @@ from tests.support.serving import served, write_tokens
 from tests.support.sources import server_options
 from tests.support.spark_cluster import cluster, driver
 from tests.support.spark_driver import gated
-from tests.support.stores import StoreBuilder, column, id_column, table_info
 from tests.support.tls import FOLDER
 from tests.support.victims import Victim, files_in_manifest, files_on_disk
 from tests.support.writes import latch, schema_change, write

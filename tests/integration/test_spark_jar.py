@@ -18,11 +18,11 @@ from pyspark_theflash.service.client.embedded import socket_path
 from pyspark_theflash.service.client.theflash import connect
 from pyspark_theflash.service.server import session
 from pyspark_theflash.spark.jar import JAR
+from pyspark_theflash.testing.stores import StoreBuilder, column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from tests.support.processes import engines, wait_until
 from tests.support.serving import serving, serving_secured
 from tests.support.sources import server_options
-from tests.support.stores import StoreBuilder, column, id_column, table_info
 from tests.support.tls import FOLDER
 
 T = table_info(1, "d.t", [id_column(), column("name", MySQLType.VARCHAR, comment="who")])

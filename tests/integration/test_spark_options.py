@@ -9,10 +9,10 @@ from pyspark.errors import AnalysisException, PythonException
 
 from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.base.types import from_physical_ms
+from pyspark_theflash.testing.stores import StoreBuilder, column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import ColumnFlag, MySQLType
 from pyspark_theflash.tidb.codec.time import DAY_US, IMPOSSIBLE_DAY
 from tests.support import every_type
-from tests.support.stores import StoreBuilder, column, id_column, table_info
 
 NOT_NULL = {"flag": ColumnFlag.NOT_NULL}
 T = table_info(1, "d.t", [id_column(), column("name", MySQLType.VARCHAR, collate="utf8mb4_bin")])

@@ -7,10 +7,10 @@ import pytest
 from pyspark.errors import ArithmeticException, NumberFormatException, SparkRuntimeException
 
 from pyspark_theflash.service.client.theflash import connect
+from pyspark_theflash.testing.stores import StoreBuilder, column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import ColumnFlag, MySQLType
 from pyspark_theflash.tidb.codec.time import DAY_US
 from tests.support import every_type
-from tests.support.stores import StoreBuilder, column, id_column, table_info
 
 NUMBERS = table_info(
     1,

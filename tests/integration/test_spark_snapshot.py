@@ -14,10 +14,10 @@ from pyspark_theflash.base.errors import (
     OptionError,
     StoreNotFoundError,
 )
+from pyspark_theflash.testing.stores import StoreBuilder, column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from tests.support.serving import serving_secured
 from tests.support.sources import server_options
-from tests.support.stores import StoreBuilder, column, id_column, table_info
 
 BALANCE = column("balance", MySQLType.LONGLONG)
 LEFT = table_info(1, "bank.left", [id_column(), BALANCE])

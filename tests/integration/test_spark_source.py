@@ -6,9 +6,9 @@ import pytest
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import AnalysisException, PythonException, SparkRuntimeException
 
+from pyspark_theflash.testing.stores import StoreBuilder, column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from tests.support import every_type
-from tests.support.stores import StoreBuilder, column, id_column, table_info
 
 TASK_ERRORS = (PythonException, Py4JJavaError, SparkRuntimeException)
 T = table_info(1, "d.t", [id_column(), column("name", MySQLType.VARCHAR, comment="who")])

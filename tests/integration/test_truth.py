@@ -15,6 +15,7 @@ from pyspark_theflash.read.plan.snapshot import ReadSnapshot, open_snapshot
 from pyspark_theflash.replication.source.file import FileSource
 from pyspark_theflash.storage.engine.api import Engine, ScanSpec
 from pyspark_theflash.storage.mvcc.project import scan_column
+from pyspark_theflash.testing.memory import MemoryEngine
 from pyspark_theflash.tidb.codec.digest import TableDigest
 from pyspark_theflash.tidb.codec.text import format_column
 from pyspark_theflash.tidb.schema.file import read_schema_file
@@ -22,7 +23,6 @@ from pyspark_theflash.tidb.schema.history import SchemaHistory
 from pyspark_theflash.tidb.schema.model import ROWID_COLUMN, ROWID_NAME
 from pyspark_theflash.tidb.schema.owners import Owners
 from tests.support.binlog_writer import split_frames
-from tests.support.memory_engine import MemoryEngine
 from tests.support.workloads import (
     NAMES,
     Answer,

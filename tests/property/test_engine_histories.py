@@ -40,9 +40,9 @@ from pyspark_theflash.storage.engine.magic.engine import MagicEngine
 from pyspark_theflash.storage.mvcc.project import Converted, Default, ScanColumn
 from pyspark_theflash.storage.mvcc.version import Op
 from pyspark_theflash.storage.store.manifest import ManifestChange
+from pyspark_theflash.testing.histories import COLUMNS, scan_columns, version_batch
+from pyspark_theflash.testing.memory import MemoryEngine
 from pyspark_theflash.tidb.codec.field_type import FieldType, MySQLType
-from tests.support.histories import COLUMNS, scan_columns, version_batch
-from tests.support.memory_engine import MemoryEngine
 
 TABLES = (PhysicalTableID(1), PhysicalTableID(2))
 FS, CLOCK = LocalFileSystem(), SystemClock()

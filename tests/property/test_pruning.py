@@ -24,8 +24,8 @@ from pyspark_theflash.read.pushdown.term import (
     SortKey,
     Term,
 )
+from pyspark_theflash.testing.stores import StoreBuilder, column, table_info
 from pyspark_theflash.tidb.codec.field_type import ColumnFlag, MySQLType
-from tests.support.stores import StoreBuilder, column, table_info
 
 HALF: Final = 1 << 63
 SIGNED: Final = table_info(

@@ -18,11 +18,11 @@ from random import Random
 from typing import Any, Final
 
 from pyspark_theflash.replication.source.prewrite import DELETE_ROW, INSERT, UPDATE
+from pyspark_theflash.testing.stores import column
 from pyspark_theflash.tidb.codec.field_type import ColumnFlag, FieldType, MySQLType
 from pyspark_theflash.tidb.schema.model import parse_table_info
 from tests.support.binlog_writer import commit, frame, heartbeat, prewrite, prewrite_value, rollback
 from tests.support.row_oracle import encode_insert_v1, encode_row_v1
-from tests.support.stores import column
 
 DATABASE: Final = "h"
 START_TS: Final = 470_000_000_000_000_000

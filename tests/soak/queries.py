@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.service.client.theflash import connect
+from pyspark_theflash.testing.stores import StoreBuilder
 from tests.soak.outcome import Outcome
 from tests.soak.random_queries import TABLE, Queries, random_rows
-from tests.support.stores import StoreBuilder
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

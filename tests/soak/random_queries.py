@@ -11,9 +11,9 @@ from decimal import Decimal
 from random import Random
 from typing import Any, Final
 
+from pyspark_theflash.testing.stores import Version, column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import ColumnFlag, MySQLType
 from pyspark_theflash.tidb.codec.time import DAY_US
-from tests.support.stores import Version, column, id_column, table_info
 
 ROWS: Final = 300
 _DAY: Final = 19_000

@@ -4,9 +4,9 @@ from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any, Final
 
+from pyspark_theflash.testing.stores import Version, column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import ColumnFlag, MySQLType
 from pyspark_theflash.tidb.codec.json_text import parse_json
-from tests.support.stores import Version, column, id_column, table_info
 
 _UNSIGNED: Final = ColumnFlag.UNSIGNED
 _TEXT: Final = {"charset": "utf8mb4"}

@@ -1,12 +1,12 @@
 """A table of integers and texts, and its rows in TiKV's formats."""
 
 from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.testing.stores import column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
 from tests.support.percolator_records import LockRecord, write_record
 from tests.support.raft_tikv import Change, FakeRaftCluster, at_ts, encoded
 from tests.support.row_oracle import encode_row_v2
-from tests.support.stores import column, id_column, table_info
 
 TABLE = table_info(1, "d.t", [id_column(), column("v", MySQLType.VARCHAR)])
 TYPES = {2: TABLE.columns[1].type}

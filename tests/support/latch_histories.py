@@ -27,8 +27,8 @@ from pyspark_theflash.service.api.call import CallContext, local_identity
 from pyspark_theflash.service.api.service import Service
 from pyspark_theflash.service.wire import message
 from pyspark_theflash.service.wire.method import METHODS, Role
+from pyspark_theflash.testing.stores import StoreBuilder, id_column, table_info
 from tests.support.manual_clock import ManualClock
-from tests.support.stores import StoreBuilder, id_column, table_info
 
 if TYPE_CHECKING:
     from collections.abc import Callable

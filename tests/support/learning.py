@@ -20,6 +20,7 @@ from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.mvcc.project import scan_column
 from pyspark_theflash.storage.mvcc.version import HANDLE
 from pyspark_theflash.storage.store.folder import read_identity
+from pyspark_theflash.testing.memory import MemoryEngine
 from pyspark_theflash.tidb.codec.digest import TableDigest
 from pyspark_theflash.tidb.schema.history import SchemaHistory
 from pyspark_theflash.tidb.schema.model import TableInfo
@@ -29,7 +30,6 @@ from pyspark_theflash.tikv.learner import Learner
 from pyspark_theflash.tikv.read import Resolve, TableView, open_tables
 from pyspark_theflash.tikv.region_snapshot import SnapshotBuilder
 from pyspark_theflash.tikv.wire import decode_commands
-from tests.support.memory_engine import MemoryEngine
 from tests.support.raft_tikv import FakeRaftCluster, FakeRegion, batch
 from tests.support.same_thread import SameThread
 from tests.support.table_rows import read_rows

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pyspark_theflash.base.types import SchemaVersion, TableID, TimeStamp
+from pyspark_theflash.testing.stores import column, table_info
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from pyspark_theflash.tidb.schema.meta_key import (
     SCHEMA_VERSION_KEY,
@@ -24,7 +25,6 @@ from pyspark_theflash.tidb.schema.meta_key import (
     table_key,
 )
 from pyspark_theflash.tidb.schema.model import STATE_PUBLIC
-from tests.support.stores import column, table_info
 
 Info = Mapping[str, Any]
 Change = tuple[int, int, Info | None]

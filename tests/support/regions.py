@@ -13,7 +13,7 @@ from pyspark_theflash.storage.engine.api import EngineReader, RegionScan, Region
 from pyspark_theflash.storage.engine.magic.compaction import CompactionLimits
 from pyspark_theflash.storage.engine.magic.engine import MagicEngine
 from pyspark_theflash.storage.engine.magic.region import Region, regions_error
-from tests.support.histories import scan_columns
+from pyspark_theflash.testing.histories import scan_columns
 
 TABLES = (PhysicalTableID(1), PhysicalTableID(2))
 TABLE = TABLES[0]

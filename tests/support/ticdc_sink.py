@@ -23,11 +23,11 @@ from pyspark_theflash.replication.apply.tables import PhysicalTables
 from pyspark_theflash.storage.engine.api import Publication, VersionBatch
 from pyspark_theflash.storage.mvcc.rows import stored_columns, with_defaults
 from pyspark_theflash.storage.mvcc.version import COMMIT_TS, HANDLE, OP, START_TS, Op, column_id
+from pyspark_theflash.testing.memory import MemoryEngine
 from pyspark_theflash.tidb.codec.field_type import STRING_TYPES, FieldType, MySQLType
 from pyspark_theflash.tidb.codec.text import format_column
 from pyspark_theflash.tidb.schema.history import SchemaHistory
 from pyspark_theflash.tidb.schema.model import TableInfo
-from tests.support.memory_engine import MemoryEngine
 from tests.support.workloads import Workload, replicate
 
 _FLOATS = {MySQLType.FLOAT: np.float32, MySQLType.DOUBLE: np.float64}

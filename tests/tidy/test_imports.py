@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from pyspark_theflash.storage.store.feed import Feed
-from tests.support.stores import StoreBuilder
+from pyspark_theflash.testing.stores import StoreBuilder
 
 OURS = "pyspark_theflash"
 HEAVY = ["chdb", "clickhouse_connect", "deltalake", "duckdb", "grpc", "pandas", "py4j", "pyspark"]

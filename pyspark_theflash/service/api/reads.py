@@ -209,7 +209,8 @@ class Reads:
             )
 
     def scan(self, request: message.ScanRequest, call: CallContext) -> RowStream:
-        tickets = [Ticket.opened(t, self._sealer) for t in (request.ticket, *request.more)]
+        sealer, engine = self._sealer, self._identity.get().engine
+        tickets = [Ticket.opened(t, sealer, engine) for t in (request.ticket, *request.more)]
         ticket, *more = tickets
         self._check_store(ticket.store_id, "ticket")
         if any(replace(each, region=ticket.region) != ticket for each in more):

@@ -169,8 +169,8 @@ class Ticket:
         return sealer.seal(Purpose.TICKET, [self.store_id, *parts])
 
     @classmethod
-    def opened(cls, sealed: bytes, sealer: Sealer) -> "Ticket":
-        """Inverse of `sealed`. Raises `TicketError`."""
+    def opened(cls, sealed: bytes, sealer: Sealer, engine: str) -> "Ticket":
+        """Inverse of `sealed`, for a store with this engine. Raises `TicketError`."""
         try:
             with shaped("ticket"):
                 store_id, lease, shape, region = sealer.unseal(Purpose.TICKET, sealed)
@@ -191,7 +191,7 @@ class Ticket:
                     RegionScan(
                         PhysicalTableID(int64(physical_id)),
                         RegionID(int64(region_id)),
-                        region_content(parts),
+                        region_content(engine, parts),
                         overlay,
                     ),
                 )

@@ -1,4 +1,4 @@
-"""Interface of a storage engine, between replication and the scan planner.
+"""The contract of a storage engine, between replication and the scan planner.
 
                 publish(versions, change)           plan(view, physical table) -> RegionScan ...
     replication  ───────────────────────►  Engine  ◄───────────────────────  planner (driver)
@@ -8,7 +8,52 @@
 An engine stores row versions (`storage.mvcc.version`) by physical table and returns those visible
 at a snapshot. It also stores the *records* of the layers above (progress, schema history, ledger)
 and changes versions and records in one atomic commit. So a transaction over several tables and the
-writer's progress are committed together.
+writer's progress are committed together. An engine depends on neither TiDB, sources nor Spark.
+`docs/engines.md` describes how to add one, `pyspark_theflash.testing` tests it.
+
+Who calls
+    `storage.engine.registry` finds the engine's `EngineDriver` and calls `open_engine` in the one
+    process that writes, and `open_reader` in any process that reads. The writer and maintenance
+    call the methods of `Engine`, the planner `read`, `plan` and the statistics, a task `scan`, on
+    any machine that has the store's folder. A `RegionScan` is pickled for Spark's tasks; for other
+    clients its content is encoded as texts and sealed, so no client can change it.
+
+Publication
+    A store's folder has a manifest (`storage.store.manifest`): a map of records whose commits are
+    atomic and durable. An engine may store its own records there, under kinds of its own. It
+
+    1. writes the versions, durably, so that no reader sees them,
+    2. commits the publication's records and its own, which name the versions, in one
+       `Manifest.commit` with the fencing token taken at opening and the `guard`,
+    3. returns the generation of that commit.
+
+    A crash before 2 leaves versions without a name. They are never visible, and the next
+    `open_engine` removes them. Data may be elsewhere than in the folder (a server, an object
+    store), with the same steps: rows carry the number of their publication, or the records have the
+    version of each table in the other system's log. A commit in that system is not a commit of the
+    store, so it may be atomic for one table only.
+
+Visibility
+    `scan` at a timestamp returns, for each handle, the newest version with
+    `_commit_ts <= snapshot_ts`, unless that is a delete. The result is the same before and after
+    each compaction, flush, split, merge, move and collection.
+
+    Each version is written once: deletes come without values, columns without values of this
+    version have a mask (`storage.mvcc.version`), and columns of a scan that are not stored have a
+    `fill`. `storage.mvcc.project.project` applies masks, fills and conversions to stored columns.
+
+Concurrency
+    One thread at a time uses an engine that is open for writing, except for pieces of compactions.
+    Any number of readers, in any process, plan and scan meanwhile. A view and its plans stay valid
+    until the reader's lease ends: nothing that a generation names is removed while
+    `LeaseTable.oldest_generation()` is at or below it. Iterators of `scan` may be consumed in
+    another thread.
+
+Errors
+    After a failed write or sync, nothing is known about the storage, so the engine rejects further
+    writes (`Engine.publish`). Damaged data raises `CorruptionError` that names the file; it is
+    never returned, skipped or repaired. Calls on other systems have deadlines and raise
+    `EngineError`. What an engine does not have (regions, partitions) raises `UnsupportedError`.
 """
 
 import uuid
@@ -22,11 +67,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pyspark_theflash.base.budget import DEFAULT_BUDGET, Budget
+from pyspark_theflash.base.clock import Clock
 from pyspark_theflash.base.errors import CorruptionError
+from pyspark_theflash.base.fs import FileSystem
 from pyspark_theflash.base.types import ColumnID, Generation, PhysicalTableID, RegionID, TimeStamp
 from pyspark_theflash.storage.mvcc.project import ScanColumn
 from pyspark_theflash.storage.mvcc.version import HANDLE, column_name
-from pyspark_theflash.storage.store.manifest import ManifestChange, View
+from pyspark_theflash.storage.store.manifest import Guard, ManifestChange, View
 from pyspark_theflash.storage.store.partition import HOME, Partitions
 
 Handle: TypeAlias = int | bytes
@@ -57,10 +104,13 @@ class Publication:
 
 
 class RegionContent(Protocol):
-    """Data that an engine reads for a region, as of planning."""
+    """Data that an engine reads for a region, as of planning.
+
+    Can be pickled and compared. A scan needs nothing else than this and the store's folder.
+    """
 
     def texts(self) -> tuple[str, ...]:
-        """Return the content for tickets; see `storage.engine.registry.region_content`."""
+        """Return the content for tickets, not empty; see `EngineDriver.region_content`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -491,3 +541,34 @@ class Engine(EngineReader, Protocol):
 
         Scans that were planned under a read latch still return the rows.
         """
+
+
+class EngineDriver(Protocol):
+    """The functions of an engine that `storage.engine.registry` calls; usually a module.
+
+    They are called with the folder of a store of this engine, which has a manifest. `fs` does all
+    file operations and `clock` all waiting, so that tests can make them fail. Importing the driver
+    should import little: every command that opens a store does so.
+    """
+
+    def open_reader(self, path: Path, fs: FileSystem, clock: Clock) -> EngineReader:
+        """Open a store for reading, also while it is written.
+
+        Raises:
+            CorruptionError: The store is damaged.
+            StoreInUseError: Only one process can open it, and another has (never with files).
+        """
+
+    def open_engine(self, path: Path, fs: FileSystem, clock: Clock, guard: Guard | None) -> Engine:
+        """Open a store as its only writer, and remove what was written but never committed.
+
+        Args:
+            guard: pass it to each `Manifest.commit` of the publications; it rejects commits.
+
+        Raises:
+            StoreInUseError: Another process has the store open for writing.
+            CorruptionError: The store is damaged.
+        """
+
+    def region_content(self, texts: Sequence[str]) -> RegionContent:
+        """Decode `RegionContent.texts`. Raises `CodecError`: the texts are of another version."""

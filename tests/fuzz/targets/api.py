@@ -211,7 +211,7 @@ def sealed_ticket(_: Path) -> Target:
         body = bytes([1, purpose]) + data[1:]
         whole = body + seal._mac(key, body)
         if purpose is seal.Purpose.TICKET:
-            Ticket.opened(whole, sealer)
+            Ticket.opened(whole, sealer, "magic")
         else:
             opened_handle(whole, "", sealer)
 

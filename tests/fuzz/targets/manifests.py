@@ -23,12 +23,12 @@ from pyspark_theflash.storage.store.folder import (
 from pyspark_theflash.storage.store.latch.latch import LatchKind
 from pyspark_theflash.storage.store.latch.lease import LeaseTable
 from pyspark_theflash.storage.store.manifest import ACK, DATABASE, ManifestChange, Record
+from pyspark_theflash.testing.stores import StoreBuilder, column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from pyspark_theflash.tidb.schema.model import TableInfo
 from tests.fuzz.mutate import bytes_like, json_like, patch_like, patched
 from tests.fuzz.run import Target
 from tests.support.archives import unpack
-from tests.support.stores import StoreBuilder, column, id_column, table_info
 from tests.support.workloads import FIXTURES
 
 _FS, _CLOCK = LocalFileSystem(), SystemClock()

@@ -17,11 +17,11 @@ from pyspark_theflash.storage.store.latch.latch import (
     LatchScope,
     LatchWaiter,
 )
+from pyspark_theflash.testing.stores import column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
 from tests.fuzz.mutate import bytes_like, json_like
 from tests.fuzz.run import Target
-from tests.support.stores import column, id_column, table_info
 from tests.support.writes import versions
 
 _TABLE = table_info(

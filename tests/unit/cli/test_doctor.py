@@ -5,10 +5,10 @@ import pytest
 from pyspark_theflash.cli import doctor
 from pyspark_theflash.cli.doctor import NOTE, PROBLEM, table_problems, version_of
 from pyspark_theflash.cli.main import main
+from pyspark_theflash.testing.stores import column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from tests.support.fake_tikv import FakeTiKV
 from tests.support.manual_clock import ManualClock
-from tests.support.stores import column, id_column, table_info
 
 
 @pytest.mark.parametrize(

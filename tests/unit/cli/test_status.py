@@ -16,7 +16,7 @@ from pyspark_theflash.storage.store.aside import Aside
 from pyspark_theflash.storage.store.folder import read_identity
 from pyspark_theflash.storage.store.manifest import ManifestChange
 from pyspark_theflash.storage.store.stopped import StoppedRegion
-from tests.support.stores import StoreBuilder, id_column, table_info
+from pyspark_theflash.testing.stores import StoreBuilder, id_column, table_info
 
 PARTS = [PhysicalTableID(5), PhysicalTableID(6)]
 

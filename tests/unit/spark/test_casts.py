@@ -9,8 +9,8 @@ from pyspark.sql.types import LongType, StructField, StructType
 from pyspark_theflash.base.errors import CorruptionError
 from pyspark_theflash.spark import reader
 from pyspark_theflash.spark.reader import arrow_schema, spark_batches
+from pyspark_theflash.testing.stores import column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import MySQLType
-from tests.support.stores import column, id_column, table_info
 
 ID = table_info(1, "d.t", [id_column()]).public_columns
 ID_SCHEMA = arrow_schema(StructType([StructField("id", LongType(), nullable=False)]))

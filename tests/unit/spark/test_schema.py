@@ -6,9 +6,9 @@ from pyspark.sql.types import IntegerType, LongType, StringType, StructField, St
 from pyspark_theflash.base.errors import OptionError
 from pyspark_theflash.read.present import NATIVE, TEXT, Presentation, ZeroDates
 from pyspark_theflash.spark.schema import columns_of, spark_schema
+from pyspark_theflash.testing.stores import column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import ColumnFlag, MySQLType
 from tests.support import every_type
-from tests.support.stores import column, id_column, table_info
 
 NAMED = table_info(
     1, "d.named", [id_column(), column("Name", MySQLType.VARCHAR, comment="who it is")]

@@ -25,9 +25,9 @@ from pyspark_theflash.base.types import RegionID
 from pyspark_theflash.spark.reader import SplitPartition, arrow_schema
 from pyspark_theflash.storage.store.folder import open_manifest
 from pyspark_theflash.storage.store.latch.lease import LeaseTable
+from pyspark_theflash.testing.stores import StoreBuilder, column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from tests.support import every_type
-from tests.support.stores import StoreBuilder, column, id_column, table_info
 
 T = table_info(1, "d.t", [id_column(), column("name", MySQLType.VARCHAR)])
 EMPTY = table_info(2, "d.empty", [id_column()])

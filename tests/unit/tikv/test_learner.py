@@ -35,6 +35,7 @@ from pyspark_theflash.storage.mvcc.project import scan_column
 from pyspark_theflash.storage.store import manifest
 from pyspark_theflash.storage.store.folder import StoreIdentity
 from pyspark_theflash.storage.store.stopped import STOPPED_KIND, stopped_regions
+from pyspark_theflash.testing.memory import MemoryEngine
 from pyspark_theflash.tidb.schema.history import SchemaHistory
 from pyspark_theflash.tikv.flush import FlushLimits, OwnThread
 from pyspark_theflash.tikv.learner import Learner
@@ -43,7 +44,6 @@ from pyspark_theflash.tikv.region_snapshot import SnapshotBuilder
 from pyspark_theflash.tikv.wire import decode_commands
 from tests.support.kv_table import HISTORY, TABLE, commit, committed, key, locked
 from tests.support.learning import Learning
-from tests.support.memory_engine import MemoryEngine
 from tests.support.percolator_records import write_record
 from tests.support.raft_tikv import Change, FakeRaftCluster, FakeRegion, at_ts, batch, ts_of
 from tests.support.row_oracle import decode_row_v2

@@ -15,11 +15,11 @@ from pyspark_theflash.storage.mvcc.project import scan_column
 from pyspark_theflash.storage.mvcc.version import HANDLE, Op, column_name
 from pyspark_theflash.storage.store.folder import read_identity
 from pyspark_theflash.storage.store.latch.lease import ReadLease
+from pyspark_theflash.testing.stores import StoreBuilder
 from pyspark_theflash.tikv.memory_versions import MemoryVersions
 from pyspark_theflash.tikv.overlay import MEMORY_REGION, OverlaidReader, Overlay, Overlays
 from tests.support.kv_table import HISTORY, TABLE, row
 from tests.support.manual_clock import ManualClock
-from tests.support.stores import StoreBuilder
 
 ID = PhysicalTableID(TABLE.id)
 TS = TimeStamp(200)

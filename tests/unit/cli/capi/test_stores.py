@@ -15,8 +15,8 @@ from pyspark_theflash.base.errors import (
     UnknownMethodError,
 )
 from pyspark_theflash.cli.capi.stores import OpenStores
+from pyspark_theflash.testing.stores import StoreBuilder, column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import MySQLType
-from tests.support.stores import StoreBuilder, column, id_column, table_info
 
 ITEMS = table_info(7, "shop.items", [id_column(), column("n", MySQLType.LONG)])
 

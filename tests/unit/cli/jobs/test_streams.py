@@ -12,11 +12,11 @@ from pyspark_theflash.cli.jobs import writer as job
 from pyspark_theflash.cli.jobs.arguments import ArgumentParser
 from pyspark_theflash.cli.jobs.streams import ChangeStream
 from pyspark_theflash.replication.cdc.writer import ChangeWriter
+from pyspark_theflash.testing.stores import id_column, table_info
 from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
 from tests.support.change_log import ChangeLog, GrowingSchema
 from tests.support.change_store import CLUSTER, ChangeStore, FakeChangeFeed
 from tests.support.manual_clock import ManualClock
-from tests.support.stores import id_column, table_info
 
 TABLE = table_info(1, "d.t", [id_column()])
 HISTORY = SchemaHistory(

@@ -22,8 +22,8 @@ from pyspark_theflash.storage.store.aside import Aside
 from pyspark_theflash.storage.store.folder import open_manifest, read_identity
 from pyspark_theflash.storage.store.latch.lease import LeaseTable
 from pyspark_theflash.storage.store.manifest import ManifestChange
+from pyspark_theflash.testing.stores import StoreBuilder, id_column, table_info
 from tests.support.manual_clock import ManualClock
-from tests.support.stores import StoreBuilder, id_column, table_info
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ from pyspark_theflash.read.present import Presentation, ZeroDates
 from pyspark_theflash.storage.engine.magic.compaction import CompactionLimits
 from pyspark_theflash.storage.engine.magic.engine import MagicEngine
 from pyspark_theflash.storage.mvcc.project import scan_column
+from pyspark_theflash.testing.stores import StoreBuilder, column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import ColumnFlag, MySQLType
 from pyspark_theflash.tidb.codec.time import IMPOSSIBLE_DAY
-from tests.support.stores import StoreBuilder, column, id_column, table_info
 
 ZERO = IMPOSSIBLE_DAY
 DAY = 19_782

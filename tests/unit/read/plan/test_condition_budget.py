@@ -15,10 +15,10 @@ from pyspark_theflash.base.errors import (
 )
 from pyspark_theflash.read.plan.condition import Condition
 from pyspark_theflash.storage.mvcc.version import column_name
+from pyspark_theflash.testing.stores import column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from pyspark_theflash.tidb.expression import evaluate, strings
 from tests.support.memory import peak_memory
-from tests.support.stores import column, id_column, table_info
 
 ROWS = 3_000
 SMALL = Budget(4 << 20)

@@ -17,9 +17,9 @@ from pyspark_theflash.read.pushdown.term import (
     LiteralTerm,
     Term,
 )
+from pyspark_theflash.testing.stores import StoreBuilder, column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from pyspark_theflash.tidb.codec.time import IMPOSSIBLE_DAY
-from tests.support.stores import StoreBuilder, column, id_column, table_info
 
 TABLE = table_info(
     7,

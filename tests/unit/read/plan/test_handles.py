@@ -11,8 +11,8 @@ from pyspark_theflash.read.plan.condition import Condition
 from pyspark_theflash.read.plan.handles import HandleRanges, node_of
 from pyspark_theflash.read.pushdown import term
 from pyspark_theflash.read.pushdown.term import LiteralKind, Term
+from pyspark_theflash.testing.stores import column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import ColumnFlag, MySQLType
-from tests.support.stores import column, id_column, table_info
 
 NAME = column("name", MySQLType.VARCHAR, collate="utf8mb4_bin")
 SIGNED = table_info(1, "d.signed", [id_column(), NAME])

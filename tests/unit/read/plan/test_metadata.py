@@ -12,8 +12,8 @@ from pyspark_theflash.read.plan import metadata
 from pyspark_theflash.read.plan.snapshot import open_snapshot
 from pyspark_theflash.service.client.theflash import connect
 from pyspark_theflash.service.wire.message import Moment
+from pyspark_theflash.testing.stores import OLDEST_TS, StoreBuilder, column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import MySQLType
-from tests.support.stores import OLDEST_TS, StoreBuilder, column, id_column, table_info
 from tests.support.workloads import make_store, workload
 
 ITEMS = table_info(7, "shop.items", [id_column(), column("n", MySQLType.LONG)])

@@ -15,9 +15,9 @@ from pyspark_theflash.storage.store.folder import open_manifest
 from pyspark_theflash.storage.store.latch.lease import LEASE_TTL_MS, LeaseTable
 from pyspark_theflash.storage.store.latch.readers_lock import exclusive_readers_lock
 from pyspark_theflash.storage.store.manifest import Manifest
+from pyspark_theflash.testing.stores import StoreBuilder, column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from tests.support.manual_clock import ManualClock
-from tests.support.stores import StoreBuilder, column, id_column, table_info
 
 TABLE = table_info(
     7,

@@ -24,9 +24,9 @@ from pyspark_theflash.read.plan.snapshot import open_snapshot
 from pyspark_theflash.storage.engine.magic.reader import MagicReader
 from pyspark_theflash.storage.store.folder import DATA_FOLDER
 from pyspark_theflash.storage.store.latch.lease import LEASE_TTL_MS
+from pyspark_theflash.testing.stores import OLDEST_TS, StoreBuilder, column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from tests.support.manual_clock import ManualClock
-from tests.support.stores import OLDEST_TS, StoreBuilder, column, id_column, table_info
 
 TABLE = table_info(7, "shop.item", [id_column(), column("name", MySQLType.VARCHAR)])
 HIDDEN = table_info(8, "shop.log", [column("line", MySQLType.VARCHAR)], has_rowid=True)

@@ -13,6 +13,7 @@ from pyspark_theflash.base.types import TableID, TimeStamp
 from pyspark_theflash.replication.apply import changes as changes_module
 from pyspark_theflash.replication.apply.changes import TableChanges
 from pyspark_theflash.replication.source.prewrite import DELETE_ROW, INSERT, UPDATE, TableMutations
+from pyspark_theflash.testing.stores import column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import ColumnFlag, FieldType, MySQLType
 from pyspark_theflash.tidb.schema.model import (
     ROWID_COLUMN_ID,
@@ -22,7 +23,6 @@ from pyspark_theflash.tidb.schema.model import (
     parse_table_info,
 )
 from tests.support.row_oracle import encode_insert_v1, encode_row_v1
-from tests.support.stores import column, id_column, table_info
 
 BIGINT = FieldType(MySQLType.LONGLONG)
 BIN = "utf8mb4_bin"

@@ -14,6 +14,8 @@ from pyspark_theflash.replication.writer import Writer
 from pyspark_theflash.storage.engine.api import ScanSpec
 from pyspark_theflash.storage.mvcc.project import scan_column
 from pyspark_theflash.storage.store.aside import ASIDE_KIND, asides_of, set_aside
+from pyspark_theflash.testing.memory import MemoryEngine
+from pyspark_theflash.testing.stores import column, table_info
 from pyspark_theflash.tidb.codec.field_type import FieldType, MySQLType
 from pyspark_theflash.tidb.codec.key import RawKey, RecordKey, decode_record_key
 from pyspark_theflash.tidb.schema.history import SchemaHistory, SchemaVersionAt, TableEvent
@@ -25,9 +27,7 @@ from pyspark_theflash.tidb.schema.model import (
     TableInfo,
 )
 from tests.support.binlog_writer import heartbeat, prewrite_value, transaction, write_file
-from tests.support.memory_engine import MemoryEngine
 from tests.support.row_oracle import encode_insert_v1, encode_row_v1
-from tests.support.stores import column, table_info
 
 BIGINT = FieldType(MySQLType.LONGLONG)
 PLAIN = table_info(100, "shop.log", [column("id", MySQLType.LONGLONG)], has_rowid=True)

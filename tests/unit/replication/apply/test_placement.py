@@ -17,6 +17,8 @@ from pyspark_theflash.replication.writer import Writer
 from pyspark_theflash.storage.engine.api import ScanSpec
 from pyspark_theflash.storage.mvcc.project import scan_column
 from pyspark_theflash.storage.store.aside import ASIDE_KIND, asides_of, set_aside
+from pyspark_theflash.testing.memory import MemoryEngine
+from pyspark_theflash.testing.stores import column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import FieldType, MySQLType
 from pyspark_theflash.tidb.codec.key import RawKey, RecordKey, decode_record_key
 from pyspark_theflash.tidb.schema.history import SchemaHistory, SchemaVersionAt, TableEvent
@@ -28,9 +30,7 @@ from pyspark_theflash.tidb.schema.model import (
     TableInfo,
 )
 from tests.support.binlog_writer import prewrite_value, transaction, write_file
-from tests.support.memory_engine import MemoryEngine
 from tests.support.row_oracle import encode_insert_v1, encode_row_v1
-from tests.support.stores import column, id_column, table_info
 
 BIGINT = FieldType(MySQLType.LONGLONG)
 PLAIN = table_info(100, "shop.item", [id_column(), column("v", MySQLType.LONGLONG)])

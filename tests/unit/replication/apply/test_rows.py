@@ -11,6 +11,7 @@ from pyspark_theflash.cluster.write import Write, WriteKind
 from pyspark_theflash.replication.apply.rows import decode_versions, newest_places, version_batches
 from pyspark_theflash.replication.apply.tables import PhysicalTables
 from pyspark_theflash.replication.apply.versions import Versions, concat
+from pyspark_theflash.testing.stores import column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from pyspark_theflash.tidb.codec.number import encode_uint_desc
 from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
@@ -18,7 +19,6 @@ from pyspark_theflash.tikv.versions import versions_of
 from tests.support.kv_table import key, raw_key
 from tests.support.raft_tikv import encoded
 from tests.support.row_oracle import encode_row_v2
-from tests.support.stores import column, id_column, table_info
 
 TABLE = table_info(
     1, "d.t", [id_column(), column("v", MySQLType.VARCHAR), column("w", MySQLType.LONGLONG)]

@@ -9,10 +9,10 @@ from pyspark_theflash.base.errors import SchemaOutdatedError
 from pyspark_theflash.base.types import PhysicalTableID, TableID, TimeStamp
 from pyspark_theflash.cluster.key_range import EncodedKeyRange, record_range
 from pyspark_theflash.replication.apply.tables import PhysicalTables
+from pyspark_theflash.testing.stores import column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
 from pyspark_theflash.tidb.schema.model import PartitionDefinition, PartitionInfo, TableInfo
-from tests.support.stores import column, id_column, table_info
 
 PLAIN = table_info(20, "d.plain", [id_column(), column("a", MySQLType.LONG)])
 WIDER = table_info(20, "d.plain", [id_column(), *(column(n, MySQLType.LONG) for n in "ab")])

@@ -12,8 +12,8 @@ from pyspark_theflash.replication.base.columns import (
     quoted,
     selected_columns,
 )
+from pyspark_theflash.testing.stores import column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import MySQLType
-from tests.support.stores import column, id_column, table_info
 
 TEXT = {"charset": "utf8mb4"}
 BYTES = {"charset": "binary"}

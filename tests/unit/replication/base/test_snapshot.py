@@ -13,9 +13,9 @@ from pyspark_theflash.base.errors import (
 )
 from pyspark_theflash.replication.base import snapshot
 from pyspark_theflash.replication.base.snapshot import SnapshotBase
+from pyspark_theflash.testing.stores import id_column, table_info
 from pyspark_theflash.tidb.schema.history import SchemaHistory
 from tests.support.manual_clock import ManualClock
-from tests.support.stores import id_column, table_info
 
 TABLE = table_info(7, "d.t", [id_column()])
 HISTORY = SchemaHistory(100, 100, [], [])

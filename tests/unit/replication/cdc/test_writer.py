@@ -24,6 +24,7 @@ from pyspark_theflash.replication.writer import Writer
 from pyspark_theflash.storage.store.command import ResolveOrder
 from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress
 from pyspark_theflash.storage.store.scope import TableScope
+from pyspark_theflash.testing.stores import column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import FieldType, MySQLType
 from pyspark_theflash.tidb.schema.history import TableEvent
 from pyspark_theflash.tidb.schema.model import (
@@ -35,7 +36,6 @@ from pyspark_theflash.tidb.schema.model import (
 from tests.support.change_log import Change, ChangeLog, FakeChangeFeed, GrowingSchema
 from tests.support.change_store import CLUSTER, history
 from tests.support.row_oracle import encode_row_v2
-from tests.support.stores import column, id_column, table_info
 
 START = TimeStamp(100)
 BIGINT, VARCHAR = FieldType(MySQLType.LONGLONG), FieldType(MySQLType.VARCHAR, charset="utf8mb4")

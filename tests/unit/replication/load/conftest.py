@@ -22,13 +22,13 @@ from pyspark_theflash.replication.load.scan import (
 )
 from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.engine.api import Engine
+from pyspark_theflash.testing.stores import column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from pyspark_theflash.tidb.codec.key import RawKey, encode_record_key
 from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
 from pyspark_theflash.tidb.schema.model import TableInfo
 from tests.support.fake_tikv import CLUSTER, FakeTiKV
 from tests.support.row_oracle import encode_row_v2
-from tests.support.stores import column, id_column, table_info
 
 CLOCK, FS = SystemClock(), LocalFileSystem()
 NAMES = ("shop.a", "shop.b", "shop.empty", "other.c")

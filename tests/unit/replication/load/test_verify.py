@@ -9,12 +9,12 @@ from pyspark_theflash.read.plan.snapshot import open_snapshot
 from pyspark_theflash.replication.load import verify
 from pyspark_theflash.replication.load.verify import TableCheck
 from pyspark_theflash.storage.store.scope import TableScope
+from pyspark_theflash.testing.stores import column, table_info
 from pyspark_theflash.tidb.codec.bytes import encode_bytes
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from pyspark_theflash.tidb.codec.key import encode_record_key
 from pyspark_theflash.tidb.schema.model import parse_table_info
 from tests.support.row_oracle import encode_row_v2
-from tests.support.stores import column, table_info
 from tests.unit.replication.load.conftest import TABLES, filled, first_load, history, key
 
 A = TABLES[0]

@@ -9,8 +9,8 @@ from pyspark_theflash.base.failpoint import armed
 from pyspark_theflash.replication.pump import group_commit
 from pyspark_theflash.replication.pump.group_commit import GroupCommit
 from pyspark_theflash.replication.pump.spool import Spool
+from pyspark_theflash.testing.faulty_fs import Failure, FaultyFileSystem
 from tests.support import binlog_writer
-from tests.support.faulty_fs import Failure, FaultyFileSystem
 
 MESSAGES = [binlog_writer.commit(n, n + 1) for n in range(1, 9)]
 FRAME = len(binlog_writer.frame(MESSAGES[0]))

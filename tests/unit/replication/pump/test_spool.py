@@ -17,8 +17,8 @@ from pyspark_theflash.base.errors import (
 from pyspark_theflash.base.failpoint import armed
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.replication.pump.spool import Spool
+from pyspark_theflash.testing.faulty_fs import Failure, FaultyFileSystem
 from tests.support import binlog_writer
-from tests.support.faulty_fs import Failure, FaultyFileSystem
 
 FS = LocalFileSystem()
 MESSAGES = [binlog_writer.commit(n, n + 1) for n in range(1, 7)]

@@ -22,8 +22,8 @@ from pyspark_theflash.storage.store.aside import ASIDE_KIND, asides_of, set_asid
 from pyspark_theflash.storage.store.coverage import RECOVERED_KIND
 from pyspark_theflash.storage.store.manifest import ManifestChange
 from pyspark_theflash.storage.store.progress import Progress
+from pyspark_theflash.testing.memory import MemoryEngine
 from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
-from tests.support.memory_engine import MemoryEngine
 from tests.support.ticdc_sink import SinkFolder, SinkRow
 from tests.support.ticdc_tables import column, table_of
 

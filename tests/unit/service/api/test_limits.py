@@ -10,10 +10,10 @@ import pytest
 from pyspark_theflash.base.errors import OptionError, SqlMemoryError
 from pyspark_theflash.service.api.limits import Limits
 from pyspark_theflash.service.client.theflash import TheFlash, connect
+from pyspark_theflash.testing.stores import StoreBuilder, column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from tests.support.processes import engines, wait_until
 from tests.support.serving import serving
-from tests.support.stores import StoreBuilder, column, id_column, table_info
 
 COLUMNS = [id_column(), column("text", MySQLType.VARCHAR, collate="utf8mb4_bin")]
 VIRTUAL = {"generated_expr_string": "concat(`text`, `text`)", "generated_stored": False}

@@ -16,8 +16,8 @@ from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.service.client.transport import LocalTransport
 from pyspark_theflash.service.wire import message
 from pyspark_theflash.service.wire.method import METHODS
+from pyspark_theflash.testing.stores import StoreBuilder, column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import ColumnFlag, MySQLType
-from tests.support.stores import StoreBuilder, column, id_column, table_info
 
 T = table_info(
     1,

@@ -14,9 +14,9 @@ from pyspark_theflash.service.api import reads
 from pyspark_theflash.service.client.theflash import TheFlash
 from pyspark_theflash.service.client.transport import LocalTransport
 from pyspark_theflash.service.wire import message
+from pyspark_theflash.testing.stores import StoreBuilder, column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from pyspark_theflash.tidb.schema import model
-from tests.support.stores import StoreBuilder, column, id_column, table_info
 
 TABLE = table_info(7, "shop.item", [id_column(), column("n", MySQLType.LONGLONG)])
 ROWS = 10

@@ -26,7 +26,7 @@ from pyspark_theflash.storage.engine.magic.file import DataFile, FileKind
 from pyspark_theflash.storage.engine.magic.layout import RegionFiles
 from pyspark_theflash.storage.engine.magic.region import first_region
 from pyspark_theflash.storage.store.latch.lease import ReadLease
-from tests.support.faulty_fs import Failure, FaultyFileSystem
+from pyspark_theflash.testing.faulty_fs import Failure, FaultyFileSystem
 
 FS = LocalFileSystem()
 LEASE = ReadLease("id", TimeStamp(1 << 63), Generation(7), 1000)
@@ -53,7 +53,7 @@ def test_tickets_come_back():
     overlaid = replace(TICKET.region, overlay="id")
     for region in (TICKET.region, memory, overlaid):
         ticket = replace(TICKET, region=region)
-        assert Ticket.opened(ticket.sealed(SEALER), SEALER) == ticket
+        assert Ticket.opened(ticket.sealed(SEALER), SEALER, "magic") == ticket
     handle = sealed_handle("store", LEASE, "token 1", SEALER)
     assert opened_handle(handle, "token 1", SEALER) == ("store", LEASE)
     for other in ("token 2", ""):
@@ -65,14 +65,14 @@ def test_one_is_not_taken_for_the_other():
     with pytest.raises(TicketError):
         opened_handle(TICKET.sealed(SEALER), "", SEALER)
     with pytest.raises(TicketError):
-        Ticket.opened(sealed_handle("store", LEASE, "", SEALER), SEALER)
+        Ticket.opened(sealed_handle("store", LEASE, "", SEALER), SEALER, "magic")
 
 
 @pytest.mark.parametrize("body", [7, [], {"a": 1}, ["store", [1], [2], [3]], None])
 def test_what_we_sealed_ourselves_and_do_not_know(body):
     """For example a ticket of a later version."""
     with pytest.raises(TicketError):
-        Ticket.opened(SEALER.seal(Purpose.TICKET, body), SEALER)
+        Ticket.opened(SEALER.seal(Purpose.TICKET, body), SEALER, "magic")
     with pytest.raises(TicketError):
         opened_handle(SEALER.seal(Purpose.HANDLE, body), "", SEALER)
 
@@ -129,12 +129,12 @@ def test_a_full_disk(tmp_path):
     before = TICKET.sealed(poor.get())
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(TicketError):
-        Ticket.opened(before, sealer_of(tmp_path).get())
+        Ticket.opened(before, sealer_of(tmp_path).get(), "magic")
     (tmp_path / KEY_FILE).unlink()
-    assert Ticket.opened(before, StoreSealer(tmp_path, FS, spare).get()) == TICKET
+    assert Ticket.opened(before, StoreSealer(tmp_path, FS, spare).get(), "magic") == TICKET
     after = TICKET.sealed(sealer_of(tmp_path).get())
     for ticket in (before, after):
-        assert Ticket.opened(ticket, poor.get()) == TICKET
+        assert Ticket.opened(ticket, poor.get(), "magic") == TICKET
 
 
 def sealer_of(store):

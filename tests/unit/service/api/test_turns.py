@@ -14,9 +14,9 @@ from pyspark_theflash.service.api.service import Service
 from pyspark_theflash.service.api.turns import Turns
 from pyspark_theflash.service.wire import message
 from pyspark_theflash.service.wire.method import METHODS, Role
+from pyspark_theflash.testing.stores import StoreBuilder, id_column, table_info
 from tests.support.manual_clock import ManualClock
 from tests.support.processes import CLOCK, wait_until
-from tests.support.stores import StoreBuilder, id_column, table_info
 
 
 def call(identity: str, role: Role = Role.READ, timeout_ms: int = 60_000) -> CallContext:

@@ -19,7 +19,7 @@ from pyspark_theflash.service.wire.method import METHODS, Role
 from pyspark_theflash.service.wire.stream import StreamEncoder
 from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.store.manifest import ManifestChange
-from tests.support.histories import version_batch
+from pyspark_theflash.testing.histories import version_batch
 
 CLOCK, FS = SystemClock(), LocalFileSystem()
 

@@ -7,7 +7,7 @@ import sys
 
 from pyspark_theflash.service.client.embedded import socket_path
 from pyspark_theflash.service.client.theflash import connect
-from tests.support.stores import StoreBuilder, id_column, table_info
+from pyspark_theflash.testing.stores import StoreBuilder, id_column, table_info
 
 T = table_info(1, "d.t", [id_column()])
 

@@ -15,8 +15,8 @@ from pyspark_theflash.service.server.admission import Admission
 from pyspark_theflash.service.server.control import Timeouts
 from pyspark_theflash.service.wire.frame import PREFACE
 from pyspark_theflash.service.wire.method import Role
+from pyspark_theflash.testing.stores import StoreBuilder, id_column, table_info
 from tests.support.serving import TOKENS, server_tls, serving, serving_workers, write_tokens
-from tests.support.stores import StoreBuilder, id_column, table_info
 from tests.support.tls import FOLDER, trust
 
 TABLE = table_info(7, "shop.items", [id_column()])

@@ -18,6 +18,7 @@ from pyspark_theflash.service.server.failures import Failures
 from pyspark_theflash.service.wire.frame import FrameType, Header
 from pyspark_theflash.service.wire.message import StatusRequest
 from pyspark_theflash.service.wire.method import METHODS, Role
+from pyspark_theflash.testing.stores import StoreBuilder, id_column, table_info
 from tests.support.grpc_client import GrpcTransport
 from tests.support.manual_clock import ManualClock
 from tests.support.serving import (
@@ -30,7 +31,6 @@ from tests.support.serving import (
     tokens,
     write_tokens,
 )
-from tests.support.stores import StoreBuilder, id_column, table_info
 from tests.support.tls import FOLDER
 from tests.unit.service.server.test_serve_security import dial, receive, wait_until
 

@@ -15,6 +15,7 @@ from pyspark_theflash.service.server.control import Timeouts
 from pyspark_theflash.service.wire.message import Error, PlanRequest
 from pyspark_theflash.service.wire.method import METHODS, REQUEST_BYTES_MAX, Role
 from pyspark_theflash.service.wire.protobuf import decode, encode
+from pyspark_theflash.testing.stores import StoreBuilder, id_column, table_info
 from tests.support.flight_client import FlightTransport
 from tests.support.serving import (
     CLOCK,
@@ -24,7 +25,6 @@ from tests.support.serving import (
     tokens,
     write_tokens,
 )
-from tests.support.stores import StoreBuilder, id_column, table_info
 from tests.support.tls import FOLDER, trust
 
 TABLE = table_info(7, "shop.items", [id_column()])

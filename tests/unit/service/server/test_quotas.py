@@ -22,6 +22,7 @@ from pyspark_theflash.service.wire.message import (
     StatusRequest,
 )
 from pyspark_theflash.service.wire.method import METHODS, Role
+from pyspark_theflash.testing.stores import StoreBuilder, column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from tests.support.flight_client import FlightTransport
 from tests.support.grpc_client import GrpcTransport
@@ -33,7 +34,6 @@ from tests.support.serving import (
     serving_grpc,
     write_tokens,
 )
-from tests.support.stores import StoreBuilder, column, id_column, table_info
 from tests.unit.service.server.test_serve_security import dial, hello, receive
 
 WIDE = table_info(

@@ -26,9 +26,9 @@ from pyspark_theflash.service.server.router import ConnectionRouter
 from pyspark_theflash.service.wire.frame import PREFACE
 from pyspark_theflash.service.wire.message import AcquireRequest, Moment
 from pyspark_theflash.service.wire.method import Role
+from pyspark_theflash.testing.stores import StoreBuilder, column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from tests.support.serving import CLOCK, TOKENS, server_tls, serving_workers, write_tokens
-from tests.support.stores import StoreBuilder, column, id_column, table_info
 from tests.support.tls import tls
 
 WIDE = table_info(

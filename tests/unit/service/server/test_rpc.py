@@ -11,9 +11,9 @@ from pyspark_theflash.service.server.rpc import RpcServer
 from pyspark_theflash.service.wire.message import Error
 from pyspark_theflash.service.wire.method import METHODS, REQUEST_BYTES_MAX, Role
 from pyspark_theflash.service.wire.protobuf import SERVICE, decode, encode
+from pyspark_theflash.testing.stores import StoreBuilder, id_column, table_info
 from tests.support.grpc_client import GrpcTransport
 from tests.support.serving import CLOCK, TOKENS, server_tls, serving_grpc, tokens, write_tokens
-from tests.support.stores import StoreBuilder, id_column, table_info
 from tests.support.tls import tls, trust
 
 TABLE = table_info(7, "shop.items", [id_column()])

@@ -43,10 +43,10 @@ from pyspark_theflash.service.wire.frame import (
 )
 from pyspark_theflash.service.wire.message import Error
 from pyspark_theflash.service.wire.method import METHODS, REQUEST_BYTES_MAX, Role
+from pyspark_theflash.testing.stores import StoreBuilder, column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from tests.support.raw_peer import receive
 from tests.support.serving import CLOCK, TOKENS, server_tls, serving, tokens, write_tokens
-from tests.support.stores import StoreBuilder, column, id_column, table_info
 from tests.support.tls import FOLDER, tls, trust
 
 TABLE = table_info(7, "shop.items", [id_column()])

@@ -17,8 +17,8 @@ from pyspark_theflash.service.wire.frame import DATA_BYTES_MAX, End, FrameType, 
 from pyspark_theflash.service.wire.message import Error, StatusRequest, WriteRequest
 from pyspark_theflash.service.wire.method import Role
 from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.testing.stores import id_column, table_info
 from tests.support.serving import CLOCK, TOKENS, serving, tokens
-from tests.support.stores import id_column, table_info
 from tests.support.writes import latch, request, schema_change, versions, write
 from tests.unit.service.server.test_serve_security import dial, hello, receive
 

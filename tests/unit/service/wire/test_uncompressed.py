@@ -9,8 +9,8 @@ from pyspark_theflash.base.errors import CodecError, ProtocolError
 from pyspark_theflash.service.api.records import batches_of
 from pyspark_theflash.service.client.theflash import connect
 from pyspark_theflash.service.wire.uncompressed import open_uncompressed
+from pyspark_theflash.testing.stores import StoreBuilder, id_column, table_info
 from tests.support.serving import serving
-from tests.support.stores import StoreBuilder, id_column, table_info
 
 TABLE = table_info(7, "shop.items", [id_column()])
 NEW_STREAM = pa.ipc.new_stream

@@ -21,11 +21,11 @@ from pyspark_theflash.storage.mvcc.project import (
     scan_column,
     stored_names,
 )
+from pyspark_theflash.testing.stores import column, table_info
 from pyspark_theflash.tidb.codec.field_type import ColumnFlag, MySQLType
 from pyspark_theflash.tidb.codec.text import format_column
 from pyspark_theflash.tidb.schema.model import TableInfo
 from pyspark_theflash.tidb.schema.owners import Past
-from tests.support.stores import column, table_info
 
 T = MySQLType
 

@@ -12,9 +12,9 @@ from pyspark_theflash.storage.store.aside import (
     set_aside,
 )
 from pyspark_theflash.storage.store.manifest import Record, View
+from pyspark_theflash.testing.stores import column, table_info
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
-from tests.support.stores import column, table_info
 
 ONE, OTHER, APART = map(PhysicalTableID, (1, 2, 3))
 EARLY = Aside(OTHER, TimeStamp(20), "d.old", "early")

@@ -19,10 +19,10 @@ from pyspark_theflash.storage.store.feed import SIDE_IDS_FROM, Feed, feed_record
 from pyspark_theflash.storage.store.manifest import Record, View
 from pyspark_theflash.storage.store.raft_fed import RaftFedMarker
 from pyspark_theflash.storage.store.scope import TableScope
+from pyspark_theflash.testing.stores import column, table_info
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent, UnreadTable
 from pyspark_theflash.tidb.schema.model import TableInfo, parse_table_info
-from tests.support.stores import column, table_info
 
 COLUMNS = [column("a", MySQLType.LONG)]
 START, END = TimeStamp(10), TimeStamp(90)

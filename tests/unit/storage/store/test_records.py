@@ -29,12 +29,12 @@ from pyspark_theflash.storage.store.folder import StoreIdentity, open_manifest
 from pyspark_theflash.storage.store.manifest import Record, View
 from pyspark_theflash.storage.store.progress import Progress
 from pyspark_theflash.storage.store.purged import PURGED_KIND, purged_at, purged_record
+from pyspark_theflash.testing.stores import column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from pyspark_theflash.tidb.schema.history import SchemaHistory, SchemaVersionAt, TableEvent
 from tests.support.archives import unpack
 from tests.support.golden_vectors import ddl_history
 from tests.support.schema import tables_at
-from tests.support.stores import column, id_column, table_info
 from tests.support.workloads import schema_of
 
 EMPTY = View(Generation(1), {})

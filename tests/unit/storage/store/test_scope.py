@@ -8,9 +8,9 @@ from pyspark_theflash.base.errors import OptionError
 from pyspark_theflash.base.types import Generation, TableID, TimeStamp
 from pyspark_theflash.storage.store.manifest import View
 from pyspark_theflash.storage.store.scope import SCOPE_KIND, ScopedTables, TableScope, continued
+from pyspark_theflash.testing.stores import column, table_info
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
-from tests.support.stores import column, table_info
 
 
 @pytest.mark.parametrize(

@@ -32,8 +32,8 @@ from pyspark_theflash.storage.store.latch.lease import LeaseTable
 from pyspark_theflash.storage.store.latch.readers_lock import READERS_LOCK_FILE
 from pyspark_theflash.storage.store.manifest import DATABASE, SCRATCH_ACK
 from pyspark_theflash.storage.store.writer_lock import LOCK_FILE, WriterLock
+from pyspark_theflash.testing.faulty_fs import Failure, FaultyFileSystem
 from tests.support.archives import unpack
-from tests.support.faulty_fs import Failure, FaultyFileSystem
 
 FS, CLOCK = LocalFileSystem(), SystemClock()
 IDENTITY = StoreIdentity("some-id", "magic")

@@ -9,6 +9,7 @@ import pytest
 
 from pyspark_theflash.base.errors import NoPartitionError, UnsupportedError
 from pyspark_theflash.base.types import ColumnID, PhysicalTableID
+from pyspark_theflash.testing.stores import column, table_info
 from pyspark_theflash.tidb.codec.field_type import ColumnFlag, MySQLType
 from pyspark_theflash.tidb.partitioning import assign
 from pyspark_theflash.tidb.partitioning.assign import assign_partitions, partition_columns
@@ -18,7 +19,6 @@ from pyspark_theflash.tidb.schema.model import (
     PartitionType,
     TableInfo,
 )
-from tests.support.stores import column, table_info
 
 DEFINITIONS = tuple(PartitionDefinition(PhysicalTableID(101 + n), f"p{n}") for n in range(4))
 

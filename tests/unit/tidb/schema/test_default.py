@@ -9,13 +9,13 @@ import pyarrow as pa
 import pytest
 
 from pyspark_theflash.base.errors import CodecError
+from pyspark_theflash.testing.stores import column
 from pyspark_theflash.tidb.codec.arrow import arrow_type
 from pyspark_theflash.tidb.codec.field_type import ColumnFlag, MySQLType
 from pyspark_theflash.tidb.codec.text import format_column
 from pyspark_theflash.tidb.schema.default import origin_value
 from pyspark_theflash.tidb.schema.model import ColumnInfo, parse_table_info
 from tests.support.golden_vectors import VECTORS, value_vectors
-from tests.support.stores import column
 
 T = MySQLType
 

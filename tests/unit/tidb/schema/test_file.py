@@ -10,10 +10,10 @@ from pyspark_theflash.base.errors import SchemaConflictError
 from pyspark_theflash.base.types import Generation
 from pyspark_theflash.storage.store.catalog import schema_history, schema_records
 from pyspark_theflash.storage.store.manifest import View
+from pyspark_theflash.testing.stores import id_column
 from pyspark_theflash.tidb.schema import file as schema_file
 from pyspark_theflash.tidb.schema.file import FileSchema
 from pyspark_theflash.tidb.schema.history import SchemaHistory
-from tests.support.stores import id_column
 
 TABLE = {
     "id": 7,

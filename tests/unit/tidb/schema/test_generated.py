@@ -5,10 +5,10 @@ import pytest
 
 from pyspark_theflash.base.errors import UnsupportedError
 from pyspark_theflash.base.types import ColumnID
+from pyspark_theflash.testing.stores import column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from pyspark_theflash.tidb.schema.generated import compute_column, stored_inputs
 from pyspark_theflash.tidb.schema.model import TableInfo
-from tests.support.stores import column, id_column, table_info
 
 
 def generated(name: str, text: str, *, stored: bool = False) -> dict[str, object]:

@@ -13,13 +13,13 @@ from pyspark_theflash.base.errors import (
     TableNotFoundError,
 )
 from pyspark_theflash.base.types import SchemaVersion, TableID, TimeStamp
+from pyspark_theflash.testing.stores import column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from pyspark_theflash.tidb.schema.file import read_schema_file
 from pyspark_theflash.tidb.schema.history import SchemaHistory, SchemaVersionAt, TableEvent
 from pyspark_theflash.tidb.schema.model import TableInfo, parse_table_info
 from tests.support.golden_vectors import VECTORS, ddl_history
 from tests.support.schema import tables_at
-from tests.support.stores import column, id_column, table_info
 
 
 @pytest.fixture(scope="module")

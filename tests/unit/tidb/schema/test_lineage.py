@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from pyspark_theflash.base.types import TableID, TimeStamp
+from pyspark_theflash.testing.stores import column, table_info
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
 from pyspark_theflash.tidb.schema.lineage import Lineage, moves
 from pyspark_theflash.tidb.schema.model import TableInfo, parse_table_info
-from tests.support.stores import column, table_info
 from tests.support.workloads import schema_of
 
 HISTORY = schema_of("ddl")

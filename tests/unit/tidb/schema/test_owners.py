@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from pyspark_theflash.base.types import ColumnID, PhysicalTableID, TableID, TimeStamp
+from pyspark_theflash.testing.stores import column, table_info
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
 from pyspark_theflash.tidb.schema.model import (
@@ -15,7 +16,6 @@ from pyspark_theflash.tidb.schema.model import (
     TableInfo,
 )
 from pyspark_theflash.tidb.schema.owners import Owners, Past
-from tests.support.stores import column, table_info
 from tests.support.workloads import schema_of
 
 HISTORY = schema_of("ddl")

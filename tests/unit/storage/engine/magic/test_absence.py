@@ -25,8 +25,8 @@ from pyspark_theflash.storage.engine.magic.engine import MagicEngine
 from pyspark_theflash.storage.mvcc.project import Converted, Default, ScanColumn
 from pyspark_theflash.storage.mvcc.version import Op
 from pyspark_theflash.storage.store.manifest import ManifestChange
+from pyspark_theflash.testing.histories import version_batch
 from pyspark_theflash.tidb.codec.field_type import FieldType, MySQLType
-from tests.support.histories import version_batch
 
 TABLE = PhysicalTableID(7)
 BIT = FieldType(MySQLType.BIT, 0, 8)

@@ -28,7 +28,7 @@ from pyspark_theflash.storage.engine.magic.file import FILE_KIND, DataFile, File
 from pyspark_theflash.storage.engine.magic.layout import RegionFiles
 from pyspark_theflash.storage.mvcc.version import Op
 from pyspark_theflash.storage.store.manifest import ManifestChange
-from tests.support.histories import COLUMNS, scan_columns, version_batch
+from pyspark_theflash.testing.histories import COLUMNS, scan_columns, version_batch
 
 TABLE = PhysicalTableID(1)
 LIMITS = CompactionLimits(region_rows=100, deltas=4, most_deltas=12, layer_rows=10, layers=3)

@@ -21,7 +21,7 @@ from pyspark_theflash.storage.engine.magic.engine import MagicEngine
 from pyspark_theflash.storage.store.folder import DATA_FOLDER, StoreIdentity
 from pyspark_theflash.storage.store.latch.lease import LeaseTable
 from pyspark_theflash.storage.store.manifest import ACK, Manifest
-from tests.support.histories import publications, scan_columns
+from pyspark_theflash.testing.histories import publications, scan_columns
 from tests.support.manual_clock import ManualClock
 
 TABLE = PhysicalTableID(1)

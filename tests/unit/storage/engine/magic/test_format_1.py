@@ -16,9 +16,9 @@ from pyspark_theflash.storage.engine.magic.file import DataFile, FileKind
 from pyspark_theflash.storage.mvcc.project import scan_column
 from pyspark_theflash.storage.mvcc.rows import stored_columns
 from pyspark_theflash.storage.store.manifest import ManifestChange
+from pyspark_theflash.testing.histories import version_batch
 from pyspark_theflash.tidb.schema.model import TableInfo
 from tests.support.archives import unpack
-from tests.support.histories import version_batch
 from tests.support.progress import read_progress
 
 DIGESTS = {

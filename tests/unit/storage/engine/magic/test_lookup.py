@@ -15,8 +15,8 @@ from pyspark_theflash.storage.engine.magic.delta import delta_table
 from pyspark_theflash.storage.engine.magic.file import DataFile, FileKind
 from pyspark_theflash.storage.engine.magic.lookup import HandleLookup
 from pyspark_theflash.storage.mvcc.version import Op
+from pyspark_theflash.testing.histories import COLUMNS, version_batch
 from tests.support.data_files import encode_file
-from tests.support.histories import COLUMNS, version_batch
 
 TABLE = PhysicalTableID(1)
 

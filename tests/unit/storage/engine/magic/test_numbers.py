@@ -17,7 +17,7 @@ from pyspark_theflash.storage.engine.magic.numbers import BLOCK, FileNumbers
 from pyspark_theflash.storage.mvcc.project import Default, ScanColumn
 from pyspark_theflash.storage.mvcc.version import Op
 from pyspark_theflash.storage.store.manifest import ManifestChange
-from tests.support.histories import version_batch
+from pyspark_theflash.testing.histories import version_batch
 
 TABLE = PhysicalTableID(7)
 VALUE = ScanColumn(ColumnID(1), pa.int64(), Default(pa.scalar(None, pa.int64())))

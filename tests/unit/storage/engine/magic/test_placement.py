@@ -24,7 +24,7 @@ from pyspark_theflash.storage.engine.magic.engine import MagicEngine
 from pyspark_theflash.storage.engine.magic.file import FILE_KIND, DataFile, FileKind
 from pyspark_theflash.storage.mvcc.version import Op
 from pyspark_theflash.storage.store.manifest import ManifestChange
-from tests.support.histories import COLUMNS, scan_columns, version_batch
+from pyspark_theflash.testing.histories import COLUMNS, scan_columns, version_batch
 
 TABLE = PhysicalTableID(1)
 LIMITS = CompactionLimits(region_rows=100, direct_rows=20, deltas=4, layers=3)

@@ -18,9 +18,9 @@ from pyspark_theflash.read.plan import read
 from pyspark_theflash.read.plan.read import read_task
 from pyspark_theflash.read.plan.snapshot import open_snapshot
 from pyspark_theflash.storage.engine.magic import encode, file_cache, scan
+from pyspark_theflash.testing.stores import StoreBuilder, column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from tests.support.memory import peak_memory
-from tests.support.stores import StoreBuilder, column, id_column, table_info
 
 NAME = "shop.item"
 LONG = "x" * 65_000

@@ -37,7 +37,6 @@ import pytest
 
 from pyspark_theflash.base.errors import TheFlashError
 
-SCRIPTS: Final = Path(__file__).parents[1] / "golden" / "scripts"
 _DASHES: Final = "----"
 _KEY: Final = re.compile(r"[a-z_]+=")
 
@@ -46,19 +45,14 @@ class ScriptError(Exception):
     """A malformed script, or one with an unknown command or wrong arguments."""
 
 
-class Subject(Protocol):
+class ScriptSubject(Protocol):
     """The commands of some scripts, `do_<name>`, over one instance of the code under test."""
 
     def close(self) -> None:
         """Close the resources that the commands have opened."""
 
 
-def script_paths(subject: str) -> list[Path]:
-    """The scripts of a subject, by name."""
-    return sorted((SCRIPTS / subject).glob("*.txt"))
-
-
-def check_script(path: Path, subject: Subject) -> None:
+def check_script(path: Path, subject: ScriptSubject) -> None:
     """Fail with a diff unless the expected output of a script is the actual output."""
     text = path.read_text()
     with closing(subject):
@@ -70,13 +64,13 @@ def check_script(path: Path, subject: Subject) -> None:
         pytest.fail("\n".join(lines), pytrace=False)
 
 
-def rewrite_script(path: Path, subject: Subject) -> None:
+def rewrite_script(path: Path, subject: ScriptSubject) -> None:
     """Replace the expected output of a script by the actual output."""
     with closing(subject):
         path.write_text(run_script(path.read_text(), subject))
 
 
-def run_script(text: str, subject: Subject) -> str:
+def run_script(text: str, subject: ScriptSubject) -> str:
     """Run the commands of a script; return the script with actual in place of expected output.
 
     Raises:
@@ -100,7 +94,7 @@ def _paragraphs(text: str) -> Iterator[tuple[int, list[str]]]:
             lines = []
 
 
-def _run_block(first: int, lines: list[str], subject: Subject) -> str:
+def _run_block(first: int, lines: list[str], subject: ScriptSubject) -> str:
     head = lines[: lines.index(_DASHES)] if _DASHES in lines else lines
     commands = [(n, line) for n, line in enumerate(head, first) if not line.startswith("#")]
     if bool(commands) != (_DASHES in lines):
@@ -111,14 +105,15 @@ def _run_block(first: int, lines: list[str], subject: Subject) -> str:
     return "\n".join([*head, _DASHES, *(output or ["ok"])])
 
 
-def _run(number: int, line: str, subject: Subject) -> Iterable[str]:
+def _run(number: int, line: str, subject: ScriptSubject) -> Iterable[str]:
     name, *words = shlex.split(line)
     command: Callable[..., Iterable[str] | None] | None = getattr(subject, f"do_{name}", None)
     if command is None:
         raise ScriptError(f"line {number}: there is no command {name}")
     named = dict(word.split("=", 1) for word in words if _KEY.match(word))
     try:
-        bound = inspect.signature(command).bind(*(w for w in words if not _KEY.match(w)), **named)
+        to_parameters = inspect.signature(command).bind
+        bound = to_parameters(*(w for w in words if not _KEY.match(w)), **named)
     except TypeError as error:
         raise ScriptError(f"line {number}: {name}: {error}") from error
     try:

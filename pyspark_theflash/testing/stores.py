@@ -84,13 +84,19 @@ class StoreBuilder:
     An existing store is continued.
     """
 
-    def __init__(self, path: Path, *tables: TableInfo, feed: Feed = Feed.API) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *tables: TableInfo,
+        feed: Feed = Feed.API,
+        engine: str = registry.MAGIC,
+    ) -> None:
         self.path = path
         self._fs, self._clock = LocalFileSystem(), SystemClock()
         self._identity = (
             read_identity(path, self._fs)
             if path.exists()
-            else registry.create(path, registry.MAGIC, self._fs)
+            else registry.create(path, engine, self._fs)
         )
         self._tables, self._feed = tables, feed
 
