@@ -18,7 +18,7 @@ pytest.register_assert_rewrite(
     *(f"{__name__}.{name}" for name in ("contract", "failures", "store", "subject"))
 )
 
-from pyspark_theflash.testing.case import PROMISES, EngineCase, EngineGap, GapKind, shows, tests_of
+from pyspark_theflash.testing.case import PROMISES, EngineCase, EngineGap, GapKind, shows, promises_of
 from pyspark_theflash.testing.contract import ContractTests
 from pyspark_theflash.testing.failures import FailureTests
 from pyspark_theflash.testing.memory import MemoryEngine
@@ -40,5 +40,5 @@ __all__ = [
     "MemoryEngine",
     "StoreTests",
     "shows",
-    "tests_of",
+    "promises_of",
 ]

@@ -113,7 +113,7 @@ class EngineCase:
         return registry.open_reader(path, read_identity(path, LOCAL), LOCAL, CLOCK)
 
 
-def tests_of(case: type[Any]) -> Mapping[str, tuple[str, ...]]:
+def promises_of(case: type[Any]) -> Mapping[str, tuple[str, ...]]:
     """Return the tests of a case by name, each with the promises that it shows."""
     methods = inspect.getmembers(case, inspect.isfunction)
     return {

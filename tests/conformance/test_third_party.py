@@ -13,7 +13,7 @@ from pyspark_theflash.base.errors import OptionError, UnsupportedError
 from pyspark_theflash.cli.main import main
 from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.store.folder import StoreIdentity, read_identity
-from pyspark_theflash.testing import PROMISES, EngineSuite, tests_of
+from pyspark_theflash.testing import PROMISES, EngineSuite, promises_of
 from pyspark_theflash.testing.case import CLOCK, LOCAL
 from tests.support.workloads import check_answers, workload
 
@@ -129,7 +129,7 @@ def test_a_gap_names_a_test() -> None:
 
 def test_the_page_lists_promises_and_tests() -> None:
     page = (Path(__file__).parents[2] / "docs" / "engines.md").read_text()
-    tests = tests_of(EngineSuite)
+    tests = promises_of(EngineSuite)
     for promise, statement in PROMISES.items():
         assert f"| {promise} | {statement} |" in page
     assert {p for promises in tests.values() for p in promises} == set(PROMISES)

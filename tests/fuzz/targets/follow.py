@@ -34,6 +34,7 @@ from pyspark_theflash.storage.store.entered import ENTERED_KIND, entered_of
 from pyspark_theflash.storage.store.load import LOAD_KIND, EntryPlan, adds_of
 from pyspark_theflash.storage.store.manifest import Generation, View
 from pyspark_theflash.storage.store.stopped import STOPPED_KIND, stopped_regions
+from pyspark_theflash.testing.stores import column
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from pyspark_theflash.tidb.codec.key import RawKey
 from pyspark_theflash.tidb.protocol._generated.etcd import kv_pb2
@@ -41,7 +42,6 @@ from pyspark_theflash.tidb.schema.model import TableInfo, parse_table_info
 from tests.fuzz.mutate import TEXT_WORDS, bytes_like, json_like
 from tests.fuzz.run import Target
 from tests.fuzz.targets.tikv import change_events
-from tests.support.stores import column
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,13 +14,13 @@ from pyspark_theflash.replication.pump.spool import Spool
 from pyspark_theflash.service.server.control import Timeouts
 from pyspark_theflash.service.wire.message import PlanRequest
 from pyspark_theflash.service.wire.method import METHODS, Role
+from pyspark_theflash.testing.stores import StoreBuilder, id_column, table_info
 from pyspark_theflash.tikv.server import EngineServer
 from tests.support.flight_client import FlightTransport
 from tests.support.grpc_client import GrpcTransport
 from tests.support.processes import CLOCK
 from tests.support.raw_peer import HTTP2_PREFACE, dial, http2_frame
 from tests.support.serving import TOKENS, serving_flight, serving_grpc, tokens
-from tests.support.stores import StoreBuilder, id_column, table_info
 
 TABLE = table_info(7, "shop.items", [id_column()])
 LOOPBACK = "127.0.0.1:0"

@@ -19,8 +19,8 @@ from pyspark_theflash.replication.base import dump as dump_module
 from pyspark_theflash.replication.base.dump import DumpBase, DumpOptions, open_dump
 from pyspark_theflash.replication.base.dump_text import DumpFormat
 from pyspark_theflash.replication.storage import Storage
+from pyspark_theflash.testing.stores import id_column, table_info
 from pyspark_theflash.tidb.schema.history import SchemaHistory
-from tests.support.stores import id_column, table_info
 from tests.support.ticdc_tables import column, table_of
 
 TS = 470677996545245206
