@@ -18,7 +18,14 @@ pytest.register_assert_rewrite(
     *(f"{__name__}.{name}" for name in ("contract", "failures", "store", "subject"))
 )
 
-from pyspark_theflash.testing.case import PROMISES, EngineCase, EngineGap, GapKind, shows, promises_of
+from pyspark_theflash.testing.case import (
+    PROMISES,
+    EngineCase,
+    EngineGap,
+    GapKind,
+    promises_of,
+    shows,
+)
 from pyspark_theflash.testing.contract import ContractTests
 from pyspark_theflash.testing.failures import FailureTests
 from pyspark_theflash.testing.memory import MemoryEngine
@@ -39,6 +46,6 @@ __all__ = [
     "GapKind",
     "MemoryEngine",
     "StoreTests",
-    "shows",
     "promises_of",
+    "shows",
 ]
