@@ -9,9 +9,9 @@ from pyspark_theflash.base.errors import CodecError, TheFlashError
 from pyspark_theflash.base.types import PhysicalTableID, TableID, TimeStamp
 from pyspark_theflash.replication.incoming import IncomingRows, checked_rows
 from pyspark_theflash.service.api.records import change_of
+from pyspark_theflash.testing.stores import column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
-from tests.support.stores import column, id_column, table_info
 from tests.support.writes import versions
 
 TABLE = table_info(7, "d.t", [id_column(), column("a", MySQLType.VARCHAR, flen=20)])
