@@ -183,7 +183,10 @@ class _Doctor:
     def _life_time(self, history: SchemaHistory) -> Finding:
         """Return the GC life time in `mysql.tidb`, where TiDB stores its variables."""
         try:
-            table = history.table_by_name(_VARIABLES, history.start_ts)
+            # A history finds no system tables by name.
+            tables = (event.table for event in history.events if event.full_name == _VARIABLES)
+            if (table := next(tables, None)) is None:
+                raise LookupError(_VARIABLES)
             physical_id = PhysicalTableID(table.id)
             names = [column_name(column.id) for column in table.public_columns[:2]]
             keys = record_keys(physical_id)
