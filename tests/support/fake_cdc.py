@@ -7,15 +7,17 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from pyspark_theflash.base.clock import Deadline
+from pyspark_theflash.base.tls import TlsFiles
 from pyspark_theflash.cluster.tikv.wire.directory import Store
 from pyspark_theflash.net.channel import grpc
+from tests.support.tls import bind
 
 
 class FakeCdcStore:
     """Started by `with`. Has EventFeed only if `is_old`."""
 
-    def __init__(self, *, is_old: bool = False) -> None:
-        self.is_old = is_old
+    def __init__(self, *, is_old: bool = False, tls: TlsFiles | None = None) -> None:
+        self.is_old, self.tls = is_old, tls
         self.calls: list[str] = []
         self.metadata: list[dict[str, str]] = []
         self.requests: queue.Queue[bytes] = queue.Queue()
@@ -31,7 +33,7 @@ class FakeCdcStore:
         self._server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler("cdcpb.ChangeData", handlers),)
         )
-        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        self.address = bind(self._server, self.tls)
         self._server.start()
         return self
 

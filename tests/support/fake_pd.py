@@ -6,15 +6,18 @@ from concurrent.futures import ThreadPoolExecutor
 
 from google.protobuf.message import Message
 
+from pyspark_theflash.base.tls import TlsFiles
 from pyspark_theflash.net.channel import grpc
 from pyspark_theflash.tidb.protocol._generated.etcd import kv_pb2
 from pyspark_theflash.tidb.protocol._generated.pd import pdpb_pb2
+from tests.support.tls import bind
 
 
 class FakePD:
     """One member, the leader unless `leader` is another's URL. Started by `with`."""
 
-    def __init__(self, cluster_id: int) -> None:
+    def __init__(self, cluster_id: int, tls: TlsFiles | None = None) -> None:
+        self.tls = tls
         self.cluster_id = cluster_id
         self.leader: str | None = None
         self.no_leader = False
@@ -35,7 +38,7 @@ class FakePD:
         for service, calls in self._services().items():
             handler = grpc.method_handlers_generic_handler(service, calls)
             self._server.add_generic_rpc_handlers((handler,))
-        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        self.address = bind(self._server, self.tls)
         self._server.start()
         return self
 
@@ -73,7 +76,7 @@ class FakePD:
     ) -> pdpb_pb2.GetMembersResponse:
         response = pdpb_pb2.GetMembersResponse(header=self._header())
         if not self.no_leader:
-            url = self.leader or f"http://{self.address}"
+            url = self.leader or f"{'https' if self.tls else 'http'}://{self.address}"
             response.leader.CopyFrom(pdpb_pb2.Member(name="leader", client_urls=[url]))
         return response
 

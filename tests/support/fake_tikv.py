@@ -16,9 +16,7 @@ from pyspark_theflash.base.tls import TlsFiles
 from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.cluster.lock import Lock, LockKind
 from pyspark_theflash.cluster.resolve import StatusCheck, TxnState
-from pyspark_theflash.net.access import Access
 from pyspark_theflash.net.channel import grpc
-from pyspark_theflash.net.listen import listen
 from pyspark_theflash.tidb.codec.bytes import encode_bytes
 from pyspark_theflash.tidb.codec.key import RawKey
 from pyspark_theflash.tidb.protocol._generated.kvproto import errorpb_pb2, kvrpcpb_pb2, metapb_pb2
@@ -26,6 +24,7 @@ from pyspark_theflash.tidb.protocol._generated.pd import pdpb_pb2
 from tests.support.fake_pd import FakePD, unary
 from tests.support.percolator import Locked
 from tests.support.sim_cluster import STORES, SimCluster, SimRegion
+from tests.support.tls import bind
 
 CLUSTER = 77
 _OPS = {
@@ -41,8 +40,8 @@ _NEVER = Deadline(SystemClock(), 1 << 40)
 class ClusterPD(FakePD):
     """PD of a `SimCluster`. `stale` are its outdated regions, if any."""
 
-    def __init__(self, cluster: SimCluster) -> None:
-        super().__init__(CLUSTER)
+    def __init__(self, cluster: SimCluster, tls: TlsFiles | None = None) -> None:
+        super().__init__(CLUSTER, tls)
         self.cluster = cluster
         self.addresses: dict[int, str] = {}
         self.stale: list[tuple[metapb_pb2.Region, metapb_pb2.Peer | None]] | None = None
@@ -172,7 +171,7 @@ class FakeTiKV:
     def __init__(self, tls: TlsFiles | None = None) -> None:
         self.tls = tls
         self.cluster = SimCluster()
-        self.pd = ClusterPD(self.cluster)
+        self.pd = ClusterPD(self.cluster, tls)
         self.calls: list[tuple[int, str]] = []
         self.faults: list[errorpb_pb2.Error] = []
         """Errors of the next requests to regions."""
@@ -240,8 +239,7 @@ class FakeTiKV:
         server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler("tikvpb.Tikv", handlers),)
         )
-        access = Access(self.tls, ("tidb",)) if self.tls else Access(is_insecure=True)
-        self.pd.addresses[store] = listen(server, "127.0.0.1:0", access)
+        self.pd.addresses[store] = bind(server, self.tls)
         server.start()
         self._servers[store] = server
 

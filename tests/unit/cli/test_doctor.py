@@ -9,6 +9,7 @@ from pyspark_theflash.testing.stores import column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from tests.support.fake_tikv import FakeTiKV
 from tests.support.manual_clock import ManualClock
+from tests.support.tls import options, tls
 
 
 @pytest.mark.parametrize(
@@ -50,3 +51,16 @@ def test_a_pd_that_is_gone(capsys, monkeypatch):
     monkeypatch.setattr(doctor, "SystemClock", ManualClock)
     assert main(["doctor", "--pd", "127.0.0.1:1"]) == 1
     assert capsys.readouterr().out.startswith("problem PD            PD at 127.0.0.1:1")
+
+
+def test_a_cluster_with_tls(capsys, monkeypatch):
+    with FakeTiKV(tls("server")) as tikv:
+        assert main(["doctor", "--pd", tikv.pd.address, *options()]) == 1
+        out = capsys.readouterr().out
+        assert "ok      PD            cluster 77" in out
+        assert out.count("ok      TiKV") == 3
+        assert "problem cluster       TiKV is not available: it has no schema" in out
+        monkeypatch.setattr(doctor, "SystemClock", ManualClock)
+        for wrong in ([], options("other"), options(ca="other-ca")):
+            assert main(["doctor", "--pd", tikv.pd.address, *wrong]) == 1
+            assert capsys.readouterr().out.startswith("problem PD            PD at 127.0.0.1:")

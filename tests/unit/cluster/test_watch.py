@@ -7,12 +7,15 @@ import pytest
 
 from pyspark_theflash.base.clock import Deadline, SystemClock
 from pyspark_theflash.base.errors import CodecError
+from pyspark_theflash.base.tls import TlsFiles
 from pyspark_theflash.cluster import wire
 from pyspark_theflash.cluster.pd import PDClient
 from pyspark_theflash.cluster.watch import KeyWatch, WatchedKeys
 from pyspark_theflash.net.channel import grpc
 from pyspark_theflash.tidb.protocol._generated.etcd import kv_pb2
 from tests.support.fake_pd import FakePD
+from tests.support.processes import wait_until
+from tests.support.tls import tls, trust
 
 CLOCK = SystemClock()
 PREFIX = "/tidb/brie/import/"
@@ -36,6 +39,29 @@ def wait_for(watch: KeyWatch, is_seen: Callable[[WatchedKeys], bool]) -> Watched
     while (keys := watch.keys) is None or not is_seen(keys):
         assert deadline.sleep_ms(5)
     return keys
+
+
+def test_a_watch_by_tls() -> None:
+    with (
+        FakePD(7, tls("server")) as pd,
+        PDClient([pd.address], tls("client"), clock=CLOCK) as client,
+        closing(KeyWatch(client, PREFIX, 1)) as watch,
+    ):
+        pd.set_key(ONE.encode())
+        assert wait_for(watch, lambda keys: bool(keys.keys)).keys == {ONE}
+
+
+@pytest.mark.parametrize("files", [None, trust(), tls("client", "other-ca"), tls("other")])
+def test_a_watch_without_the_right_certificate(
+    files: TlsFiles | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        FakePD(7, tls("server")) as pd,
+        PDClient([pd.address], files, clock=CLOCK, timeout_ms=300) as client,
+        closing(KeyWatch(client, PREFIX, 1)) as watch,
+    ):
+        wait_until(lambda: "not watched, retrying: PD at" in caplog.text, 60_000)
+        assert watch.keys is None
 
 
 def test_changes_of_keys_with_the_prefix(pd: FakePD, client: PDClient) -> None:

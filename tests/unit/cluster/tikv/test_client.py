@@ -226,7 +226,7 @@ def test_a_store_that_has_not_heard_of_a_split(tikv, client, soon):
 def test_stores_by_tls(soon):
     with FakeTiKV(tls("server")) as fake:
         ts = fake.put({b"a": b"1"})
-        with PDClient([fake.pd.address], clock=SystemClock()) as pd:
+        with PDClient([fake.pd.address], tls("client"), clock=SystemClock()) as pd:
             with TiKVClient(pd, tls("client"), clock=SystemClock()) as client:
                 assert client.get(RawKey(b"a"), ts, soon) == b"1"
             for files in (None, trust(), tls("client", "other-ca")):

@@ -5,9 +5,11 @@ from collections.abc import Iterator
 import pytest
 
 from pyspark_theflash.base.clock import Deadline, SystemClock
+from pyspark_theflash.base.tls import TlsFiles
 from pyspark_theflash.net.channel import grpc
 from pyspark_theflash.replication.cdc.streams import RECEIVE_BYTES, GrpcStreams, Stream, StreamEnd
 from tests.support.fake_cdc import FakeCdcStore
+from tests.support.tls import tls, trust
 
 WAIT_MS = 20_000
 
@@ -118,3 +120,26 @@ def test_a_stream_that_is_not_read_can_be_closed(store: FakeCdcStore) -> None:
     assert streams.receive(0) == []
     assert store.ended.wait(20)
     streams.close()
+
+
+def test_messages_by_tls() -> None:
+    with FakeCdcStore(tls=tls("server")) as store:
+        streams = GrpcStreams(store, tls("client"))
+        stream = streams.open(1, Deadline(SystemClock(), WAIT_MS), is_multiplexed=True)
+        stream.send(b"request")
+        assert store.requests.get(timeout=20) == b"request"
+        store.out.put(b"message")
+        assert items_of(streams, 1) == [b"message"]
+        streams.close()
+
+
+@pytest.mark.parametrize("files", [None, trust(), tls("client", "other-ca"), tls("other")])
+def test_a_store_that_requires_another_certificate(files: TlsFiles | None) -> None:
+    with FakeCdcStore(tls=tls("server")) as store:
+        streams = GrpcStreams(store, files)
+        streams.open(1, Deadline(SystemClock(), WAIT_MS), is_multiplexed=True).send(b"request")
+        (end,) = items_of(streams, 1)
+        assert isinstance(end, StreamEnd)
+        assert not end.is_unimplemented
+        assert store.requests.empty()
+        streams.close()

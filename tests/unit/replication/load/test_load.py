@@ -15,10 +15,14 @@ from pyspark_theflash.base.errors import (
     TiKVRefusedError,
 )
 from pyspark_theflash.cli.main import main
+from pyspark_theflash.cluster.pd import PDClient
+from pyspark_theflash.cluster.tikv.client import TiKVClient
 from pyspark_theflash.net.channel import grpc
 from pyspark_theflash.read.plan.snapshot import open_snapshot
 from pyspark_theflash.replication.load import reading as reading_module
-from pyspark_theflash.replication.load.scan import PieceReader, decode_handles
+from pyspark_theflash.replication.load.load import FirstLoad
+from pyspark_theflash.replication.load.scan import ClusterAddress, PieceReader, decode_handles
+from pyspark_theflash.replication.load.verify import TableCheck
 from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.store.load import LOAD_KIND, check_loaded, stripes_of
 from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress
@@ -26,7 +30,8 @@ from pyspark_theflash.storage.store.scope import TableScope
 from pyspark_theflash.tidb.codec.key import RawKey, encode_record_key
 from pyspark_theflash.tidb.protocol._generated.kvproto import errorpb_pb2
 from pyspark_theflash.tidb.schema.model import parse_table_info
-from tests.support.fake_tikv import CLUSTER
+from tests.support.fake_tikv import CLUSTER, FakeTiKV
+from tests.support.tls import tls
 from tests.unit.replication.load.conftest import (
     CLOCK,
     FS,
@@ -63,6 +68,23 @@ def test_all_rows_at_one_timestamp(tikv, client, engine, tmp_path):
     assert rows_of(tmp_path / "store", "shop.empty") == {}
     with pytest.raises(TableNotReplicatedError):
         rows_of(tmp_path / "store", "other.c")
+
+
+def test_a_load_by_tls(engine, tmp_path):
+    """Its processes have the certificate, too."""
+    with (
+        FakeTiKV(tls("server")) as fake,
+        PDClient([fake.pd.address], tls("client"), clock=CLOCK) as pd,
+        TiKVClient(pd, tls("client"), clock=CLOCK) as client,
+    ):
+        ts, cluster = filled(fake), ClusterAddress((fake.pd.address,), tls("client"))
+        load = FirstLoad(engine, client, cluster, CLUSTER, clock=CLOCK, processes=1)
+        load.begin(history(ts), TableScope(("shop.*",)))
+        load.run(lambda _: None)
+        load.end()
+        assert rows_of(tmp_path / "store", "shop.a") == expected()
+        with open_snapshot(tmp_path / "store") as snapshot:
+            assert list(TableCheck(snapshot, client, snapshot.table("shop.a")).run()) == []
 
 
 def test_an_interrupted_load_continues(tikv, client, engine, tmp_path, monkeypatch):
