@@ -99,12 +99,13 @@ soak: $(soak_needs) ## Compare random histories, queries or conditions with inde
 lib: setup ## Build the C library into build/lib (needs a C compiler)
 	@$(python) -m pyspark_theflash.cli.capi.build build/lib
 
-check: setup ## Check format, lint, types, layers and generated code, changing nothing
+check: setup ## Check format, lint, types, layers, generated code and tests/tidy, changing nothing
 	$(bin)/ruff format --check
 	$(bin)/ruff check
 	$(bin)/mypy
 	$(bin)/lint-imports
 	$(python) protos/generate.py --check
+	$(python) -m pytest -q -p no:cacheprovider tests/tidy
 
 format: setup ## Format the code and apply ruff's automatic fixes
 	$(bin)/ruff check --fix

@@ -43,7 +43,7 @@ class _Counts:
     received: int = 0
     sent: int = 0
     granted: int = 0
-    """What has been received without being counted."""
+    """Received bytes that are not counted."""
     is_over: bool = False
 
 

@@ -205,7 +205,7 @@ def progress(regions: int, ts: int, request_id: int = 1) -> bytes:
 
 @dataclass(frozen=True)
 class Changes:
-    """What regions send, with `rows` changes up to the end of a history."""
+    """Messages of regions, with `rows` changes up to the end of a history."""
 
     history: SchemaHistory
     regions: Sequence[LocatedRegion]

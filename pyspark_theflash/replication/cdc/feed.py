@@ -45,7 +45,7 @@ from pyspark_theflash.replication.cdc.backoff import after_error, after_stream
 from pyspark_theflash.replication.cdc.buffer import ChangeBuffer
 from pyspark_theflash.replication.cdc.change_feed import FeedState, Taken
 from pyspark_theflash.replication.cdc.matcher import CommittedRows, Matcher
-from pyspark_theflash.replication.cdc.requests import Link, Request
+from pyspark_theflash.replication.cdc.requests import RegionRequest, StoreLink
 from pyspark_theflash.replication.cdc.spans import Spans
 from pyspark_theflash.replication.cdc.streams import Stream, StreamEnd, Streams
 from pyspark_theflash.replication.cdc.wire import (
@@ -123,7 +123,7 @@ class TiKVChangeFeed:
         self._spans = Spans()
         self._spills = WeakSet[Spill]()
         self._buffer = ChangeBuffer(self._new_spill())
-        self._links: dict[Stream, Link] = {}
+        self._links: dict[Stream, StoreLink] = {}
         self._is_old: set[int] = set()  # stores without EventFeedV2
         self._rows = CommittedRows()
         self._owners: list[int] = []
@@ -200,7 +200,7 @@ class TiKVChangeFeed:
     # Requests.
 
     def _request_free(self, now: int) -> None:
-        """Request the pieces that are not locked and are due."""
+        """RegionRequest the pieces that are not locked and are due."""
         deadline, lookup_ms = Deadline(self._clock, self._lookup_ms), 0
         free = self._spans.free(now)
         if len(free) > 1:
@@ -234,7 +234,7 @@ class TiKVChangeFeed:
             raise
         self._owner += 1
         matcher = Matcher(lock.pieces, lock.checkpoint_ts)
-        request = Request(self._owner, region, request_id, link, lock, matcher, now, now)
+        request = RegionRequest(self._owner, region, request_id, link, lock, matcher, now, now)
         link.requests[region.id, request_id] = request
         link.stream.send(
             register_request(
@@ -247,7 +247,7 @@ class TiKVChangeFeed:
             )
         )
 
-    def _link(self, store_id: int, region_id: int, deadline: Deadline) -> tuple[Link, int]:
+    def _link(self, store_id: int, region_id: int, deadline: Deadline) -> tuple[StoreLink, int]:
         """Return a stream to a store, and a free request id of a region in it."""
         links = [each for each in self._links.values() if each.stream.store_id == store_id]
         for link in links:
@@ -258,10 +258,10 @@ class TiKVChangeFeed:
             for link in links[1:]:
                 self._close(link, "requests are joined", is_failure=False)
         stream = self._streams.open(store_id, deadline, is_multiplexed=store_id not in self._is_old)
-        link = self._links[stream] = Link(stream, used_ms=self._clock.boottime_ms())
+        link = self._links[stream] = StoreLink(stream, used_ms=self._clock.boottime_ms())
         return link, 1 if stream.is_multiplexed else 0
 
-    def _cancel(self, request: Request) -> None:
+    def _cancel(self, request: RegionRequest) -> None:
         """End a request whose pieces are released; TiKV confirms with an error."""
         link, key = request.link, (request.region.id, request.request_id)
         link.requests[key] = None
@@ -269,24 +269,24 @@ class TiKVChangeFeed:
         if link.stream.is_multiplexed:
             link.stream.send(deregister_request(self._cluster_id, *key))
 
-    def _cancel_and_release(self, request: Request) -> None:
+    def _cancel_and_release(self, request: RegionRequest) -> None:
         """End a request, and release its pieces after a pause."""
         self._cancel(request)
         self._regions.forget(request.region)
         due_ms = self._clock.boottime_ms() + after_stream(request.lock.failures)
         self._spans.unlock(request.lock, due_ms)
 
-    def _end(self, request: Request, wait_ms: int, *, is_failure: bool = True) -> None:
+    def _end(self, request: RegionRequest, wait_ms: int, *, is_failure: bool = True) -> None:
         """Release the pieces of a request that sends nothing any more."""
         due_ms = self._clock.boottime_ms() + wait_ms
         self._forget(request)
         self._spans.unlock(request.lock, due_ms, is_failure=is_failure)
 
-    def _forget(self, request: Request) -> None:
+    def _forget(self, request: RegionRequest) -> None:
         self._ended[request.owner] = request.lock.resolved_ts
         self._pending_bytes -= request.matcher.pending_bytes
 
-    def _close(self, link: Link, reason: str, *, is_failure: bool = True) -> None:
+    def _close(self, link: StoreLink, reason: str, *, is_failure: bool = True) -> None:
         """Close a stream and end its requests."""
         del self._links[link.stream]
         link.stream.close()
@@ -299,10 +299,10 @@ class TiKVChangeFeed:
 
     # Received messages.
 
-    def _frames(self, link: Link, frames: Sequence[bytes]) -> None:
+    def _frames(self, link: StoreLink, frames: Sequence[bytes]) -> None:
         """Process messages of a stream. The changes of a request are matched together."""
         now, requests = self._clock.boottime_ms(), link.requests
-        received = dict[Request, list[bytes]]()
+        received = dict[RegionRequest, list[bytes]]()
         try:
             for item in decode_frames(frames):
                 if isinstance(item, RegionsProgress):
@@ -327,7 +327,7 @@ class TiKVChangeFeed:
         except CodecError as error:
             raise TiKVRefusedError(link.stream.address, f"the change feed: {error}") from error
 
-    def _match(self, link: Link, received: dict[Request, list[bytes]], now: int) -> bool:
+    def _match(self, link: StoreLink, received: dict[RegionRequest, list[bytes]], now: int) -> bool:
         """Match changes, and clear the dictionary; return whether the stream is still open."""
         for request, parts in received.items():
             self._add(request, parts, now)
@@ -336,7 +336,7 @@ class TiKVChangeFeed:
         received.clear()
         return True
 
-    def _add(self, request: Request, parts: Iterable[bytes], now: int) -> None:
+    def _add(self, request: RegionRequest, parts: Iterable[bytes], now: int) -> None:
         error: ChangeFeedError | None = None
         matcher, before = request.matcher, len(self._rows.keys)
         pending = matcher.pending_bytes
@@ -360,7 +360,7 @@ class TiKVChangeFeed:
         elif self._pending_bytes > self._spill_at_bytes:
             self._spill()
 
-    def _contradicted(self, request: Request, error: ChangeFeedError) -> None:
+    def _contradicted(self, request: RegionRequest, error: ChangeFeedError) -> None:
         """End a request whose events contradict each other; the next one scans its changes again.
 
         Raises the error if it is not the first one of these events, or there were many.
@@ -374,7 +374,7 @@ class TiKVChangeFeed:
         else:
             self._close(request.link, "events contradict each other")
 
-    def _progress(self, link: Link, progress: RegionsProgress, now: int) -> None:
+    def _progress(self, link: StoreLink, progress: RegionsProgress, now: int) -> None:
         resolved_ts, request_id = progress.resolved_ts, progress.request_id
         for region_id in progress.region_ids:
             request = link.requests.get((region_id, request_id))
@@ -391,7 +391,7 @@ class TiKVChangeFeed:
                 self._spans.advance(request.lock, resolved_ts)
             self._pending_bytes += matcher.pending_bytes - pending
 
-    def _error(self, link: Link, region_id: int, request_id: int, error: FeedError) -> None:
+    def _error(self, link: StoreLink, region_id: int, request_id: int, error: FeedError) -> None:
         request = link.requests.pop((region_id, request_id), None)
         if request is None:
             return  # the end of a canceled request is confirmed
@@ -411,7 +411,7 @@ class TiKVChangeFeed:
         elif error.fault is FeedFault.UNKNOWN:
             self._regions.forget(request.region)
 
-    def _stream_ended(self, link: Link, end: StreamEnd) -> None:
+    def _stream_ended(self, link: StoreLink, end: StreamEnd) -> None:
         store_id = link.stream.store_id
         if end.is_refused:
             raise TiKVRefusedError(link.stream.address, end.reason)
@@ -486,7 +486,7 @@ class TiKVChangeFeed:
                 self._end_silent(link, silent, is_all=len(silent) == len(requests))
         self._check_locks(now)
 
-    def _end_silent(self, link: Link, silent: list[Request], *, is_all: bool) -> None:
+    def _end_silent(self, link: StoreLink, silent: list[RegionRequest], *, is_all: bool) -> None:
         first = silent[0]
         _log.warning(
             "region_id=%s and %s others of store %s have reported nothing for %s ms",

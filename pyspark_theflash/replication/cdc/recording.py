@@ -5,7 +5,7 @@ A recording is a line that names the format, then a zlib stream of items in the 
     i64 time_ms    u32 stream    i64 store_id    u8 kind    u32 size    data       (little-endian)
 
 The stream is flushed about every second, so one that was cut off can be read up to there. A
-recording comes from a stranger: a reader holds one item, whatever the file claims.
+recording comes from a stranger: a reader holds one item at a time, of bounded size.
 """
 
 import struct

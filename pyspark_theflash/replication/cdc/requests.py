@@ -15,13 +15,13 @@ from pyspark_theflash.replication.cdc.streams import Stream
 
 
 @dataclass(slots=True, eq=False)
-class Request:
+class RegionRequest:
     """A request to a region. `owner` is its number among all requests of the feed."""
 
     owner: int
     region: LocatedRegion
     request_id: int
-    link: "Link"
+    link: "StoreLink"
     lock: SpanLock
     matcher: Matcher
     heard_ms: int
@@ -29,14 +29,14 @@ class Request:
 
 
 @dataclass(slots=True, eq=False)
-class Link:
+class StoreLink:
     """A stream and its requests, by region and request id.
 
     The value of a request that has ended, but may still send events, is None.
     """
 
     stream: Stream
-    requests: dict[tuple[int, int], Request | None] = field(default_factory=dict)
+    requests: dict[tuple[int, int], RegionRequest | None] = field(default_factory=dict)
     used_ms: int = 0
 
     def free_id(self, region_id: int) -> int | None:
@@ -48,5 +48,5 @@ class Link:
             request_id += 1
         return request_id
 
-    def live(self) -> list[Request]:
+    def live(self) -> list[RegionRequest]:
         return [each for each in list(self.requests.values()) if each is not None]

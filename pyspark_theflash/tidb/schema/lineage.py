@@ -122,7 +122,7 @@ def moves(events: Sequence[TableEvent]) -> list[Move]:
 def filled_by(events: Sequence[TableEvent]) -> dict[PhysicalTableID, Move]:
     """Return the moves among the events of one table by the partitions that they filled.
 
-    Whoever follows rows back through them must visit a partition once: after n moves of two
+    A search for the origins of rows must visit a partition once: after n moves of two
     partitions into two, rows may have come from the first ones in 2^n ways.
     """
     return {physical_id: move for move in moves(events) for physical_id in move.to_ids}

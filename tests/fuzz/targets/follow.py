@@ -1,4 +1,4 @@
-"""What a store reads that follows a cluster: etcd's keys, its own records, recordings, SQL."""
+"""Input of a store that follows a cluster: etcd's keys, its own records, recordings, SQL."""
 
 import json
 from contextlib import suppress
