@@ -152,6 +152,8 @@ class SnapshotBase:
             CodecError: A value is not one of its column.
         """
         place = _Place.from_text(at) if at else None
+        if place is not None and len(place.key) != len(key_columns(table)):
+            raise CodecError("place in a base", f"{len(place.key)} values for {table.full_name}")
         names: dict[PhysicalTableID, str | None] = {PhysicalTableID(table.id): None}
         if table.partition is not None:
             names = {each.id: each.name for each in table.partition.definitions}

@@ -117,9 +117,10 @@ def test_a_table_of_another_cluster():
         read(ListSession([], table_id=8))
 
 
-def test_a_place_that_is_malformed():
+@pytest.mark.parametrize("at", ["[1]", '[7, ["1", "2"], 2]', "[7, [], 0]"])
+def test_a_place_that_is_malformed(at):
     with pytest.raises(CodecError):
-        read(ListSession([]), "[1]")
+        read(ListSession([]), at)
 
 
 def test_the_timestamp_is_held_by_a_transaction_until_the_end():
