@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.peer]
 
 CLOCK = SystemClock()
 KILLS = 6
-WAIT_MS = 120_000
+WAIT_MS = 600_000
 DDL = (
     "ALTER TABLE shop.a ADD COLUMN extra INT NOT NULL DEFAULT 5",
     "CREATE TABLE shop.created (id INT PRIMARY KEY, v INT)",
