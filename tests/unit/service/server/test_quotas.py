@@ -214,6 +214,22 @@ def test_memory_of_scans_over_flight(begin):
         wait_until(lambda: not refused(lambda: unread(address, READ, undo)))
 
 
+def test_memory_of_a_large_row_over_flight(tmp_path):
+    """A row above the size of a message counts with its own size while it is sent."""
+    rows = {WIDE: [(1, 110, [1, bytes(900 << 10)])]}
+    store = StoreBuilder(tmp_path / "store", WIDE).publish(200, rows).path
+    settings = {
+        "tokens": Tokens(write_tokens(tmp_path / "tokens", {READ: "read"})),
+        "limits": Limits(memory_per_identity=700 << 10),
+    }
+    with (
+        serving_flight(store, "127.0.0.1:0", **settings) as server,
+        ExitStack() as undo,
+        pytest.raises(ServiceUnavailableError, match="uses its 716800 bytes"),
+    ):
+        list(unread(server.address, READ, undo))
+
+
 def test_unread_scans_with_frames(begin):
     with begin(serving) as address, ExitStack() as undo:
 
