@@ -107,9 +107,9 @@ def follow_record(_: Path) -> Target:
         [[300, 500], [500, 500]],
         470619616527253505,
         [7, "its log has a bulk load"],
-        {"at": "[108, [\"'a'\"], 3]", "rows": 3},
+        {"at": "[1, [\"'a'\"], 3]", "rows": 3},
         {"source": "mysql"},
-        [108, ["'a'", "5"], 3],
+        [1, ["'a'"] * _KEYS, 0],
     ]
     readers: list[tuple[str, str, Callable[[View], object]]] = [
         (LOAD_KIND, "entry", EntryPlan.of),

@@ -126,7 +126,7 @@ def meta_field(_: Path) -> Target:
 def change_events(_: Path) -> Target:
     """Messages of a change feed, up to its decoded rows."""
     row = cdcpb_pb2.Event.Row
-    keys = [encode_record_key(PhysicalTableID(5), handle) for handle in (1, -7, b"\x01common")]
+    keys = [encode_record_key(PhysicalTableID(5), handle) for handle in (1, -7, b"\x01clustered")]
     rows = [
         row(type=cdc.COMMITTED, op_type=cdc.PUT, start_ts=9, commit_ts=11, key=keys[0], value=b"v"),
         row(type=cdc.PREWRITE, op_type=cdc.PUT, start_ts=12, key=keys[1], value=b"w"),
