@@ -3,9 +3,11 @@
 import argparse
 import io
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import IO, Final
 
@@ -24,7 +26,10 @@ from pyspark_theflash.service.wire.message import Moment, Snapshot
 from pyspark_theflash.storage.store.manifest import file_errors
 from pyspark_theflash.tidb.codec.jsonl import format_jsonl
 
+TEXT_FORMATS: Final = ("table", "csv", "jsonl")
+_FORMATS: Final = (*TEXT_FORMATS, "arrow", "parquet")
 _ANY_AGE_MS: Final = 1 << 48
+_QUOTED_IN_CSV: Final = re.compile(r'[",\r\n]')
 
 
 def add_wait(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +60,7 @@ def opened_snapshot(arguments: argparse.Namespace) -> Iterator[tuple[TheFlash, S
 
 def add_output(parser: argparse.ArgumentParser) -> None:
     """Add `--format` and `--output`."""
-    parser.add_argument("--format", choices=["table", "jsonl", "arrow", "parquet"], default="table")
+    parser.add_argument("--format", choices=_FORMATS, default="table")
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help="write a new file (needed for parquet)"
     )
@@ -105,7 +110,7 @@ def write_rows(
 
     Args:
         schema: the schema of `batches`.
-        texts_of: converts a batch to columns of strings or bytes, for `table` and `jsonl`.
+        texts_of: converts a batch to columns of strings or bytes, for `TEXT_FORMATS`.
     """
     with ExitStack() as stack:
         if arguments.output is None:
@@ -115,7 +120,7 @@ def write_rows(
             out = stack.enter_context(new_file(arguments.output, LocalFileSystem()))
             ticker = stack.enter_context(ticking(arguments.command, SystemClock()))
             batches = _noted(batches, ticker)
-        if arguments.format in ("arrow", "parquet"):
+        if arguments.format not in TEXT_FORMATS:
             _write_batches(arguments.format, schema, batches, out)
             return
         text = io.TextIOWrapper(out, "utf-8", write_through=True)
@@ -123,9 +128,14 @@ def write_rows(
             if arguments.format == "jsonl":
                 for texts in map(texts_of, batches):
                     text.writelines(f"{line}\n" for line in format_jsonl(texts))
+            elif arguments.format == "csv":
+                text.write(",".join(map(_csv_field, schema.names)) + "\n")
+                for texts in map(texts_of, batches):
+                    rows = _rows(texts, _csv_field, "")
+                    text.writelines(",".join(row) + "\n" for row in rows)
             else:
-                rows = (row for texts in map(texts_of, batches) for row in _printable(texts))
-                print_table(schema.names, rows, text)
+                each = (_rows(texts, _one_line, "NULL") for texts in map(texts_of, batches))
+                print_table(schema.names, chain.from_iterable(each), text)
         finally:
             text.detach()
 
@@ -150,15 +160,26 @@ def _noted(batches: Iterable[pa.RecordBatch], ticker: Ticker) -> Iterator[pa.Rec
         ticker.note(f"{rows:,} rows")
 
 
-def _printable(texts: Sequence[pa.Array]) -> Iterator[list[str]]:
-    columns = [[_show(value) for value in array.to_pylist()] for array in texts]
-    return (list(row) for row in zip(*columns, strict=True))
+def _rows(
+    texts: Sequence[pa.Array], form: Callable[[str], str], null: str
+) -> Iterator[tuple[str, ...]]:
+    """Yield rows of strings in this form, of bytes as 0xHEX, and of `null`."""
+
+    def shown(value: str | bytes | None) -> str:
+        if isinstance(value, bytes):
+            return "0x" + value.hex()
+        return null if value is None else form(value)
+
+    return zip(*(map(shown, array.to_pylist()) for array in texts), strict=True)
 
 
-def _show(value: str | bytes | None) -> str:
-    if value is None:
-        return "NULL"
-    if isinstance(value, bytes):
-        return "0x" + value.hex()
-    # Each line is a row; control characters would break it.
+def _one_line(value: str) -> str:
+    """Escape control characters, since each line of a table is a row."""
     return value if value.isprintable() else value.encode("unicode_escape").decode()
+
+
+def _csv_field(value: str) -> str:
+    """Quote a string as RFC 4180 does, and an empty one, because NULL is empty."""
+    if value and not _QUOTED_IN_CSV.search(value):
+        return value
+    return '"' + value.replace('"', '""') + '"'

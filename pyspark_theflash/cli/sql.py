@@ -7,8 +7,9 @@ DuckDB; the average of decimals is a double. TIMESTAMPs are in UTC. A result tha
 (an overflow, a DECIMAL of more than 38 digits) is an error. With a server, the query runs in this
 process, on rows that the server sends.
 
-Formats: `table` for people; `jsonl`, one JSON array per row, of strings, null, and {"x":"hex"} for
-bytes; `arrow`, an Arrow IPC stream; `parquet`, a file. With `--output`, the rows are written to a
+Formats: `table` for people; `csv`, with a header, where NULL is empty, an empty string "" and bytes
+0xHEX; `jsonl`, one JSON array per row, of strings, null, and {"x":"hex"} for bytes; `arrow`, an
+Arrow IPC stream; `parquet`, a file. With `--output`, the rows are written to a
 new file, which appears when it is complete. An existing file is not overwritten.
 """
 

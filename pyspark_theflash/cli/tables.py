@@ -1,18 +1,19 @@
-"""List the tables of a store at its newest readable timestamp."""
+"""List the tables of a store at a timestamp, by default the newest readable one."""
 
 import argparse
 from typing import Any
 
 from pyspark_theflash.base.timestamp import shown
-from pyspark_theflash.cli.jobs.arguments import add_json
+from pyspark_theflash.cli.jobs.arguments import add_at, add_json
 from pyspark_theflash.cli.place import add_place, opened
 from pyspark_theflash.cli.show import print_json, print_table
-from pyspark_theflash.service.wire.message import TableName
+from pyspark_theflash.service.wire.message import Moment, TableName
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `tables`."""
     add_place(parser)
+    add_at(parser)
     add_json(parser)
 
 
@@ -26,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
             else:
                 print("the store is empty; fill it with: theflash writer")
             return 0
-        tables = store.tables().tables
+        tables = store.tables(Moment(arguments.at)).tables
     if arguments.json:
         bounds = {"oldest_ts": status.oldest_ts, "resolved_ts": status.resolved_ts}
         print_json({**bounds, "tables": [_described(table) for table in tables]})

@@ -4,6 +4,7 @@ Every member of PD reports the leader, and only the leader allocates timestamps.
 retried on the current leader until its deadline.
 """
 
+import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, TypeVar
@@ -28,8 +29,11 @@ R = TypeVar("R")
 TIMEOUT_MS: Final = 10_000
 _MEMBERS_MS: Final = 3000
 _BACKOFF_MS: Final = 100
+_SILENT_MS: Final = 3000
+"""Duration of retries after which a call logs that it waits."""
 _MESSAGE_BYTES: Final = 4 << 20
 _KEEPALIVE_MS: Final = 20_000
+_log = logging.getLogger(__name__)
 
 
 class PDClient:
@@ -155,7 +159,8 @@ class PDClient:
     ) -> R:
         """Make a call with the leader's channel, the cluster id and a timeout in seconds."""
         timeout_ms = self._timeout_ms if timeout_ms is None else min(timeout_ms, self._timeout_ms)
-        deadline_ms = self._clock.boottime_ms() + timeout_ms
+        started_ms = self._clock.boottime_ms()
+        deadline_ms, is_logged = started_ms + timeout_ms, False
         if not self._mutex.acquire(timeout=timeout_ms / 1000):
             raise PDUnavailableError(self._name, "timed out waiting for other calls")
         try:
@@ -172,8 +177,13 @@ class PDClient:
                     self._forget_leader()
                 except PDUnavailableError as error:
                     reason = error.reason
-                if self._clock.boottime_ms() + _BACKOFF_MS >= deadline_ms:
+                now_ms = self._clock.boottime_ms()
+                if now_ms + _BACKOFF_MS >= deadline_ms:
                     raise PDUnavailableError(self._name, reason)
+                if not is_logged and now_ms - started_ms >= _SILENT_MS:
+                    left_s = (deadline_ms - now_ms) / 1000
+                    _log.warning("waiting up to %.0f s for %s: %s", left_s, self._name, reason)
+                    is_logged = True
                 self._clock.sleep_ms(_BACKOFF_MS)
         finally:
             self._mutex.release()

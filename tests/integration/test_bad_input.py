@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -161,6 +162,9 @@ def test_a_torn_tail_is_warned_about_and_not_an_error(
 ) -> None:
     torn = binlog(tmp_path, CONTENT[: len(CONTENT) // 2])
     arguments = BANK.writer_arguments(store, torn)[:-2]
+    assert main(["writer", *arguments]) == 0
+    assert "truncated frame" not in caplog.text  # the file may be growing
+    os.utime(torn, (0, 0))
     assert main(["writer", *arguments]) == 0
     assert "truncated frame" in caplog.text
     assert "pending for the next run" in capsys.readouterr().out

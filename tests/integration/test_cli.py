@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.csv as csv
 import pyarrow.parquet as pq
 import pytest
 
@@ -84,6 +85,35 @@ def test_tables(store: Path, run: Run, document: Callable[..., Any]) -> None:
             {"table": "db.t", "table_id": 7, "columns": 2, "partitions": 1, "not_loaded": None},
         ],
     }
+
+
+def test_tables_at_a_timestamp(store: Path, run: Run) -> None:
+    newest = run("tables", store)[1]
+    assert run("tables", store, "--at", 250)[1] == newest
+    for ts, error in ((99, "SnapshotTooOldError"), (301, "NotCaughtUpError")):
+        status, _, err = run("tables", store, "--at", ts)
+        assert (status, err.split(":")[1]) == (4, f" {error}")
+
+
+@pytest.mark.parametrize(
+    "words", [["tables"], ["scan", "db.t"], ["fsck"], ["compact"], ["status"], ["latches"]]
+)
+def test_a_folder_of_another_user(store: Path, run: Run, words: list[str]) -> None:
+    command, *others = words
+    run(command, store, *others)  # imports the modules while they can be read
+    format_file, user = store / "format", os.geteuid()
+    try:
+        if user == 0:
+            os.seteuid(65534)
+        else:
+            format_file.chmod(0)
+        status, _, err = run(command, store, *others)
+    finally:
+        os.seteuid(user)
+        format_file.chmod(0o600)
+    assert (status, err.split(":")[1]) == (7, " StoreAccessError")
+    assert "theflash serve" in err
+    assert str(store) in err
 
 
 def test_an_empty_store(tmp_path: Path, run: Run, document: Callable[..., Any]) -> None:
@@ -299,7 +329,7 @@ def test_every_format_says_the_same(
         assert main([*words, "--format", form, "--output", str(file)]) == 0
         read = pa.ipc.open_stream(file.read_bytes()).read_all if form == "arrow" else None
         assert (read() if read else pq.read_table(file)).to_pylist() == expected
-    for form in ("jsonl", "table", "arrow"):
+    for form in ("jsonl", "table", "csv", "arrow"):
         file = tmp_path / f"{form}.out"
         assert main([*words, "--format", form, "--output", str(file)]) == 0
         capfdbinary.readouterr()
@@ -317,6 +347,65 @@ def test_no_rows_have_types_all_the_same(tmp_path: Path) -> None:
     assert pa.ipc.open_stream((tmp_path / "arrow").read_bytes()).schema == schema
     assert pq.read_table(tmp_path / "parquet").schema == schema
     assert (tmp_path / "jsonl").read_bytes() == b""
+
+
+def test_csv_tells_null_from_an_empty_string(tmp_path: Path, run: Run) -> None:
+    values = ["", None, "a,b", 'say "x"', "two\nlines", "\r", "é", " "]
+    binary = column("b", MySQLType.BLOB, charset="binary")
+    blob = table_info(7, "db.t", [id_column(), column("name", MySQLType.VARCHAR), binary])
+    rows = [
+        (n, 110, [n, value, value and value.encode("latin1")]) for n, value in enumerate(values)
+    ]
+    store = StoreBuilder(tmp_path / "store", blob).publish(200, {blob: rows}).path
+    out = tmp_path / "rows.csv"
+    assert run("scan", store, "db.t", "--format", "csv", "--output", out)[0] == 0
+    read = csv.read_csv(
+        out,
+        parse_options=csv.ParseOptions(newlines_in_values=True),
+        convert_options=csv.ConvertOptions(
+            column_types={"name": pa.string(), "b": pa.string()},
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+            null_values=[""],
+        ),
+    )
+    expected = [
+        {"id": n, "name": value, "b": value if value is None else _hex(value)}
+        for n, value in enumerate(values)
+    ]
+    assert read.sort_by("id").to_pylist() == expected
+    query = ["sql", store, "SELECT name, id FROM db.t WHERE id < 2 ORDER BY id"]
+    assert run(*query, "--format", "csv")[1] == 'name,id\n"",0\n,1\n'
+
+
+def _hex(value: str) -> str:
+    return "0x" + value.encode("latin1").hex()
+
+
+def test_a_condition_and_a_number_of_rows(tmp_path: Path, run: Run) -> None:
+    built = StoreBuilder(tmp_path / "store", TABLE)
+    for ts in (200, 300, 400):
+        rows = [(n, ts - 90, [n, f"n{n % 5}"]) for n in range(ts, ts + 50)]
+        built.publish(ts, {TABLE: rows})
+
+    def ids(*words: str) -> list[int]:
+        printed = run("scan", built.path, "db.t", "--columns", "id", "--format", "jsonl", *words)[1]
+        return [int(json.loads(line)[0]) for line in printed.splitlines()]
+
+    every = {n for ts in (200, 300, 400) for n in range(ts, ts + 50)}
+    assert set(ids()) == every
+    for limit in (1, 50, 51, 149, 150, 1000):
+        chosen = ids("--limit", str(limit))
+        assert len(chosen) == len(set(chosen)) == min(limit, 150)
+        assert set(chosen) <= every
+    matching = {n for n in every if n > 310 and n != 412}
+    assert set(ids("--where", "id > 310 AND id <> 412")) == matching
+    assert set(ids("--where", "id > 310 AND id <> 412", "--limit", "4")) < matching
+    assert len(ids("--where", "id > 310 AND id <> 412", "--limit", "4")) == 4
+    assert run("scan", built.path, "db.t", "--where", "nope = 1")[0] == 2
+    for wrong in ("0", "-1", "x"):
+        status, _, err = run("scan", built.path, "db.t", "--limit", wrong)
+        assert (status, "number of rows" in err) == (2, True)
 
 
 def test_a_file_is_whole_or_not_there(

@@ -110,6 +110,15 @@ class EngineError(TheFlashError):
     template = "{path}: {reason}"
 
 
+class StoreAccessError(EngineError):
+    """The user of this process may not access a file or folder; `reason` names both."""
+
+    template = (
+        "{path}: {reason}; run the command as a user who may access it, or read the store through "
+        "theflash serve"
+    )
+
+
 class TableNotFoundError(TheFlashError):
     """The table does not exist at the timestamp."""
 

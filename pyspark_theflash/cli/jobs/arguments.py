@@ -55,6 +55,13 @@ def seconds(text: str) -> int:
     return round(number * 1000)
 
 
+def count(text: str) -> int:
+    """Parse a number of rows, at least 1."""
+    if not (text.isascii() and text.isdigit() and 0 < int(text) < 1 << 63):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of rows, at least 1")
+    return int(text)
+
+
 def mebibytes(text: str) -> int:
     """Parse a size in MiB to bytes."""
     if not (text.isascii() and text.isdigit() and 0 < int(text) <= MAX_MEBIBYTES):

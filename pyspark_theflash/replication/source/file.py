@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.base.errors import BinlogCorruptionError, OptionError
 from pyspark_theflash.replication.source.event import Entity
 from pyspark_theflash.replication.source.frame import FRAME_OVERHEAD_BYTES, ByteStream, FrameReader
@@ -15,6 +16,8 @@ from pyspark_theflash.replication.source.wire import decode_entities
 
 _log = logging.getLogger(__name__)
 _BUFFER_BYTES: Final = 1 << 18
+_GROWING_MS: Final = 10_000
+"""A truncated frame is expected at the end of a file that was written to so recently."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +91,9 @@ class FileSource:
                 offset = begin.offset if path.name == begin.name else 0
                 yield from self._frames_of(path, size_bytes, offset)
         for name, torn_at in self.torn_tails:
-            _log.warning("binlog ends in a truncated frame: file=%s offset=%d", name, torn_at)
+            age_ms = SystemClock().wall_ms() - Path(name).stat().st_mtime * 1000
+            if age_ms > _GROWING_MS:
+                _log.warning("binlog ends in a truncated frame: file=%s offset=%d", name, torn_at)
 
     def _begin(self, after: str | None) -> FilePosition:
         if after is None:

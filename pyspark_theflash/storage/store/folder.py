@@ -207,12 +207,13 @@ def format_of(path: Path) -> int:
     Raises:
         StoreNotFoundError: There is no store at `path`.
         StoreFormatError: The store has a later format.
+        StoreAccessError: This process may not read the store.
         CorruptionError: The store is damaged.
     """
     file = path / FORMAT_FILE
-    if not file.is_file():
-        raise StoreNotFoundError(str(path))
-    with file_errors(file):
+    with file_errors(path):
+        if not file.is_file():
+            raise StoreNotFoundError(str(path))
         content = file.read_bytes()[:64].decode("ascii", "replace")
     number = content.removeprefix(_FORMAT_PREFIX).strip()
     if not content.startswith(_FORMAT_PREFIX) or not number.isdigit() or int(number) < 1:

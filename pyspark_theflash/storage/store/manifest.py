@@ -45,6 +45,7 @@ from pyspark_theflash.base.errors import (
     CorruptionError,
     EngineError,
     StaleTokenError,
+    StoreAccessError,
     StoreFullError,
     StoreReplacedError,
     invariant,
@@ -495,6 +496,8 @@ def os_error(error: OSError, path: Path) -> EngineError | StoreFullError:
     """Convert the error of a file operation."""
     if error.errno in _FULL_ERRNOS:
         return StoreFullError(str(path))
+    if isinstance(error, PermissionError):
+        return StoreAccessError(str(path), f"{error} for user id {os.geteuid()}")
     return EngineError(str(path), str(error))
 
 

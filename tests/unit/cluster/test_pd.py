@@ -13,6 +13,7 @@ from pyspark_theflash.base.errors import (
 from pyspark_theflash.cluster.pd import PDClient
 from pyspark_theflash.net.channel import grpc
 from tests.support.fake_pd import FakePD
+from tests.support.manual_clock import ManualClock
 from tests.support.tls import tls, trust
 
 CLUSTER = 2**63 + 5
@@ -150,3 +151,11 @@ def test_certificates(pd):
         client.tso()
     with pytest.raises(OptionError, match="cannot read"):
         client_of(pd.address, files=trust("none")).tso()
+
+
+def test_a_long_wait_is_logged_once(caplog):
+    client = PDClient([free_port()], clock=ManualClock(), timeout_ms=6000)
+    with client, pytest.raises(PDUnavailableError):
+        client.tso()
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("waiting up to 3 s for PD at 127.0.0.1:")
