@@ -115,7 +115,7 @@ It is atomic, and reads continue.""",
 It is atomic, and reads continue. Later writes to the region also go there.""",
         _TO_PARTITION,
     ),
-    "copy": AdminCommand(
+    "mirror": AdminCommand(
         "CopyRegion",
         """Copy a region's files to one more partition, as listed by `theflash partitions`.
 

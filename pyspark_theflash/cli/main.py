@@ -18,6 +18,7 @@ COMMANDS = {
     "doctor": "check whether a cluster can be followed, and estimate the load",
     "follow": "make a replica of a cluster's tables, and keep it up to date",
     "init": "create an empty store",
+    "copy": "copy a store to a new one, maybe with another engine",
     "writer": "apply a binlog to a store",
     "learn": "have TiKV feed a store, and serve it",
     "tables": "list the tables of a store",
@@ -36,7 +37,7 @@ COMMANDS = {
     "split": "split a region in two",
     "merge": "merge two neighbouring regions",
     "move": "move a region's files to another partition",
-    "copy": "copy a region's files to one more partition",
+    "mirror": "copy a region's files to one more partition",
     "purge": "remove a region's rows from disk",
     "partitions": "list, add and remove the folders that hold a store's files",
     "spool": "list the messages that a store's writer cannot read, or skip a transaction",
@@ -49,7 +50,7 @@ COMMANDS = {
     "fsck": "check all of a store and list every damage",
 }
 _ADMIN = frozenset(
-    "compact flush split merge move copy purge gc retention interval stop".split()  # noqa: SIM905
+    "compact flush split merge move mirror purge gc retention interval stop".split()  # noqa: SIM905
 )
 """The commands of `admin.ADMIN`, which is imported only for one of them."""
 

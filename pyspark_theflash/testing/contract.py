@@ -6,7 +6,7 @@ also if the engine is opened again each time.
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,14 @@ from pyspark_theflash.base.errors import InternalError
 from pyspark_theflash.base.types import ColumnID, PhysicalTableID, TimeStamp
 from pyspark_theflash.storage.engine.api import Publication, ScanSpec, VersionBatch
 from pyspark_theflash.storage.mvcc.project import Default, ScanColumn
-from pyspark_theflash.storage.mvcc.version import HANDLE, Op, version_schema
+from pyspark_theflash.storage.mvcc.version import (
+    COMMIT_TS,
+    HANDLE,
+    OP,
+    START_TS,
+    Op,
+    version_schema,
+)
 from pyspark_theflash.storage.store.manifest import ManifestChange, Record
 from pyspark_theflash.testing.case import EngineCase, shows
 from pyspark_theflash.testing.histories import COLUMNS, publications, version_batch
@@ -45,6 +52,18 @@ _HISTORIES: Final = st.lists(
     max_size=6,
 )
 """Publications of batches of (handle, whether it is a put)."""
+
+
+def _keys_of(batches: Iterable[pa.RecordBatch]) -> list[tuple[Any, int]]:
+    """Return (handle, commit_ts) of versions, whose start_ts is one less, and check their names."""
+    keys: list[tuple[Any, int]] = []
+    for batch in batches:
+        assert batch.schema.names[:4] == [HANDLE, COMMIT_TS, START_TS, OP]
+        assert sorted(batch.schema.names[4:]) == ["a1", "a2", "a9", "c1", "c2", "c9"]
+        handles, commit_ts, start_ts = (batch.column(n).to_pylist() for n in range(3))
+        assert start_ts == [ts - 1 for ts in commit_ts]
+        keys += zip(handles, commit_ts, strict=True)
+    return keys
 
 
 class ContractTests(EngineCase):
@@ -222,6 +241,28 @@ class ContractTests(EngineCase):
         assert subject.scan(30, [added], with_handle=True) == Counter(
             [(1, 7), (2, None), (3, 33), (4, 44)] + [()] * 4
         )
+
+    @shows("P1")
+    @pytest.mark.parametrize("binary", [False, True])
+    def test_all_versions_can_be_copied(self, subject: EngineUnderTest, binary: bool) -> None:
+        """An engine that gets all versions in the order of their handles returns the same rows."""
+        memory, copy = EngineUnderTest(), EngineUnderTest()
+        for publication in publications(random.Random(7), rounds=6, keys=12, binary=binary):
+            subject.publish(publication)
+            memory.publish(publication)
+        view = subject.engine.read(["note", "round"])
+        for table in TABLES:
+            batches = list(subject.engine.versions(view, table, subject.columns, None))
+            keys = _keys_of(batches)
+            assert keys == sorted(set(keys))
+            middle = keys[len(keys) // 2][0]
+            rest = subject.engine.versions(view, table, subject.columns, middle)
+            assert _keys_of(rest) == [key for key in keys if key[0] >= middle]
+            versions = [VersionBatch(table, batch) for batch in batches]
+            copy.engine.publish(Publication(versions, ManifestChange()))
+        records = [Record(k, *item) for k, of in view.records.items() for item in of.items()]
+        copy.engine.publish(Publication([], ManifestChange(records)))
+        assert_same(copy, memory, range(100, 1400, 50))
 
     @shows("P5")
     def test_records_are_put_replaced_and_deleted(self, subject: EngineUnderTest) -> None:

@@ -26,8 +26,8 @@ from pyspark_theflash.storage.engine.api import (
     TableStats,
 )
 from pyspark_theflash.storage.mvcc.filter import filter_rows
-from pyspark_theflash.storage.mvcc.project import ScanColumn, batch_of, project
-from pyspark_theflash.storage.mvcc.version import COMMIT_TS, HANDLE, OP, Op, column_name
+from pyspark_theflash.storage.mvcc.project import ScanColumn, batch_of, copied_columns, project
+from pyspark_theflash.storage.mvcc.version import COMMIT_TS, HANDLE, OP, START_TS, Op, column_name
 from pyspark_theflash.storage.store.manifest import ManifestChange, View
 
 Place = tuple[int, int]
@@ -210,6 +210,18 @@ class MemoryEngine:
             ]
             yield batch.select([HANDLE, COMMIT_TS, OP]).take(pa.array(rows, pa.int64()))
 
+    def versions(
+        self,
+        view: View,
+        physical_id: PhysicalTableID,
+        columns: Sequence[ScanColumn],
+        start: Handle | None,
+    ) -> Iterator[pa.RecordBatch]:
+        batches = [_copied(batch, columns) for batch in self._batches.get(physical_id, [])]
+        for handle, _, _, (number, row) in sorted(self._versions.get(physical_id, [])):
+            if _lies_within(handle, start, None):
+                yield batches[number].slice(row, 1)
+
     def repeating(self, region: RegionScan, columns: Sequence[ScanColumn]) -> Collection[ColumnID]:
         return ()
 
@@ -248,6 +260,14 @@ class MemoryEngine:
 
 def _lies_within(handle: Any, start: Handle | None, end: Handle | None) -> bool:
     return (start is None or handle >= start) and (end is None or handle < end)
+
+
+def _copied(batch: pa.RecordBatch, columns: Sequence[ScanColumn]) -> pa.RecordBatch:
+    """Return the versions of a batch with all columns and their absence masks."""
+    stored = dict(zip(batch.schema.names, batch.columns, strict=True))
+    system = {name: stored[name] for name in (HANDLE, COMMIT_TS, START_TS, OP)}
+    copied = system | copied_columns(stored, columns, batch.num_rows)
+    return batch_of(list(copied), list(copied.values()), batch.num_rows)
 
 
 def _projected(rows: pa.RecordBatch, columns: Sequence[ScanColumn]) -> pa.RecordBatch:

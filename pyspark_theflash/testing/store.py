@@ -65,6 +65,19 @@ class StoreTests(EngineCase):
             engine.publish(HISTORY[1])
             assert state(engine) == states()[2]
 
+    @shows("P4")
+    def test_a_store_is_renamed(self, tmp_path: Path) -> None:
+        """A closed store can have another path, as a copy has when it is complete."""
+        self.create(tmp_path / "store")
+        with closing(self.open_engine(tmp_path / "store")) as engine:
+            engine.publish(HISTORY[0])
+        (tmp_path / "store").rename(tmp_path / "renamed")
+        with closing(self.open_engine(tmp_path / "renamed")) as engine:
+            assert state(engine) == states()[1]
+            engine.publish(HISTORY[1])
+        with closing(self.open_reader(tmp_path / "renamed")) as reader:
+            assert state(reader) == states()[2]
+
     @shows("P11")
     def test_an_old_token_is_rejected(self, tmp_path: Path) -> None:
         """After another writer has taken a token, nothing is committed with the old one."""

@@ -20,7 +20,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pyspark_theflash.base.clock import Clock
-from pyspark_theflash.base.errors import CorruptionError, LeaseExpiredError, invariant
+from pyspark_theflash.base.errors import (
+    CorruptionError,
+    LeaseExpiredError,
+    UnsupportedError,
+    invariant,
+)
 from pyspark_theflash.base.types import ColumnID, PhysicalTableID, RegionID, TimeStamp
 from pyspark_theflash.storage.engine.api import (
     EngineReader,
@@ -166,6 +171,15 @@ class OverlaidReader:
         self, view: View, physical_id: PhysicalTableID, start: Handle | None, end: Handle | None
     ) -> Iterator[pa.RecordBatch]:
         return self._stored.keys(view, physical_id, start, end)
+
+    def versions(
+        self,
+        view: View,
+        physical_id: PhysicalTableID,
+        columns: Sequence[ScanColumn],
+        start: Handle | None,
+    ) -> Iterator[pa.RecordBatch]:
+        raise UnsupportedError("copying versions", "a store that TiKV feeds")
 
     def repeating(self, region: RegionScan, columns: Sequence[ScanColumn]) -> Collection[ColumnID]:
         if region.region_id == MEMORY_REGION:

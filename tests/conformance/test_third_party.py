@@ -1,6 +1,5 @@
 """An engine of another package, installed in a folder of its own, passes the conformance kit."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,33 +14,15 @@ from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.store.folder import StoreIdentity, read_identity
 from pyspark_theflash.testing import PROMISES, EngineSuite, promises_of
 from pyspark_theflash.testing.case import CLOCK, LOCAL
+from tests.support.engine_package import install, plain_installed
 from tests.support.workloads import check_answers, workload
-
-PLAIN = Path(__file__).parents[1] / "support" / "plain" / "theflash_plain.py"
-
-
-def install(site: Path, name: str, value: str) -> Path:
-    """Add the metadata of a package with an engine, as pip does."""
-    info = site / f"{name.replace('-', '_')}-1.0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-    entry_points = f"[{registry.GROUP}]\n{name.removeprefix('theflash-')} = {value}\n"
-    (info / "entry_points.txt").write_text(entry_points)
-    return site
 
 
 @pytest.fixture(scope="module", autouse=True)
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder of packages with the engine *plain*, which other processes find, too."""
-    folder = install(tmp_path_factory.mktemp("site"), "theflash-plain", "theflash_plain")
-    (folder / PLAIN.name).write_text(PLAIN.read_text())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(folder)
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]))
-        invalidate_caches()
-        registry._driver.cache_clear()
+    """A folder of packages with the engine *plain*."""
+    with plain_installed(tmp_path_factory.mktemp("site")) as folder:
         yield folder
-    registry._driver.cache_clear()
 
 
 class TestPlain(EngineSuite):

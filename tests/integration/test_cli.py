@@ -163,7 +163,7 @@ def test_partitions(store: Path, run: Run, document: Callable[..., Any], tmp_pat
     assert run("partitions", store, "--add", disk)[:2] == (0, "partition 1\n")
     regions = {r["physical_id"]: r for r in document("regions", store)["regions"]}
     assert run("move", store, 7, regions[7]["region_id"], 1)[0] == 0
-    assert run("copy", store, 8, regions[8]["region_id"], 1)[0] == 0
+    assert run("mirror", store, 8, regions[8]["region_id"], 1)[0] == 0
     home, other = document("partitions", store)["partitions"]
     assert (home["files"], home["fault"], other["files"], other["fault"]) == (1, None, 2, None)
     assert (other["folder"], run("digest", store, "db.t")) == (str(disk), digest)

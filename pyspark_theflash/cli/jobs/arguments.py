@@ -113,7 +113,7 @@ def add_store(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("store", type=Path, metavar="STORE", help="the store's folder")
 
 
-def add_at(parser: argparse.ArgumentParser) -> None:
+def add_at(parser: argparse._ActionsContainer) -> None:
     """Add `--at`."""
     parser.add_argument(
         "--at",

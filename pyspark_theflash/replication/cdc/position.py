@@ -14,6 +14,8 @@ from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress
 CONTINUED_KINDS: Final = (PROGRESS_KIND, MAIN.ledger_kind)
 SINK_POSITION: Final = "ticdc"
 """Position of a store that is written from TiCDC's storage sink (`replication.ticdc`)."""
+COPY_POSITION: Final = "copy"
+"""Position of a copy at one timestamp (`replication.copy`), which no source continues."""
 _PREFIX: Final = "tikv:"
 
 
@@ -22,8 +24,17 @@ def feed_position(cluster_id: int) -> str:
     return f"{_PREFIX}{cluster_id}"
 
 
+def _check_no_copy(progress: Progress | None) -> None:
+    if progress is not None and progress.position == COPY_POSITION:
+        reason = (
+            "is a copy at one timestamp, which no source continues: use theflash copy --history"
+        )
+        raise FeedConflictError("the store", reason)
+
+
 def check_has_binlog(progress: Progress | None) -> None:
     """Raise `FeedConflictError` if a store is written from another source than a binlog."""
+    _check_no_copy(progress)
     position = "" if progress is None else progress.position or ""
     if position.startswith(_PREFIX):
         reason = "is written from TiKV's change feed: continue it with --source tikv:HOST:PORT"
@@ -36,6 +47,7 @@ def check_has_binlog(progress: Progress | None) -> None:
 def check_has_sink(view: View) -> None:
     """Raise `FeedConflictError` if a store is written from another source than a storage sink."""
     progress = Progress.of(view)
+    _check_no_copy(progress)
     position = None if progress is None else progress.position
     if view.of_kind(MAIN.ledger_kind) or position not in (None, SINK_POSITION):
         reason = (
@@ -53,6 +65,7 @@ def check_has_change_feed(view: View, cluster_id: int) -> None:
         ClusterMismatchError: Another cluster feeds the store.
     """
     progress = Progress.of(view)
+    _check_no_copy(progress)
     position = None if progress is None else progress.position
     if view.of_kind(MAIN.ledger_kind) or not (position or _PREFIX).startswith(_PREFIX):
         reason = (

@@ -99,6 +99,11 @@ def pack_entries(entries: Iterable[LedgerEntry]) -> bytes:
     return _to_array(entries).tobytes()
 
 
+def newest_commit(packed: Iterable[bytes]) -> int:
+    """Return the newest commit_ts of entries; 0 if there are none. Raises `CodecError`."""
+    return max((int(_from_bytes(body)["commit_ts"].max(initial=0)) for body in packed), default=0)
+
+
 def pruned_entries(
     packed: Iterable[bytes], safe_point: TimeStamp, record_entries: int
 ) -> tuple[list[bytes], int]:

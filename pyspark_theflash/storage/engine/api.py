@@ -335,6 +335,29 @@ class EngineReader(Protocol):
             CorruptionError: Data is damaged.
         """
 
+    def versions(
+        self,
+        view: View,
+        physical_id: PhysicalTableID,
+        columns: Sequence[ScanColumn],
+        start: Handle | None,
+    ) -> Iterator[pa.RecordBatch]:
+        """Read all versions of rows from `start` on, to write them to another store.
+
+        Includes versions that no snapshot sees. A `start` of None is open.
+
+        Args:
+            columns: all columns that the table has ever had, as for `Engine.compact`.
+
+        Returns:
+            Batches of bounded size, whose rows are sorted by (_handle, _commit_ts) over all
+            batches. They have the four system columns of `version_schema`, then the columns of
+            `copied_columns`: each with its absence mask, also if no row or all rows have it.
+
+        Raises:
+            CorruptionError: Data is damaged. No row of the damaged part has been returned.
+        """
+
     def repeating(self, region: RegionScan, columns: Sequence[ScanColumn]) -> Collection[ColumnID]:
         """Return the string columns that most of the region stores with dictionary encoding.
 

@@ -33,7 +33,12 @@ from pyspark_theflash.base.errors import (
 )
 from pyspark_theflash.base.types import ColumnID
 from pyspark_theflash.storage.mvcc.filter import filter_rows
-from pyspark_theflash.storage.mvcc.version import absence, column_name
+from pyspark_theflash.storage.mvcc.version import (
+    absence,
+    absence_name,
+    column_name,
+    is_absence,
+)
 from pyspark_theflash.tidb.codec.array import joined
 from pyspark_theflash.tidb.codec.arrow import arrow_type
 from pyspark_theflash.tidb.codec.change import ReorgSession
@@ -373,6 +378,17 @@ def copied_columns(stored: Stored, columns: Sequence[ScanColumn], rows: int) -> 
                         return copied
                     continue
                 copied |= {column_name(column.id): values, name: is_absent}
+    return copied
+
+
+def trimmed(copied: pa.Table) -> pa.Table:
+    """Leave out columns that no row has, and the absence masks of columns that all rows have."""
+    for mask in [name for name in copied.column_names if is_absence(name)]:
+        is_absent = copied.column(mask)
+        if pc.all(is_absent).as_py():
+            copied = copied.drop_columns([mask, absence_name(mask)])
+        elif not pc.any(is_absent).as_py():
+            copied = copied.drop_columns([mask])
     return copied
 
 

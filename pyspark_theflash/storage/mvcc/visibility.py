@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pyspark_theflash.base.types import MAX_TS
+from pyspark_theflash.storage.mvcc.version import Op
 
 TimeStamps = npt.NDArray[np.uint64]
 Bools = npt.NDArray[np.bool_]
@@ -30,6 +31,21 @@ def superseded_within(handles: pa.Array, commit_ts: TimeStamps) -> TimeStamps:
         same = same_as_next(handles)
         result[:-1][same] = commit_ts[1:][same]
     return result
+
+
+def needed_from(
+    safe_point: int,
+    commit_ts: TimeStamps,
+    superseded_ts: TimeStamps,
+    op: npt.NDArray[np.uint8],
+) -> Bools:
+    """Return a mask of the versions that some snapshot at or above `safe_point` needs.
+
+    Requires all versions of each row.
+    """
+    deleted = (op == Op.DELETE) & (commit_ts <= np.uint64(safe_point))
+    needed: Bools = ~deleted & (superseded_ts > np.uint64(safe_point))
+    return needed
 
 
 def same_as_next(handles: pa.Array) -> Bools:

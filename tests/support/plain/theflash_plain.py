@@ -49,8 +49,8 @@ from pyspark_theflash.storage.engine.api import (
     TableStats,
 )
 from pyspark_theflash.storage.mvcc.filter import filter_rows
-from pyspark_theflash.storage.mvcc.project import ScanColumn, batch_of, project
-from pyspark_theflash.storage.mvcc.version import COMMIT_TS, HANDLE, OP, Op, column_name
+from pyspark_theflash.storage.mvcc.project import ScanColumn, batch_of, copied_columns, project
+from pyspark_theflash.storage.mvcc.version import COMMIT_TS, HANDLE, OP, START_TS, Op, column_name
 from pyspark_theflash.storage.store.folder import DATA_FOLDER, open_manifest
 from pyspark_theflash.storage.store.latch.lease import LeaseTable
 from pyspark_theflash.storage.store.manifest import (
@@ -66,6 +66,7 @@ from pyspark_theflash.tidb.codec.document import int64, load, shaped, text, uint
 FILE = "plain"
 RETIRED = "plain.retired"
 NO_REGIONS = "the engine plain"
+BATCH_ROWS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,25 @@ class PlainReader:
         for file in _files(view, physical_id):
             table = self._load(file).select([HANDLE, COMMIT_TS, OP])
             yield from table.filter(_within(table, start, end)).to_batches()
+
+    def versions(
+        self,
+        view: View,
+        physical_id: PhysicalTableID,
+        columns: Sequence[ScanColumn],
+        start: Handle | None,
+    ) -> Iterator[pa.RecordBatch]:
+        tables = []
+        for file in _files(view, physical_id):
+            table = self._load(file)
+            rows = table.filter(_within(table, start, None)).combine_chunks()
+            system = {name: rows.column(name) for name in (HANDLE, COMMIT_TS, START_TS, OP)}
+            copied = copied_columns(_arrays(rows), columns, rows.num_rows)
+            tables.append(pa.table(system | copied))
+        if tables:
+            order = [(HANDLE, "ascending"), (COMMIT_TS, "ascending")]
+            whole = pa.concat_tables(tables, promote_options="permissive").sort_by(order)
+            yield from whole.to_batches(max_chunksize=BATCH_ROWS)
 
     def repeating(self, region: RegionScan, columns: Sequence[ScanColumn]) -> Collection[ColumnID]:
         return ()
@@ -468,5 +488,9 @@ def _within(table: pa.Table, start: Handle | None, end: Handle | None) -> pa.Arr
 
 
 def _project(rows: pa.Table, columns: Sequence[ScanColumn]) -> list[pa.Array]:
+    return project(_arrays(rows), columns, rows.num_rows)
+
+
+def _arrays(rows: pa.Table) -> dict[str, pa.Array]:
     arrays = (column.combine_chunks() for column in rows.columns)
-    return project(dict(zip(rows.column_names, arrays, strict=True)), columns, rows.num_rows)
+    return dict(zip(rows.column_names, arrays, strict=True))

@@ -35,8 +35,8 @@ from pyspark_theflash.storage.engine.magic.handles import first_from
 from pyspark_theflash.storage.engine.magic.region import Region, is_below
 from pyspark_theflash.storage.mvcc.filter import filter_rows
 from pyspark_theflash.storage.mvcc.project import ScanColumn, copied_columns, stored_names
-from pyspark_theflash.storage.mvcc.version import COMMIT_TS, HANDLE, OP, START_TS, Op
-from pyspark_theflash.storage.mvcc.visibility import sort_order, superseded_within
+from pyspark_theflash.storage.mvcc.version import COMMIT_TS, HANDLE, OP, START_TS
+from pyspark_theflash.storage.mvcc.visibility import needed_from, sort_order, superseded_within
 
 SAMPLES: Final = 1024
 """Handles sampled in each file: the error of a cut is below a thousandth of the file's rows."""
@@ -97,7 +97,7 @@ def merged(
         safe_point: drop versions that no snapshot at or above it sees. Requires that `tables` has
             all versions of their rows.
     """
-    table = _sorted(pa.concat_tables(tables, promote_options="permissive"))
+    table = in_order(tables)
     commit_ts = numpy_column(table, COMMIT_TS)
     superseded_ts = superseded_within(combine_chunks(table.column(HANDLE)), commit_ts)
     outside = pc.invert(
@@ -112,13 +112,13 @@ def merged(
     )
     if safe_point is None:
         return table
-    deleted = (numpy_column(table, OP) == Op.DELETE) & (commit_ts <= np.uint64(safe_point))
-    is_needed = ~deleted & (superseded_ts > np.uint64(safe_point))
-    return filter_rows(table, is_needed).combine_chunks()
+    needed = needed_from(safe_point, commit_ts, superseded_ts, numpy_column(table, OP))
+    return filter_rows(table, needed).combine_chunks()
 
 
-def _sorted(table: pa.Table) -> pa.Table:
-    table = table.combine_chunks()
+def in_order(tables: Sequence[pa.Table]) -> pa.Table:
+    """Return the versions of all tables, sorted by (handle, commit_ts), in one chunk."""
+    table = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
     handles, commit_ts = (
         combine_chunks(table.column(HANDLE)),
         combine_chunks(table.column(COMMIT_TS)),

@@ -33,6 +33,7 @@ from pyspark_theflash.storage.engine.magic.layout import Layouts, RegionFiles
 from pyspark_theflash.storage.engine.magic.partitions import partition_stats
 from pyspark_theflash.storage.engine.magic.region import REGION_KIND, Region
 from pyspark_theflash.storage.engine.magic.scan import RegionReader
+from pyspark_theflash.storage.engine.magic.versions import sorted_versions
 from pyspark_theflash.storage.engine.magic.visible import (
     CACHE_BYTES,
     VisibleRows,
@@ -81,6 +82,15 @@ class MagicReader:
                 table = read_columns(self._data, info, [HANDLE, COMMIT_TS, OP])
                 rows = within(combine_chunks(table.column(HANDLE)), start, end)
                 yield from table.slice(*rows).to_batches()
+
+    def versions(
+        self,
+        view: View,
+        physical_id: PhysicalTableID,
+        columns: Sequence[ScanColumn],
+        start: Handle | None,
+    ) -> Iterator[pa.RecordBatch]:
+        return sorted_versions(self._data, self._layouts_of(view)[physical_id], columns, start)
 
     def repeating(self, region: RegionScan, columns: Sequence[ScanColumn]) -> Collection[ColumnID]:
         files = RegionFiles.of(region).files
