@@ -7,6 +7,7 @@ A file is durable when its bytes *and* its folder entry are synced. `write_new` 
 
 import os
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -56,6 +57,9 @@ class FileSystem(Protocol):
 
     def walk(self, path: Path) -> Iterator[Path]:
         """Return all files below a folder, sorted."""
+
+    def kind(self, path: Path) -> str:
+        """Return the type of the file system of an existing path, such as nfs4; "" if unknown."""
 
 
 class LocalAppendFile:
@@ -117,6 +121,23 @@ class LocalFileSystem:
 
     def walk(self, path: Path) -> Iterator[Path]:
         return iter(sorted(p for p in path.rglob("*") if p.is_file()))
+
+    def kind(self, path: Path) -> str:
+        return _kind_of(path.stat().st_dev)
+
+
+@lru_cache(maxsize=64)
+def _kind_of(device: int) -> str:
+    """Return the type of a mounted file system. Linux only; elsewhere, "" for all."""
+    number = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        lines = Path("/proc/self/mountinfo").read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return ""
+    for mount, _, system in (line.partition(" - ") for line in lines):
+        if mount.split()[2] == number:
+            return system.split()[0]
+    return ""
 
 
 def _write_all(fd: int, data: memoryview) -> None:

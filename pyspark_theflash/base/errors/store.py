@@ -22,6 +22,17 @@ class StoreExistsError(TheFlashError):
     template = "{path} exists already and is not an empty folder"
 
 
+class StorePlaceError(TheFlashError):
+    """The path of a store is a URL, or on a file system that other machines may write to."""
+
+    path: str
+    place: str
+    template = (
+        "{path} is {place}: locks and latches of other machines have no effect there. Keep the "
+        "store on a local disk, and read it from other machines through theflash serve"
+    )
+
+
 class StoreInUseError(TheFlashError):
     """Another process is the store's writer."""
 

@@ -22,7 +22,12 @@ from pyspark_theflash.base.log import is_json, log_fields
 OTHER_FAILURE: Final = 7
 INTERRUPTED: Final = 130
 _STATUS: Final = {
-    2: (errors.UsageError, errors.OptionError, errors.ColumnNotFoundError),
+    2: (
+        errors.UsageError,
+        errors.OptionError,
+        errors.ColumnNotFoundError,
+        errors.StorePlaceError,
+    ),
     3: (
         errors.StoreNotFoundError,
         errors.TableNotFoundError,

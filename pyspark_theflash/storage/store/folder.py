@@ -66,6 +66,7 @@ from pyspark_theflash.storage.store.manifest import (
     View,
     file_errors,
 )
+from pyspark_theflash.storage.store.place import check_place
 from pyspark_theflash.storage.store.transient import LATCH_KIND, TransientRecords, create_board
 from pyspark_theflash.storage.store.writer_lock import LOCK_FILE, WriterLock
 from pyspark_theflash.tidb.codec.document import int64, load, shaped, text, uint64
@@ -127,9 +128,11 @@ def create_store(
     """Create an empty store at `path` durably, with these settings.
 
     Raises:
+        StorePlaceError: `path` is not on a local file system.
         StoreExistsError: `path` exists and is not an empty folder.
         StoreInUseError: Another process is creating a store there.
     """
+    check_place(path, fs)
     with file_errors(path):
         if not _is_free(path):
             raise StoreExistsError(str(path))
@@ -162,11 +165,13 @@ def open_manifest(path: Path, fs: FileSystem) -> Manifest:
     """Open the manifest of the store at `path`, and upgrade the store if it has an older format.
 
     Raises:
+        StorePlaceError: `path` is not on a local file system.
         StoreNotFoundError: There is no store at `path`.
         StoreFormatError: The store has a later format.
         StoreInUseError: The store has an older format and another process has its writer's lock.
         CorruptionError: The store is damaged.
     """
+    check_place(path, fs)
     if format_of(path) < _NEW_FORMAT or (path / _UPGRADE_FILE).exists():
         _upgrade(path, fs)
     return _open(path, fs)

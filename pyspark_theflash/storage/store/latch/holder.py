@@ -51,6 +51,10 @@ class Holder:
         pid, *others = fields
         return cls(int64(pid), *map(text, others))
 
+    def is_of_this_host(self, clock: Clock) -> bool:
+        """Return whether the process runs, or ran before a restart, on this host."""
+        return self.boot_id == clock.boot_id() or self.host == os.uname().nodename
+
     def is_gone(self, clock: Clock) -> bool:
         """Return whether the process has certainly ended; False if this cannot be determined."""
         if not (self.started and self.namespace):

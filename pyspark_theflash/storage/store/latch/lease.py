@@ -2,8 +2,9 @@
 
 A lease is a latch (`latch.py`) that pins: a timestamp against garbage collection, and a manifest
 generation against the removal of its files. It ends when it is released, when it expires on the
-boot-time clock, or when the machine restarts; changes of the wall clock do not matter. Latches that
-exclude others are granted by `grants.py`.
+boot-time clock, or when the machine restarts; changes of the wall clock do not matter. A lease of
+another host retains what it pins for its time to live after this host has first seen it. Latches
+that exclude others are granted by `grants.py`.
 
 In a read-only folder or on a full disk no latch can be written. There a reader locks `readers.lock`
 (`readers_lock.py`), which pins everything; its lease is `shared`. The floor, a transient record, is
@@ -16,6 +17,7 @@ may not have been locked at that time, so it has expired.
 """
 
 import hashlib
+import json
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
@@ -36,6 +38,8 @@ LEASE_TTL_MS: Final = 600_000
 """Default time after which a read latch expires unless it is renewed."""
 _EXTENSION_MS: Final = 1000
 _FLOOR_KEY: Final = "generation"
+_FOREIGN: Final = "foreign-"
+"""Prefix of the keys, in `FLOOR_KIND`, of latches of other hosts."""
 _EVERYTHING: Final = 0
 """Below every timestamp and generation that can be read."""
 
@@ -253,11 +257,30 @@ class LeaseTable:
         """Remove ended latches and return the others."""
         living = []
         for latch in rows.load_all(LATCH_KIND, Latch.from_body):
-            if latch.is_alive(self._clock):
+            if latch.is_alive(self._clock) or self._may_be_alive(rows, latch):
                 living.append(latch)
             else:
                 rows.remove(LATCH_KIND, latch.id)
+                rows.remove(FLOOR_KIND, _FOREIGN + latch.id)
         return living
+
+    def _may_be_alive(self, rows: TransientRecords, latch: Latch) -> bool:
+        """Return whether a process on another host may still hold a latch.
+
+        The boot-time clocks of two hosts are not comparable, so its time to live counts from when
+        this host has first seen it as it is.
+        """
+        if latch.holder is None or latch.holder.is_of_this_host(self._clock):
+            return False
+        seen = [self._clock.boot_id(), latch.boot_id, latch.expires_ms]
+        body, now_ms = rows.row(FLOOR_KIND, _FOREIGN + latch.id), self._clock.boottime_ms()
+        if body is not None:
+            *before, end_ms = json.loads(body)
+            if before == seen:
+                return bool(now_ms < end_ms)
+        ttl_ms = LEASE_TTL_MS if latch.grant is None else latch.grant.wanted.ttl_ms
+        rows.put(FLOOR_KIND, _FOREIGN + latch.id, json.dumps([*seen, now_ms + ttl_ms]).encode())
+        return True
 
     # -- without rows
 

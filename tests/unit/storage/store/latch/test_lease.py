@@ -23,7 +23,7 @@ from pyspark_theflash.storage.store import transient
 from pyspark_theflash.storage.store.folder import open_manifest
 from pyspark_theflash.storage.store.latch.holder import Holder
 from pyspark_theflash.storage.store.latch.latch import Latch, LatchKind
-from pyspark_theflash.storage.store.latch.lease import LeaseTable, ReadLease
+from pyspark_theflash.storage.store.latch.lease import LEASE_TTL_MS, LeaseTable, ReadLease
 from pyspark_theflash.storage.store.latch.readers_lock import exclusive_readers_lock
 from pyspark_theflash.storage.store.manifest import DATABASE, Manifest, ManifestChange
 from tests.support.manual_clock import ManualClock
@@ -59,6 +59,35 @@ def test_a_lease_pins_the_generation_it_was_taken_in(
     leases.release(second)
     leases.release(second)
     assert leases.oldest_generation() is None
+
+
+def test_a_lease_of_another_host_is_kept_for_its_time(
+    manifest: Manifest, leases: LeaseTable, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its clock is unknown here, so its time begins when it is seen, and again when it changes."""
+    lease = leases.take(TimeStamp(5), LEASE_TTL_MS)
+    clock.boot, clock.now_ms = "a restart of the same host", 10
+    assert leases.oldest_snapshot_ts() is None
+    clock.boot = "this run"
+    lease = leases.take(TimeStamp(5), LEASE_TTL_MS)
+    here = os.uname()
+    other = os.uname_result((here[0], "another", *here[2:]))
+    monkeypatch.setattr(os, "uname", lambda: other)
+    clock.boot, clock.now_ms = "that of another host", 900_000_000
+    assert leases.oldest_snapshot_ts() == 5
+    clock.now_ms += LEASE_TTL_MS - 1
+    assert leases.oldest_snapshot_ts() == 5
+    monkeypatch.setattr(os, "uname", lambda: here)
+    (clock.boot, clock.now_ms), then = ("this run", 20), clock.now_ms
+    leases.renew(lease)
+    monkeypatch.setattr(os, "uname", lambda: other)
+    clock.boot, clock.now_ms = "that of another host", then + 2
+    assert leases.oldest_snapshot_ts() == 5
+    clock.now_ms += LEASE_TTL_MS
+    assert leases.oldest_snapshot_ts() is None
+    with transient.opened(manifest, write=False) as rows:
+        assert not rows.rows(transient.LATCH_KIND)
+        assert not rows.keys(transient.FLOOR_KIND, "foreign-")
 
 
 def test_a_lease_runs_out_unless_renewed(leases: LeaseTable, clock: ManualClock) -> None:
