@@ -1,11 +1,13 @@
-"""Start Python processes of this package."""
+"""Start Python processes of this package, and raise the limit of this one's open files."""
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any, Final
 
+_FILES_MAX: Final = 65_536
 _RUN: Final = (
     "import sys; sys.path[:] = filter(None, sys.path); "
     "import runpy; runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
@@ -30,3 +32,11 @@ def start_module(name: str, *arguments: str, **options: Any) -> "subprocess.Pope
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         **options,
     )
+
+
+def allow_files() -> None:
+    """Allow this process, and those that it starts, as many open files as the system permits."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _FILES_MAX if hard == resource.RLIM_INFINITY else min(hard, _FILES_MAX)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

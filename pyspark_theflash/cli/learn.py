@@ -13,6 +13,7 @@ from contextlib import ExitStack, closing
 
 from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.base.process import allow_files
 from pyspark_theflash.cli.jobs.arguments import (
     add_access,
     add_seconds,
@@ -30,7 +31,6 @@ from pyspark_theflash.cli.jobs.telemetry import Telemetry
 from pyspark_theflash.cli.listeners import (
     Listeners,
     add_listeners,
-    allow_files,
     chosen_limits,
     server_tls,
     stop_event,

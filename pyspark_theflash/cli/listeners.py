@@ -5,7 +5,6 @@ certificates.
 """
 
 import argparse
-import resource
 import signal
 import threading
 from contextlib import ExitStack
@@ -26,9 +25,6 @@ if TYPE_CHECKING:
     from pyspark_theflash.service.api.token import Tokens
     from pyspark_theflash.service.server.app import SocketServer
     from pyspark_theflash.service.server.listener import Listener
-
-
-_FILES_MAX = 65_536
 
 
 def add_listeners(parser: argparse.ArgumentParser) -> None:
@@ -60,14 +56,6 @@ def add_listeners(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=N",
         help=f"a limit for callers (defaults: {numbers})",
     )
-
-
-def allow_files() -> None:
-    """Allow this process, and those that it starts, as many open files as the system permits."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = _FILES_MAX if hard == resource.RLIM_INFINITY else min(hard, _FILES_MAX)
-    if soft != resource.RLIM_INFINITY and soft < most:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def chosen_limits(arguments: argparse.Namespace) -> Limits:

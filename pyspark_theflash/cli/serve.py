@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, Any
 from pyspark_theflash.base.clock import Clock, SystemClock
 from pyspark_theflash.base.errors import UsageError
 from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.base.process import allow_files
 from pyspark_theflash.cli.jobs.arguments import add_seconds, add_store, add_telemetry
 from pyspark_theflash.cli.jobs.figures import store_figures
 from pyspark_theflash.cli.jobs.telemetry import Telemetry
 from pyspark_theflash.cli.listeners import (
     Listeners,
     add_listeners,
-    allow_files,
     chosen_limits,
     stop_event,
 )

@@ -1,8 +1,11 @@
-"""Bytes that TCP connections of a gRPC server send before, between and beside authenticated calls.
+"""TCP connections of a gRPC server, before, between and beside authenticated calls.
+
+Connections without an authenticated call have a budget: above it, the oldest are closed. gRPC
+itself would reject new ones, anyone's.
 
 gRPC limits the size of a call's metadata only when the client has acknowledged its settings. Until
 then it keeps up to 16 MiB of a block of headers that does not end, in 24 MiB of memory, on each
-connection, and no call starts. So connections are closed that send more than a call needs:
+connection, and no call starts. So connections that send more than a call needs are closed, too:
 
     FREE_BYTES                 since the last step of an authenticated call, or the connection began
     the limit of a message     for each call that is receiving its message
@@ -18,7 +21,7 @@ import socket
 import struct
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
@@ -28,8 +31,12 @@ from pyspark_theflash.base.memory import return_freed_memory
 from pyspark_theflash.net.address import UNIX
 
 FREE_BYTES: Final = 128 << 10
+PENDING_MAX: Final = 256
+"""Connections without an authenticated call."""
 _SENT_PART: Final = 16
 _LOOK_S: Final = 0.1
+_LOG_LOOKS: Final = 10
+"""One line is logged in so many looks."""
 _DESCRIPTORS: Final = "/proc/self/fd"
 _INFO_BYTES: Final = 256
 _COUNTS: Final = struct.Struct("@QQ")
@@ -40,6 +47,8 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Counts:
+    since: int
+    """The check that listed the connection first."""
     received: int = 0
     sent: int = 0
     granted: int = 0
@@ -48,23 +57,53 @@ class _Counts:
 
 
 class Inflow:
-    """Decides which connections have sent too much. Thread-safe."""
+    """Decides which connections are closed. Thread-safe."""
 
-    def __init__(self, message_bytes: int) -> None:
-        """`message_bytes` is the limit of a message that authenticated callers send."""
+    def __init__(self, message_bytes: int, pending_max: int = PENDING_MAX) -> None:
+        """Decide with these limits.
+
+        Args:
+            message_bytes: The limit of a message that authenticated callers send.
+            pending_max: The limit of connections without an authenticated call.
+        """
         self._message_bytes, self._mutex = message_bytes, threading.Lock()
+        self._pending_max, self._checks = pending_max, 0
         self._receiving: Counter[str] = Counter()
         self._called: set[str] = set()
         """Connections with a step of a call since the last check."""
         self._trusted: set[str] = set()
+        self._admitted: dict[str, Callable[[], None]] = {}
+        """Functions to call when a connection has ended."""
+        self._rejected: set[str] = set()
+        """Connections of which a call was rejected; these are closed first."""
         self._absent: set[str] = set()
-        """Those of these two that the last check did not list: they began later, or have ended."""
+        """Those of these four that the last check did not list: they began later, or have ended."""
         self._counts: dict[str, _Counts] = {}
 
     def trust(self, peer: str) -> None:
         """Do not limit a connection, by its name in gRPC."""
         with self._mutex:
             self._trusted.add(_place(peer))
+
+    def admit(self, peer: str, acquire: Callable[[], Callable[[], None]]) -> None:
+        """Note an authenticated call of a connection, by its name in gRPC.
+
+        With its first call, the connection is counted by `acquire`, which may raise an error, and
+        which returns the function that undoes it when the connection has ended. Without checks,
+        whether it has ended is unknown, so it is not counted.
+        """
+        place = _place(peer)
+        with self._mutex:
+            if not self._checks or place in self._admitted:
+                return
+            self._rejected.add(place)
+            self._admitted[place] = acquire()
+            self._rejected.remove(place)
+
+    def reject(self, peer: str) -> None:
+        """Note that a call of a connection was rejected."""
+        with self._mutex:
+            self._rejected.add(_place(peer))
 
     @contextmanager
     def receiving(self, peer: str) -> Iterator[None]:
@@ -83,50 +122,65 @@ class Inflow:
                     del self._receiving[place]
 
     def check(self, connections: Mapping[str, tuple[int, int]]) -> list[str]:
-        """Return connections to close: those above their limit now and at the last check.
+        """Return connections to close.
 
-        One check is not enough, since a message may arrive before its call starts.
+        They are those that have sent too much now and at the last check, since a message may arrive
+        before its call starts, and the oldest ones of too many without an authenticated call, first
+        those of which a call was rejected.
 
         Args:
             connections: All connections by place, with the bytes received from and sent to each.
         """
         with self._mutex:
+            self._checks += 1
             called, trusted = self._called, set(self._trusted)
             receiving = dict(self._receiving)
-            absent = (called | trusted) - connections.keys()
-            self._called = (called & absent) - self._absent
-            self._trusted -= absent & self._absent
+            noted = called | trusted | self._admitted.keys() | self._rejected
+            absent = noted - connections.keys()
+            ended = absent & self._absent
+            self._called = (called & absent) - ended
+            self._trusted -= ended
+            self._rejected -= ended
+            released = [self._admitted.pop(place) for place in ended & self._admitted.keys()]
+            authenticated, rejected = trusted | self._admitted.keys(), set(self._rejected)
             self._absent = absent
+        for release in released:
+            release()
         before, self._counts = self._counts, {}
         excessive = []
         for place, (received, sent) in connections.items():
+            counts = before.get(place) or _Counts(self._checks)
+            self._counts[place] = counts
             if place in trusted:
                 continue
-            counts = before.get(place, _Counts())
             more = min(received - counts.received, (sent - counts.sent) // _SENT_PART)
             counts.granted = received if place in called else counts.granted + more
             counts.received, counts.sent = received, sent
             limit = FREE_BYTES + self._message_bytes * receiving.get(place, 0)
             was_over, counts.is_over = counts.is_over, received - counts.granted > limit
-            self._counts[place] = counts
             if was_over and counts.is_over:
                 excessive.append(place)
-        return excessive
+        pending = [place for place in connections if place not in authenticated]
+        number = max(len(pending) - self._pending_max, 0)
+        last = sorted(pending, key=lambda each: (each not in rejected, self._counts[each].since))
+        return list(dict.fromkeys(excessive + last[:number]))
 
 
 class InflowGuard:
-    """Closes the connections of a server that have sent too much, until it is stopped."""
+    """Closes connections of a server until it is stopped."""
 
     def __init__(self, address: str, inflow: Inflow) -> None:
         """`address` is the server's, with its actual port."""
         is_socket = address.startswith(UNIX)
         self._port = None if is_socket else int(address.rpartition(":")[2])
         self._inflow, self._ended = inflow, threading.Event()
+        self._looks = self._closed = 0
         self._thread = threading.Thread(target=self._run, name="inflow", daemon=True)
 
     def start(self) -> None:
         """Start closing connections."""
         if self._port is not None and os.path.isdir(_DESCRIPTORS):
+            self._look()
             self._thread.start()
 
     def stop(self) -> None:
@@ -135,10 +189,14 @@ class InflowGuard:
 
     def _run(self) -> None:
         while not self._ended.wait(_LOOK_S):
-            with suppress(OSError):  # such as too many open files; the next look may succeed
-                self._look()
+            self._look()
 
     def _look(self) -> None:
+        with suppress(OSError):  # such as too many open files; the next look may succeed
+            self._close(*self._connections())
+
+    def _connections(self) -> tuple[dict[str, int], dict[str, tuple[int, int]]]:
+        """Return the descriptors of the server's connections, and their bytes, by place."""
         descriptors: dict[str, int] = {}
         connections: dict[str, tuple[int, int]] = {}
         for fd in map(int, os.listdir(_DESCRIPTORS)):
@@ -146,15 +204,32 @@ class InflowGuard:
                 if sock.family in (socket.AF_INET, socket.AF_INET6) and self._is_own(sock):
                     place = _place_of(sock)
                     descriptors[place], connections[place] = fd, _bytes(sock)
-        excessive = self._inflow.check(connections)
-        for place in excessive:
+        return descriptors, connections
+
+    def _close(
+        self, descriptors: Mapping[str, int], connections: Mapping[str, tuple[int, int]]
+    ) -> None:
+        closing = self._inflow.check(connections)
+        for place in closing:
             # gRPC may have closed it meanwhile, and opened another.
             with suppress(OSError), _borrowed(descriptors[place]) as sock:
                 if _place_of(sock) == place:
-                    _log.warning("connection closed: peer=%s: it sends more than a call", place)
                     sock.shutdown(socket.SHUT_RDWR)
-        if excessive:
+        if closing:
             return_freed_memory()
+        self._log(closing)
+
+    def _log(self, closed: list[str]) -> None:
+        """Log the number of closed connections, and the last one, at most once a second."""
+        self._looks += 1
+        self._closed += len(closed)
+        if closed and self._looks >= _LOG_LOOKS:
+            _log.warning(
+                "connections closed: number=%s peer=%s: they send more than calls, or have none",
+                self._closed,
+                closed[-1],
+            )
+            self._looks = self._closed = 0
 
     def _is_own(self, sock: socket.socket) -> bool:
         return bool(sock.getsockname()[1] == self._port)

@@ -20,7 +20,8 @@ from tests.support.processes import CLOCK
 from tests.support.raw_peer import HTTP2_PREFACE, authenticate, dial, http2_call, http2_data
 from tests.support.writes import latch
 
-_MANY = 200
+_MANY, _FEW = 700, 50
+"""More connections than a server accepts; and fewer."""
 _PER_READER = 100
 _REFUSED = (OSError, EOFError, AssertionError, TheFlashError, pa.ArrowException)
 _SERVICES = {
@@ -116,13 +117,13 @@ def silent_http2_connections(target: Target) -> str:
 @attack("tcp", "mtls", over=["grpc", "flight"], is_load=True)
 def half_calls_without_a_token(target: Target) -> str:
     """Start calls without a token, 50 on a connection, and send no message."""
-    return flood(target, _MANY // 4, _sending(target, _calls(target.protocol, 50)))
+    return flood(target, _FEW, _sending(target, _calls(target.protocol, 50)))
 
 
 @attack("pump", over=["metrics"], is_load=True)
 def half_requests_for_metrics(target: Target) -> str:
     """Send a part of an HTTP request."""
-    return flood(target, 2 * _MANY, _sending(target, b"GET /metr"))
+    return flood(target, _MANY, _sending(target, b"GET /metr"))
 
 
 @attack("tcp", over=["frames"], is_load=True, is_short=False)
@@ -137,6 +138,12 @@ def resets(target: Target) -> str:
         raise ConnectionResetError
 
     return flood(target, 1, open_one)
+
+
+@attack("pump_mtls", over=["pump"], is_load=True, is_short=False)
+def half_tls_handshakes_with_a_pump(target: Target) -> str:
+    """The same with a pump that listens on TCP."""
+    return half_tls_handshakes(target)
 
 
 # -- as a peer of the cluster
@@ -165,6 +172,14 @@ def half_calls_of_a_reader(target: Target) -> str:
     data = b"".join(http2_data(REQUEST_BYTES_MAX, b"x", 2 * n + 1) for n in range(64))
     calls = _calls(target.protocol, 64, token) + data
     return flood(target, 4, _sending(target, calls))
+
+
+@attack("tcp", "mtls", over=["grpc", "flight"], is_load=True)
+def calling_connections_of_a_reader(target: Target) -> str:
+    """Hold many connections, each with a call now and then, as a holder of one token."""
+    token = (("authorization", f"Bearer {ATTACKER.value}"),)
+    data = _calls(target.protocol, 1, token) + http2_data(0)
+    return flood(target, _MANY, _sending(target, data))
 
 
 def _authenticated(target: Target) -> socket.socket:

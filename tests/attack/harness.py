@@ -163,6 +163,7 @@ def _protocols(configuration: str) -> tuple[str, ...]:
         "names": ("frames",),
         "learn": ("frames", "engine"),
         "pump": ("pump", "metrics"),
+        "pump_mtls": ("pump",),
         COMMANDS: (*ALL, "engine", "pump", "sql", "library", "client"),
     }.get(configuration, ALL)
 

@@ -68,7 +68,8 @@ class Observer:
 def observe(server: Server, protocol: str, observer: Observer) -> None:
     """Start the callers that a protocol has."""
     if protocol == "pump":
-        writer = observer.undo.enter_context(PumpWriter(server.addresses["pump"]))
+        pump = PumpWriter(server.addresses["pump"], server.tls)
+        writer = observer.undo.enter_context(pump)
         observer.call_often("reader", _PAUSE_MS, lambda: writer.write(_PROBE, TIMEOUT_MS / 1000))
         return
     if protocol == "metrics":

@@ -216,12 +216,24 @@ class Starter:
 
     def pump(self) -> Arguments:
         """`theflash writer`, to which TiDB sends its binlog."""
-        socket, metrics = f"unix:{self.folder}/pump.sock", f"127.0.0.1:{free_port()}"
-        arguments = ["writer", self._empty_store(), "--source", f"pump-server:{socket}"]
-        arguments += ["--schema", self._schema(), "--interval", 0.2, "--metrics", metrics]
-        addresses = {"pump": socket, "metrics": metrics}
+        metrics = f"127.0.0.1:{free_port()}"
+        arguments = self._pump(f"unix:{self.folder}/pump.sock")
+        self.fields["addresses"]["metrics"] = metrics
+        return [*arguments, "--metrics", metrics]
+
+    def pump_mtls(self) -> Arguments:
+        """The same over TCP, with client certificates of one name."""
+        arguments = self._pump(f"localhost:{free_port()}")
+        self.fields["tls"] = tls("client")
+        files = {"ca": "ca.pem", "cert": "server.pem", "key": "server.key"}
+        arguments += [word for name, file in files.items() for word in (f"--{name}", FOLDER / file)]
+        return [*arguments, "--allow", ALLOWED]
+
+    def _pump(self, address: str) -> Arguments:
+        addresses = {"pump": address}
         self.fields = {"addresses": addresses, "has_tokens": False, "memory_mib": PUMP_MIB}
-        return arguments
+        arguments: Arguments = ["writer", self._empty_store(), "--schema", self._schema()]
+        return [*arguments, "--source", f"pump-server:{address}", "--interval", 0.2]
 
     def _empty_store(self) -> Path:
         registry.create(self.folder / "store", registry.MAGIC, LocalFileSystem())
@@ -250,7 +262,7 @@ def started(name: str, folder: Path, cpu: int | None = None) -> Iterator[Server]
         if cpu is not None:
             os.sched_setaffinity(process.pid, {cpu})
         server = Server(name, folder, process, **starter.fields)
-        if name == "pump":
+        if name.startswith("pump"):
             wait_until(lambda: not server.is_alive or _answers(server), START_MS)
         else:
             _read_addresses(server)

@@ -20,6 +20,7 @@ from pyspark_theflash.base.clock import Clock, SystemClock
 from pyspark_theflash.base.errors import LatchLostError, TheFlashError, UsageError
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.log import start_log
+from pyspark_theflash.base.process import allow_files
 from pyspark_theflash.base.timestamp import shown
 from pyspark_theflash.base.types import PhysicalTableID
 from pyspark_theflash.cli.jobs.arguments import (
@@ -188,6 +189,7 @@ def run(arguments: argparse.Namespace) -> int:
 def write(arguments: argparse.Namespace, telemetry: Telemetry, clock: Clock) -> int:
     """Apply the source to the store, and print a summary."""
     use_system_memory()
+    allow_files()
     fs = LocalFileSystem()
     with ExitStack() as undo:
         place = open_place(arguments, fs, clock, undo)

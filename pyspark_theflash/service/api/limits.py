@@ -8,14 +8,18 @@ administrators.
 
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from typing import Final
+from typing import Final, TypeAlias
 
 from pyspark_theflash.base.budget import REQUEST_BYTES
 from pyspark_theflash.base.errors import OptionError, ServiceUnavailableError
 
+Reserve: TypeAlias = Callable[[int], None]
+"""Counts bytes in memory for a caller. Raises `ServiceUnavailableError`."""
+SMALL_BYTES: Final = 1 << 16
+"""Messages up to this size are not counted."""
 _RESERVED: Final = 8
 """One in so many slots is kept for administrators."""
 _OPTION: Final = "limit"
@@ -84,6 +88,11 @@ class Quota:
             if self._used.total() + count > total:
                 raise self._refused(f"all {total} {self._what} are in use")
             self._used[identity] = own
+
+    def acquired(self, identity: str, *, is_admin: bool) -> Callable[[], None]:
+        """Use one more; returns the function that ends that. Raises like `acquire`."""
+        self.acquire(identity, is_admin=is_admin)
+        return lambda: self.release(identity)
 
     def release(self, identity: str, count: int = 1) -> None:
         """Undo an `acquire`."""

@@ -23,6 +23,7 @@ from pyarrow import flight
 
 from pyspark_theflash.base.errors import CodecError, UnsupportedError
 from pyspark_theflash.net.channel import grpc
+from pyspark_theflash.service.api.limits import SMALL_BYTES
 from pyspark_theflash.service.server.listener import Listener
 from pyspark_theflash.service.wire.message import Plan, PlanRequest, ScanRequest
 from pyspark_theflash.service.wire.method import METHODS, SCAN, Role, method
@@ -99,7 +100,11 @@ class FlightServer(Listener):
             )
         request = action.body.to_pybytes()
         response = self.service.answer(called, _decoded(called.request, request), call)
-        yield bytes(flight.Result(encode(response, as_json=_is_json(request))).serialize())
+        result = bytes(flight.Result(encode(response, as_json=_is_json(request))).serialize())
+        usage, is_admin = self.service.usage, call.role is Role.ADMIN
+        size_bytes = len(result) if len(result) > SMALL_BYTES else 0
+        with usage.memory.used(call.identity, size_bytes, is_admin=is_admin):
+            yield result
 
     def _list_actions(self, body: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
         role, _ = self.authenticate(context)

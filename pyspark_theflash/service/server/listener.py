@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar, Final, NoReturn, TypeAlias
 
 from pyspark_theflash.base.clock import Clock
@@ -34,7 +35,7 @@ from pyspark_theflash.net.inflow import Inflow, InflowGuard
 from pyspark_theflash.net.listen import PENDING_CALLS, WINDOW, bind_server, server_credentials
 from pyspark_theflash.service.api.call import CallContext, local_identity
 from pyspark_theflash.service.api.error import encode_error
-from pyspark_theflash.service.api.limits import Quota
+from pyspark_theflash.service.api.limits import SMALL_BYTES, Quota, Reserve
 from pyspark_theflash.service.api.service import Service
 from pyspark_theflash.service.api.token import Tokens, identity_of
 from pyspark_theflash.service.server.control import Timeouts
@@ -59,8 +60,8 @@ Their connections are blocked as long as a delay: calls are rejected without loo
 """
 _QUEUED: Final = 4
 """Calls for each thread above which gRPC rejects them."""
-_CONNECTIONS: Final = 2
-"""Connections of gRPC, which do not take a thread, for each of `Limits.connections`."""
+_SPARE: Final = 2
+"""Connections of gRPC, which do not take a thread, for each of `Limits`."""
 _METADATA_BYTES_MAX: Final = 6_000
 """gRPC accepts 8 KiB of metadata by default."""
 _DETAILS_CHARS_MAX: Final = 500
@@ -125,9 +126,12 @@ class Listener:
         self._allowed = frozenset(name.encode() for name in allowed_names)
         self._timeouts, limits = timeouts or Timeouts(), service.usage.limits
         self._calls = Quota(address, "calls", limits.calls, limits.calls_per_identity)
+        numbers = limits.connections, limits.connections_per_identity
+        self._connections = Quota(address, "connections", *numbers)
         self._watch, self._failures = Watch(clock), Failures(clock)
         self._delayed = threading.BoundedSemaphore(_DELAYED)
         threads = limits.calls + _REJECTING + _DELAYED
+        connections = limits.pending + limits.connections
         self._workers = ThreadPoolExecutor(threads, thread_name_prefix=self.NAME)
         self._server = grpc.server(
             self._workers,
@@ -135,7 +139,7 @@ class Listener:
                 ("grpc.max_receive_message_length", UNARY_BYTES_MAX),
                 ("grpc.max_send_message_length", self.SEND_BYTES_MAX),
                 ("grpc.max_concurrent_streams", limits.calls),
-                ("grpc.max_allowed_incoming_connections", _CONNECTIONS * limits.connections),
+                ("grpc.max_allowed_incoming_connections", _SPARE * connections),
                 ("grpc.server_handshake_timeout_ms", self._timeouts.greeting_ms),
                 ("grpc.max_connection_idle_ms", self._timeouts.pending_ms),
                 ("grpc.http2.settings_timeout", self._timeouts.pending_ms),
@@ -151,7 +155,7 @@ class Listener:
             self._server, address, None if tls is None else server_credentials(tls)
         )
         """The listening address, with the actual port if `address` has port 0."""
-        self._inflow = Inflow(UNARY_BYTES_MAX)
+        self._inflow = Inflow(UNARY_BYTES_MAX, _SPARE * limits.pending)
         self._guard = InflowGuard(self.address, self._inflow)
         generic = grpc.method_handlers_generic_handler(self.GRPC_SERVICE, self.handlers())
         self._server.add_generic_rpc_handlers((generic,))
@@ -183,8 +187,10 @@ class Listener:
         """
 
         def behave(requests: Iterator[bytes], context: grpc.ServicerContext) -> Any:  # noqa: ANN401
-            with self._served(requests, context, called) as body:
-                return answer(body, context)
+            with self._served(requests, context, called) as (body, reserve):
+                response = answer(body, context)
+                reserve(len(response))
+                return response
 
         return grpc.stream_unary_rpc_method_handler(behave)
 
@@ -193,7 +199,7 @@ class Listener:
 
         def behave(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
             with (
-                self._served(requests, context, None) as body,
+                self._served(requests, context, None) as (body, _),
                 closing(answer(body, context)) as responses,
             ):
                 for response in responses:
@@ -205,31 +211,55 @@ class Listener:
     @contextmanager
     def _served(
         self, requests: Iterator[bytes], context: grpc.ServicerContext, called: Method | None
-    ) -> Iterator[bytes]:
-        """Authenticate a caller, and yield its message; errors of the block are sent to it."""
+    ) -> Iterator[tuple[bytes, Reserve]]:
+        """Authenticate a caller, and yield its message; errors of the block are sent to it.
+
+        Yields also a function that counts the bytes of a response.
+        """
         try:
             role, identity = self._authenticated(context)
             if called is not None:
                 called.check(role)
-            with self._slot(context, role, identity):
-                yield self._message(requests, context)
+            is_admin = role is Role.ADMIN
+            self._inflow.admit(
+                context.peer(), partial(self._connections.acquired, identity, is_admin=is_admin)
+            )
+            with self._slot(context, identity, is_admin=is_admin) as reserve:
+                body = self._message(requests, context)
+                reserve(len(body))
+                yield body, reserve
         except Exception as error:  # noqa: BLE001 (all are sent to the caller)
             self._abort(context, error)
 
     @contextmanager
-    def _slot(self, context: grpc.ServicerContext, role: Role, identity: str) -> Iterator[None]:
-        """Count a call until its block has ended and its caller has received the response."""
-        self._calls.acquire(identity, is_admin=role is Role.ADMIN)
-        ends = [1, 2]
+    def _slot(
+        self, context: grpc.ServicerContext, identity: str, *, is_admin: bool
+    ) -> Iterator[Reserve]:
+        """Count a call, and its bytes, until its block has ended and its caller has the response.
+
+        Yields a function that counts more bytes.
+        """
+        release, memory = (
+            self._calls.acquired(identity, is_admin=is_admin),
+            self.service.usage.memory,
+        )
+        ends, reserved = [1, 2], 0
+
+        def reserve(size_bytes: int) -> None:
+            nonlocal reserved
+            if size_bytes > SMALL_BYTES:
+                memory.acquire(identity, size_bytes, is_admin=is_admin)
+                reserved += size_bytes
 
         def end() -> None:
             # The second of the two ends releases the slot; `pop` is atomic.
             if ends.pop() == 1:
-                self._calls.release(identity)
+                release()
+                memory.release(identity, reserved)
 
         is_active = context.add_callback(end)
         try:
-            yield
+            yield reserve
         finally:
             end()
             if not is_active:
@@ -258,6 +288,7 @@ class Listener:
         try:
             return self.authenticate(context)
         except AuthenticationError as error:
+            self._inflow.reject(context.peer())
             self._failures.note(context.peer(), error)
             if not self._delayed.acquire(blocking=False):
                 self._failures.block(context.peer(), self._timeouts.failure_ms)

@@ -4,7 +4,7 @@ import logging
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import pyarrow as pa
 
@@ -20,6 +20,7 @@ from pyspark_theflash.base.errors import (
 )
 from pyspark_theflash.service.api.call import CallContext
 from pyspark_theflash.service.api.error import encode_error
+from pyspark_theflash.service.api.limits import SMALL_BYTES, Reserve
 from pyspark_theflash.service.api.rows import Batches, RowStream
 from pyspark_theflash.service.api.service import Service
 from pyspark_theflash.service.api.token import Tokens, identity_of
@@ -53,9 +54,6 @@ from pyspark_theflash.service.wire.protobuf import decode, encode
 from pyspark_theflash.service.wire.stream import StreamEncoder
 
 _log = logging.getLogger(__name__)
-_Reserve: TypeAlias = Callable[[int], None]
-_SMALL: Final = 1 << 16
-"""Responses up to this size are not counted."""
 _LOST: Final = (OSError, EOFError)
 """Errors of a connection that has ended; `TimeoutError` is an `OSError`."""
 
@@ -223,7 +221,7 @@ class ConnectionSession:
         finally:
             self.is_busy = False
 
-    def _answer(self, call: CallContext, size_bytes: int, reserve: _Reserve) -> None:
+    def _answer(self, call: CallContext, size_bytes: int, reserve: Reserve) -> None:
         try:
             called = self._checked(call, size_bytes)
             body = self._link.receive(size_bytes, self._timeouts.frame_ms, reserve)
@@ -264,7 +262,7 @@ class ConnectionSession:
         return called
 
     @contextmanager
-    def _memory(self, call: CallContext) -> Iterator[_Reserve]:
+    def _memory(self, call: CallContext) -> Iterator[Reserve]:
         """Yield a function that counts bytes in memory for a caller, until the block ends."""
         quota, is_admin = self._service.usage.memory, call.role is Role.ADMIN
         reserved = 0
@@ -331,11 +329,11 @@ class ConnectionSession:
             left_bytes -= header.length
         raise ProtocolError(self._address, "rows are sent after an error")
 
-    def _respond(self, body: bytes, reserve: _Reserve) -> None:
+    def _respond(self, body: bytes, reserve: Reserve) -> None:
         if len(body) > RESPONSE_BYTES_MAX:
             reason = f"the response has {len(body)} bytes; at most {RESPONSE_BYTES_MAX} are allowed"
             raise OptionError("request", reason)
-        if len(body) > _SMALL:
+        if len(body) > SMALL_BYTES:
             reserve(len(body))
         end = self._frame(FrameType.END, End().to_bytes())
         self._link.send(self._frame(FrameType.RESPONSE, body) + end, self._timeouts.send_ms)

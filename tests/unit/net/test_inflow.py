@@ -92,3 +92,45 @@ def test_names_of_grpc_are_places(inflow, peer, place):
     inflow.trust(peer)
     for _ in range(3):
         assert inflow.check({place: (1 << 30, 0)}) == []
+
+
+def places(*ports):
+    return {f"127.0.0.1:{port}": (0, 0) for port in ports}
+
+
+def test_the_oldest_of_too_many_without_a_call_are_closed():
+    inflow = Inflow(MESSAGE, 2)
+    assert inflow.check(places(3, 4)) == []
+    assert inflow.check(places(1, 2, 3, 4)) == ["127.0.0.1:3", "127.0.0.1:4"]
+    inflow.trust("ipv4:127.0.0.1:1")
+    inflow.admit("ipv4:127.0.0.1:2", lambda: lambda: None)
+    assert inflow.check(places(1, 2, 5, 6)) == []
+    assert inflow.check(places(1, 2, 5, 6, 7)) == ["127.0.0.1:5"]
+    inflow.reject("ipv4:127.0.0.1:7")
+    assert inflow.check(places(1, 2, 6, 7, 8)) == ["127.0.0.1:7"]
+
+
+def test_connections_are_counted_from_their_first_call_to_their_end(inflow):
+    counted = []
+
+    def acquire():
+        if len(counted) == 2:
+            raise ValueError("two already")
+        counted.append(PEER)
+        return counted.pop
+
+    def admit(port):
+        inflow.admit(f"ipv4:127.0.0.1:{port}", acquire)
+
+    admit(1)
+    assert counted == []  # no check has begun
+    inflow.check({})
+    for port in (1, 2, 1):
+        admit(port)
+    with pytest.raises(ValueError, match="two already"):
+        admit(3)
+    inflow.check(places(1))
+    assert len(counted) == 2  # the second may have begun after they were listed
+    inflow.check(places(1))
+    assert len(counted) == 1
+    admit(3)

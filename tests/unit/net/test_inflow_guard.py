@@ -1,18 +1,22 @@
 """Headers without an end, sent to each gRPC server on TCP: their connections are closed."""
 
-from contextlib import closing, contextmanager, suppress
+import select
+from contextlib import ExitStack, closing, contextmanager, suppress
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 
 from pyspark_theflash.base.clock import SystemClock
-from pyspark_theflash.base.errors import OptionError
+from pyspark_theflash.base.errors import OptionError, ServiceUnavailableError
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.net.access import Access
+from pyspark_theflash.net.inflow import PENDING_MAX
 from pyspark_theflash.replication.pump.server import PumpServer
 from pyspark_theflash.replication.pump.spool import Spool
+from pyspark_theflash.service.api.limits import Limits
 from pyspark_theflash.service.server.control import Timeouts
-from pyspark_theflash.service.wire.message import PlanRequest
+from pyspark_theflash.service.wire.message import PlanRequest, StatusRequest
 from pyspark_theflash.service.wire.method import METHODS, Role
 from pyspark_theflash.testing.stores import StoreBuilder, id_column, table_info
 from pyspark_theflash.tikv.server import EngineServer
@@ -33,10 +37,10 @@ INSECURE = Access(is_insecure=True)
 
 
 @contextmanager
-def service(serve, folder):
+def service(serve, folder, **limits):
     StoreBuilder(folder / "store", TABLE).publish(200, {TABLE: [(1, 110, [1])]})
-    timeouts = Timeouts(pending_ms=NEVER_MS)
-    with serve(folder / "store", LOOPBACK, tokens=tokens(folder), timeouts=timeouts) as server:
+    settings = {"timeouts": Timeouts(pending_ms=NEVER_MS), "limits": Limits(**limits)}
+    with serve(folder / "store", LOOPBACK, tokens=tokens(folder), **settings) as server:
         yield server.address
 
 
@@ -64,8 +68,8 @@ def engine(_):
 
 
 SERVERS = {
-    "grpc": lambda folder: service(serving_grpc, folder),
-    "flight": lambda folder: service(serving_flight, folder),
+    "grpc": partial(service, serving_grpc),
+    "flight": partial(service, serving_flight),
     "pump": pump,
     "engine": engine,
 }
@@ -94,4 +98,30 @@ def test_callers_may_send_large_messages(kind, tmp_path, caplog):
             with pytest.raises(OptionError):
                 transport.call(METHODS["PlanScan"], request, 1000 * TIMEOUT_S)
             CLOCK.sleep_ms(5 * LOOK_MS)
-    assert "connection closed" not in caplog.text
+    assert "connections closed" not in caplog.text
+
+
+@pytest.mark.parametrize("kind", SERVERS)
+def test_the_oldest_of_too_many_connections_is_closed(kind, tmp_path):
+    with SERVERS[kind](tmp_path) as address, ExitStack() as undo:
+        socks = [undo.enter_context(dial(address)) for _ in range(2 * PENDING_MAX + 1)]
+        first, last = (undo.enter_context(closing(select.epoll())) for _ in range(2))
+        first.register(socks[0], select.EPOLLRDHUP)
+        last.register(socks[-1], select.EPOLLRDHUP)
+        assert first.poll(TIMEOUT_S)
+        assert not last.poll(0)
+
+
+@pytest.mark.parametrize("kind", ["grpc", "flight"])
+def test_connections_of_an_identity_are_limited(kind, tmp_path):
+    status = METHODS["GetStatus"]
+    transports = {"grpc": GrpcTransport, "flight": FlightTransport}
+
+    def connected(role):
+        return undo.enter_context(closing(transports[kind](address, TOKENS[role].value)))
+
+    with SERVERS[kind](tmp_path, connections_per_identity=2) as address, ExitStack() as undo:
+        for role in (Role.READ, Role.READ, Role.ADMIN, Role.ADMIN, Role.ADMIN, Role.WRITE):
+            connected(role).call(status, StatusRequest(), 1000 * TIMEOUT_S)
+        with pytest.raises(ServiceUnavailableError, match="uses its 2 connections"):
+            connected(Role.READ).call(status, StatusRequest(), 1000 * TIMEOUT_S)

@@ -2,13 +2,13 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 
 import pytest
 
 from pyspark_theflash.base.errors import OptionError, ServiceUnavailableError, TicketError
 from pyspark_theflash.net.channel import grpc, open_channel
-from pyspark_theflash.service.api.limits import Limits
+from pyspark_theflash.service.api.limits import SMALL_BYTES, Limits
 from pyspark_theflash.service.api.token import AccessToken, Tokens
 from pyspark_theflash.service.client.theflash import connect
 from pyspark_theflash.service.server.control import Timeouts
@@ -18,6 +18,7 @@ from pyspark_theflash.service.wire.message import (
     AcquireRequest,
     Error,
     Moment,
+    PlanRequest,
     ScanRequest,
     StatusRequest,
 )
@@ -248,6 +249,22 @@ def test_unread_scans_with_frames(begin):
 
 
 # -- memory
+
+
+@pytest.mark.parametrize(
+    ("server", "transport"), [(serving_grpc, GrpcTransport), (serving_flight, FlightTransport)]
+)
+@pytest.mark.parametrize("size", [SMALL_BYTES - 100, SMALL_BYTES + 100])
+def test_memory_of_calls(begin, server, transport, size):
+    """A response with a ticket is larger than its request; each counts above a size."""
+    request = PlanRequest(table="shop.wide", where="id = 1" + " " * size)
+    with (
+        begin(server, memory_per_identity=SMALL_BYTES) as address,
+        closing(transport(address, READ)) as caller,
+    ):
+        with pytest.raises(ServiceUnavailableError, match=f"uses its {SMALL_BYTES} bytes"):
+            caller.call(METHODS["PlanScan"], request, 20_000)
+        caller.call(STATUS, StatusRequest(), 20_000)
 
 
 def send_head(sock, name, size, sent=b""):
