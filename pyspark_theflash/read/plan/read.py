@@ -1,6 +1,6 @@
 """Execution of the tasks of a plan, in any process."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from pyspark_theflash.read.pushdown.pushdown import shown_column
 from pyspark_theflash.read.pushdown.top import LEADERS_MAX, FirstRows
 from pyspark_theflash.read.pushdown.value import Mask
 from pyspark_theflash.storage.engine import registry
-from pyspark_theflash.storage.engine.api import EngineReader, RegionScan, ScanSpec
+from pyspark_theflash.storage.engine.api import Bounds, EngineReader, RegionScan, ScanSpec
 from pyspark_theflash.storage.mvcc.filter import filter_rows
 from pyspark_theflash.storage.mvcc.project import ScanColumn, batch_of
 from pyspark_theflash.storage.mvcc.version import HANDLE, column_name
@@ -138,6 +138,7 @@ def _stored(
             dictionaries=task.dictionaries,
             as_stored=task.pushed.takes_dictionaries,
             condition=condition,
+            parts=_TaskParts(task, budget) if condition is not None else None,
             budget=budget,
         ),
     )
@@ -197,6 +198,26 @@ class _TaskCondition:
     def _shown_keys(self, batch: pa.RecordBatch) -> pa.Table:
         stored = ((c, batch.column(column_name(c.id))) for c in self._keys)
         return pa.table({c.name: shown_column(v, c, self._presentation) for c, v in stored})
+
+
+class _TaskParts:
+    """The conditions of a task, for engines that skip parts of the region."""
+
+    def __init__(self, task: ScanTask, budget: Budget) -> None:
+        self._conditions = [each for each in (task.condition, task.filter) if each is not None]
+        ids = {column.id for each in self._conditions for column in each.columns}
+        self.columns: Final = [column for column in task.columns if column.id in ids]
+        self._budget = budget
+
+    @property
+    def sought(self) -> Mapping[ColumnID, Sequence[int | str | bytes]]:
+        return {id: values for each in self._conditions for id, values in each.sought.items()}
+
+    def possible(self, bounds: Bounds) -> Mask:
+        mask = np.ones(bounds.parts, np.bool_)
+        for each in self._conditions:
+            mask &= each.possible(bounds, self._budget)
+        return mask
 
 
 def _late_keys(task: ScanTask) -> Sequence[ColumnInfo]:

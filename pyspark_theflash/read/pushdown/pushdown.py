@@ -22,12 +22,21 @@ from pyspark_theflash.base.errors import (
     UnrepresentableValueError,
     UnsupportedError,
 )
+from pyspark_theflash.base.types import ColumnID
 from pyspark_theflash.read.present import Presentation
-from pyspark_theflash.read.pushdown.evaluate import rows_for_which
+from pyspark_theflash.read.pushdown.evaluate import rows_for_which, truth
 from pyspark_theflash.read.pushdown.fold import Folding
-from pyspark_theflash.read.pushdown.term import Aggregation, SortKey, Term, distinct
+from pyspark_theflash.read.pushdown.possible import PossibleParts, ordered, sought_values
+from pyspark_theflash.read.pushdown.term import (
+    Aggregation,
+    LiteralKind,
+    SortKey,
+    Term,
+    distinct,
+)
 from pyspark_theflash.read.pushdown.top import check_order, first_rows, limited
 from pyspark_theflash.read.pushdown.value import Batch, Mask
+from pyspark_theflash.storage.engine.api import Bounds
 from pyspark_theflash.storage.mvcc.filter import filter_rows
 from pyspark_theflash.storage.mvcc.version import column_name
 from pyspark_theflash.tidb.codec.arrow import arrow_type
@@ -150,6 +159,29 @@ class Filter:
             mask[among] = self.rows(filter_rows(batch, among), budget=budget)
             return mask
         return rows_for_which(self.term, shown, among)
+
+    def possible(self, bounds: Bounds, budget: Budget = DEFAULT_BUDGET) -> Mask:
+        """Return the parts of a table that may have rows for which the filter is true."""
+        shown = [c for c in self.columns if not self.presentation.is_text(c.type)]
+        by_name = {column.name.lower(): column for column in shown}
+
+        def is_false(comparison: Term, name: str, values: pa.Array) -> Mask:
+            column = by_name[name]
+            values = shown_column(values, column, self.presentation)
+            return truth(comparison, Batch({name: values}, len(values), budget)).false
+
+        return PossibleParts(bounds.parts, ordered(bounds, shown), is_false).of(self.term)
+
+    @property
+    def sought(self) -> dict[ColumnID, list[int | str | bytes]]:
+        """Integers or strings of which a column must equal one, by column id."""
+        ids = {c.name.lower(): c.id for c in self.columns if self.presentation.keeps(c.type)}
+        kinds = {LiteralKind.INT, LiteralKind.STRING, LiteralKind.BINARY}
+        return {
+            ids[name]: [each.value for each in literals]
+            for name, literals in sought_values(self.term).items()
+            if name in ids and all(each.kind in kinds for each in literals)
+        }
 
     def _shown(self, batch: pa.RecordBatch, budget: Budget) -> Batch:
         shown = {

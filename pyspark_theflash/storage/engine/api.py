@@ -57,7 +57,7 @@ Errors
 """
 
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Protocol, TypeAlias
@@ -244,6 +244,37 @@ class RowCondition(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Bounds:
+    """Bounds of the values in each of `parts` parts of a region.
+
+    Attributes:
+        low: By column, a value for each part that no value in it is below; null: unknown.
+        high: The same for the largest values.
+        has_null: By column, whether each part may have NULLs. The other columns may have some.
+    """
+
+    parts: int
+    low: Mapping[ColumnID, pa.Array]
+    high: Mapping[ColumnID, pa.Array]
+    has_null: Mapping[ColumnID, npt.NDArray[np.bool_]]
+
+
+class PartCondition(Protocol):
+    """Condition of all rows that a scan returns, for engines that skip parts of their files."""
+
+    @property
+    def columns(self) -> Sequence[ScanColumn]:
+        """The columns of the condition; bounds must be of their types."""
+
+    @property
+    def sought(self) -> Mapping[ColumnID, Sequence[int | str | bytes]]:
+        """By column, the values of which each row has one."""
+
+    def possible(self, bounds: Bounds) -> npt.NDArray[np.bool_]:
+        """Return a mask of the parts that may have rows to return."""
+
+
+@dataclass(frozen=True, slots=True)
 class ScanSpec:
     """The columns, rows and timestamp of a scan of a region.
 
@@ -256,6 +287,7 @@ class ScanSpec:
         as_stored: Other columns may be dictionaries, too, and decimals may be narrow
             (`tidb.codec.narrow`), whichever needs no conversion.
         condition: Returns which of the remaining rows to return.
+        parts: Is true for the rows that `condition` returns; engines need not use it.
         without: Rows to leave out, before `condition`.
         budget: Memory and time for computed values.
     """
@@ -266,6 +298,7 @@ class ScanSpec:
     dictionaries: Collection[ColumnID] = ()
     as_stored: bool = False
     condition: RowCondition | None = None
+    parts: PartCondition | None = None
     without: HandleSet | None = None
     budget: Budget = DEFAULT_BUDGET
 

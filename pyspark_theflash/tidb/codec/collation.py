@@ -55,6 +55,11 @@ def is_bytewise(field_type: FieldType) -> bool:
     return field_type.collate in _BYTEWISE
 
 
+def compares_bytes(field_type: FieldType) -> bool:
+    """Whether strings of this type compare by all of their bytes, in byte order."""
+    return field_type.collate in _BYTEWISE & _NO_PAD
+
+
 def sort_keys(values: pa.Array, field_type: FieldType) -> pa.Array:
     """Encode strings or bytes as binary sort keys; nulls remain null.
 

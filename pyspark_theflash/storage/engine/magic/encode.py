@@ -14,6 +14,9 @@ A column without NULLs is REQUIRED in Parquet, which is read in two thirds of th
 absent from all rows is omitted, and so is the absence mask of a column that all rows have
 (`storage.mvcc.version`). If later rows of the file do not match this choice, the rows written so
 far are rewritten with all columns, as OPTIONAL.
+
+Row groups of `STATISTICS_ROWS` and more have statistics, and columns whose values are looked up
+have Bloom filters. Deltas have neither, because every scan needs their pointers.
 """
 
 import zlib
@@ -29,6 +32,12 @@ import pyarrow.parquet as pq
 
 from pyspark_theflash.base.errors import InternalError
 from pyspark_theflash.base.types import MAX_TS, PhysicalTableID, RegionID, TimeStamp
+from pyspark_theflash.storage.engine.magic.bloom import (
+    BLOOM_OPTIONS,
+    footer_size,
+    with_checksums,
+    worth_filtering,
+)
 from pyspark_theflash.storage.engine.magic.file import (
     NEVER_NULL,
     PREVIOUS_FILE,
@@ -41,6 +50,7 @@ from pyspark_theflash.storage.engine.magic.file import (
     numpy_column,
 )
 from pyspark_theflash.storage.engine.magic.region import NO_REGION
+from pyspark_theflash.storage.engine.magic.statistics import StatisticsWriter
 from pyspark_theflash.storage.mvcc.version import (
     COMMIT_TS,
     HANDLE,
@@ -56,6 +66,8 @@ ROW_GROUP_BYTES: Final = 64 << 20
 DELTA_GROUP_BYTES: Final = 2 << 20
 """Deltas overlap, and a merge holds a row group of each."""
 SAMPLE_ROWS: Final = 4096
+STATISTICS_ROWS: Final = 1 << 13
+"""Row groups with fewer rows have no statistics and no filters."""
 WRITE_BATCH_ROWS: Final = 1 << 14
 """Arrow's write_batch_size; with the default of 1024 a file takes 6% longer."""
 NUMBERS_MAX: Final = 256
@@ -127,8 +139,8 @@ class FileEncoder:
             raise InternalError("a data file without rows")
         names = self._written.names - self._nullable - set(SYSTEM_COLUMNS)
         data = self._written.finish(sorted(n for n in names if not is_absence(n)))
-        # The footer's length, and Parquet's closing magic.
-        footer_bytes = int.from_bytes(data[-8:-4], "little") + 8
+        data, checksum_bytes = with_checksums(data) if self._written.filtered else (data, 0)
+        footer_bytes = checksum_bytes + footer_size(data[-8:].to_pybytes())
         min_commit_ts, max_commit_ts = zip(*self._ts_ranges, strict=True)
         info = DataFile(
             number=number,
@@ -162,7 +174,16 @@ class FileEncoder:
         nulls = {name for name in needed if table.column(name).null_count}
         if self._written is None:
             chosen = table.select(needed)
-            self._written = _Written(chosen.schema, nulls, _repeating(chosen), self._group_bytes)
+            repeating, filtered = _repeating(chosen)
+            has_statistics = self._kind is not FileKind.DELTA and len(table) >= STATISTICS_ROWS
+            self._written = _Written(
+                chosen.schema,
+                nulls,
+                repeating,
+                self._group_bytes,
+                filtered if has_statistics else (),
+                StatisticsWriter(repeating) if has_statistics else None,
+            )
         elif not (nulls <= self._written.nullable and self._written.holds(table, needed)):
             self._written = self._written.with_schema(table.schema)
         self._written.add(table)
@@ -177,12 +198,15 @@ class _Written:
         nullable: Collection[str],
         repeating: Collection[str],
         group_bytes: int,
+        filtered: Collection[str],
+        statistics: StatisticsWriter | None,
     ) -> None:
         """Start a file; `nullable` and `repeating` are names of OPTIONAL and dictionary columns.
 
         The repetition of system columns is fixed. A row group has about `group_bytes` in memory.
+        `filtered` are the names of columns with Bloom filters.
         """
-        self._group_bytes = group_bytes
+        self._group_bytes, self.filtered, self._statistics = group_bytes, filtered, statistics
         self._schema = pa.schema([_stored_field(field, nullable) for field in schema])
         self.names: Final = frozenset(self._schema.names)
         self.nullable: Final = {field.name for field in self._schema if field.nullable}
@@ -193,8 +217,9 @@ class _Written:
             self._schema,
             use_dictionary=repeating,
             **_encodings(schema, repeating),
-            # Not used by scans, and they take a sixth of the time.
+            # Those of `statistics` take a fraction of the time.
             write_statistics=False,
+            bloom_filter_options=dict.fromkeys(filtered, BLOOM_OPTIONS) or None,
             write_batch_size=WRITE_BATCH_ROWS,
             write_page_checksum=True,
             **ONE_PAGE,
@@ -205,6 +230,9 @@ class _Written:
         group_rows = _group_rows(len(table), table.nbytes, self._group_bytes)
         chosen = table.select(self._schema.names).cast(self._schema)
         self._writer.write_table(chosen, row_group_size=group_rows)
+        if self._statistics is not None:
+            for start in range(0, len(table), group_rows):
+                self._statistics.add(chosen.slice(start, group_rows))
 
     def holds(self, table: pa.Table, names: Collection[str]) -> bool:
         """Return whether the file has these columns of `table`, in types at least as wide."""
@@ -218,7 +246,10 @@ class _Written:
             if field.name in self.names:
                 tp = _wider(self._schema.field(field.name).type, field.type)
                 schema = schema.set(at, field.with_type(tp))
-        rewritten = _Written(schema, schema.names, self._repeating, self._group_bytes)
+        statistics = None if self._statistics is None else StatisticsWriter(self._repeating)
+        rewritten = _Written(
+            schema, schema.names, self._repeating, self._group_bytes, self.filtered, statistics
+        )
         with pq.ParquetFile(self.finish(())) as file:
             for group in range(file.num_row_groups):
                 rewritten.add(_completed(file.read_row_group(group), schema))
@@ -226,7 +257,8 @@ class _Written:
 
     def finish(self, never_null: Collection[str]) -> pa.Buffer:
         """Close the file and return its bytes."""
-        self._writer.add_key_value_metadata({NEVER_NULL: ",".join(never_null)})
+        more = {} if self._statistics is None else self._statistics.encoded()
+        self._writer.add_key_value_metadata({NEVER_NULL: ",".join(never_null), **more})
         self._writer.close()
         return self._sink.getvalue()
 
@@ -283,17 +315,19 @@ def _stored_field(field: pa.Field, nullable: Collection[str]) -> pa.Field:
     return field.with_metadata({"PARQUET:field_id": field.name[1:]})
 
 
-def _repeating(table: pa.Table) -> list[str]:
-    """Choose the columns to store as dictionaries, by a sample."""
+def _repeating(table: pa.Table) -> tuple[list[str], list[str]]:
+    """Choose the columns to store as dictionaries, and those to filter, by a sample."""
     step = max(1, table.num_rows // SAMPLE_ROWS)
     candidates = [field.name for field in table.schema if _may_repeat(field)]
     if step == 1:
-        return candidates
+        return candidates, []
     rows = pa.array(np.arange(0, table.num_rows, step))
     sample = table.select(candidates).take(rows)
     counts = {name: pc.count_distinct(sample.column(name)).as_py() for name in candidates}
     most = {f.name: len(rows) // 2 if is_text(f.type) else NUMBERS_MAX for f in table.schema}
-    return [name for name, distinct in counts.items() if distinct <= most[name]]
+    repeating = [name for name, distinct in counts.items() if distinct <= most[name]]
+    users = {name: counts[name] for name in candidates if name not in SYSTEM_COLUMNS}
+    return repeating, worth_filtering(sample, users)
 
 
 def _may_repeat(field: pa.Field) -> bool:

@@ -11,7 +11,8 @@ even if the store's folder is replaced.
 """
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+import zlib
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,9 @@ from typing import Final, TypeAlias
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pyspark_theflash.base.errors import CodecError, CorruptionError
 from pyspark_theflash.base.lru import LeastRecent
+from pyspark_theflash.storage.engine.magic.bloom import BloomFilter, filters_of, hash_of
 from pyspark_theflash.storage.engine.magic.file import (
     UNREADABLE,
     DataFile,
@@ -33,6 +36,11 @@ from pyspark_theflash.storage.engine.magic.file import (
     reading,
     warn_of_copy,
 )
+from pyspark_theflash.storage.engine.magic.statistics import (
+    STATISTICS,
+    ColumnStatistics,
+    decoded,
+)
 from pyspark_theflash.tidb.codec.narrow import narrowed
 
 COLUMNS_BYTES: Final = 128 << 20
@@ -42,6 +50,7 @@ _MEMORY_PART: Final = 16
 DELTA_BYTES: Final = 16 << 20
 """Maximum size of a cached delta; larger ones would evict too much."""
 FOOTERS_BYTES: Final = 16 << 20
+STATISTICS_BYTES: Final = 16 << 20
 _FOOTER_BYTES: Final = 500
 _Content: TypeAlias = tuple[int, int, int]
 """`DataFile.content`."""
@@ -61,11 +70,20 @@ class Footer:
     """The parsed footer; None for a small file, whose columns are cached."""
 
 
+@dataclass(frozen=True, slots=True)
+class FileStatistics:
+    """Statistics of the row groups of a file by column, and filters by row group and column."""
+
+    columns: Mapping[str, ColumnStatistics]
+    filters: Mapping[tuple[int, str], BloomFilter]
+
+
 class FileCache:
     """Caches of footers and columns for the files of a store."""
 
     def __init__(self) -> None:
         self.footers: Final = LeastRecent[_Content, Footer](FOOTERS_BYTES)
+        self.statistics: Final = LeastRecent[_Content, FileStatistics](STATISTICS_BYTES)
         self.columns: Final = LeastRecent[tuple[_Content, int, str], pa.ChunkedArray](COLUMNS_BYTES)
         """Columns of small files and deltas, by file, row group number and column name."""
         self.numbers: Final = LeastRecent[tuple[_Content, int, str], pa.ChunkedArray](
@@ -126,6 +144,52 @@ class OpenFile:
             self._next_copy(error)
         return self._read_group(group, names)
 
+    @property
+    def statistics(self) -> FileStatistics:
+        """The statistics; none of a small file, which is cached. Raises `CorruptionError`."""
+        if self.footer.metadata is None:
+            return _NO_STATISTICS
+        statistics = self._cache.statistics.get(self._info.content)
+        if statistics is None:
+            statistics = self._read_statistics(self.footer.metadata)
+            size = _FOOTER_BYTES + self._info.footer_bytes * _PARSED
+            self._cache.statistics.put(self._info.content, statistics, size)
+        return statistics
+
+    def may_have(self, group: int, name: str, values: Sequence[int | str | bytes]) -> bool:
+        """Return whether a row group may have one of the values in a column, by its filter.
+
+        Raises `CorruptionError`.
+        """
+        if (bloom := self.statistics.filters.get((group, name))) is None:
+            return True
+        for value in values:
+            hash = hash_of(value, is_of_32_bits=bloom.is_of_32_bits)
+            if hash is None or bloom.may_have(hash, self._filter_page(bloom, bloom.page_of(hash))):
+                return True
+        return False
+
+    def _filter_page(self, bloom: BloomFilter, page: int) -> bytes:
+        path = self._folder / self._copies[0].path
+        offset, size = bloom.range_of(page)
+        try:
+            data = self._bytes(offset, size)
+            if zlib.crc32(data) != bloom.crcs[page]:
+                raise CorruptionError(str(path), offset, "a Bloom filter fails its checksum")
+        except UNREADABLE as error:
+            self._next_copy(error)
+            return self._filter_page(bloom, page)
+        return data
+
+    def _bytes(self, offset: int, size: int) -> bytes:
+        """Read a part of the file, which is shorter if the file ends there."""
+        with (
+            reading(self._folder, self._copies[0]),
+            open(self._folder / self._copies[0].path, "rb") as file,
+        ):
+            file.seek(offset)
+            return file.read(size)
+
     def _next_copy(self, error: Exception) -> None:
         """Continue with the next copy of the file; raise `error` if there is none."""
         if len(self._copies) == 1:
@@ -164,6 +228,29 @@ class OpenFile:
         parsed = 0 if self._info.is_small else self._info.footer_bytes * _PARSED
         self._cache.footers.put(self._info.content, footer, _FOOTER_BYTES + parsed)
         return footer
+
+    def _read_statistics(self, metadata: pq.FileMetaData) -> FileStatistics:
+        info = self._copies[0]
+        path, start = str(self._folder / info.path), info.size_bytes - info.footer_bytes
+        text = (metadata.metadata or {}).get(STATISTICS)
+        if text is None:
+            return _NO_STATISTICS
+        try:
+            end = self._bytes(start, info.footer_bytes)
+            if zlib.crc32(end) != info.footer_crc:
+                raise CorruptionError(path, start, "the footer fails its checksum")
+        except UNREADABLE as error:
+            self._next_copy(error)
+            return self._read_statistics(metadata)
+        schema = metadata.schema.to_arrow_schema()
+        try:
+            columns = decoded(text, schema, metadata.num_row_groups)
+        except CodecError as error:
+            raise CorruptionError(path, start, f"has invalid statistics ({error})") from error
+        return FileStatistics(columns, filters_of(metadata, end))
+
+
+_NO_STATISTICS: Final = FileStatistics({}, {})
 
 
 def _caches_all(info: DataFile) -> bool:

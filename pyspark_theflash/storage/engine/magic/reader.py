@@ -70,7 +70,7 @@ class MagicReader:
         cached = self._visible.get(key)
         reader = RegionReader(self._data, content.region, spec, cached, self._file_cache)
         yield from reader.rows(content.files)
-        if cached is None:
+        if cached is None and reader.is_complete:
             self._visible.put(key, reader.visible, cached_size(reader.visible))
 
     def keys(

@@ -11,6 +11,9 @@ file (`_superseded_ts`), or in a newer file whose `_previous_file`, `_previous_r
 Pointers lead to older files only, so one pass from the newest file to the oldest suffices. A file
 without hidden rows (an unmodified bulk load) is read without a mask.
 
+Row groups in which no row can satisfy the scan's `parts`, by their statistics and filters
+(`skipping.py`), are not read, except for the system columns that determine visibility.
+
 Rows in `without` are masked, too. A condition filters the visible rows; the columns that it does
 not read are read only for row groups with remaining rows.
 """
@@ -37,6 +40,7 @@ from pyspark_theflash.storage.engine.magic.file import (
 from pyspark_theflash.storage.engine.magic.file_cache import FileCache, OpenFile, opened
 from pyspark_theflash.storage.engine.magic.handles import first_above, first_from, within
 from pyspark_theflash.storage.engine.magic.region import Region
+from pyspark_theflash.storage.engine.magic.skipping import possible_groups
 from pyspark_theflash.storage.engine.magic.visible import Mask, VisibleRows
 from pyspark_theflash.storage.mvcc.filter import filter_rows
 from pyspark_theflash.storage.mvcc.project import (
@@ -85,7 +89,9 @@ class RegionReader:
         self._without = None if spec.without is None else spec.without.handles
         self._cached, self._files = cached, file_cache or FileCache()
         self.visible: dict[int, VisibleRows] = {}
-        """The visible rows of each file, complete when `rows` is exhausted."""
+        """The visible rows of each file, when `rows` is exhausted."""
+        self.is_complete = True
+        """Whether `visible` has all files that have visible rows."""
         self._output_names = [*[HANDLE] * spec.with_handle, *stored_names(spec.columns)]
         filtered = [] if spec.condition is None else spec.condition.columns
         self._filter_names = stored_names(filtered)
@@ -113,12 +119,24 @@ class RegionReader:
             return
         visible = np.zeros(info.rows, np.bool_)
         with opened(self._files, self._folder, info, self._strings) as file:
+            is_read = possible_groups(file, self._spec.parts)
+            if not info.has_previous and not any(is_read):
+                self.is_complete = False
+                return
             start = 0
             for group, rows in enumerate(file.footer.group_rows):
                 group_visible = visible[start : start + rows]
                 mask = None if hidden is None else ~hidden[start : start + rows]
                 start += rows
-                yield from self._group(file, group, system, mask, group_visible, is_part=is_part)
+                yield from self._group(
+                    file,
+                    group,
+                    system,
+                    mask,
+                    group_visible,
+                    is_part=is_part,
+                    is_read=is_read[group],
+                )
         self.visible[info.number] = VisibleRows.of(visible, info.rows)
 
     def _file_with_mask(self, info: DataFile, visible: VisibleRows) -> Iterator[pa.RecordBatch]:
@@ -131,11 +149,11 @@ class RegionReader:
             return
         visible_mask = visible.mask
         with opened(self._files, self._folder, info, self._strings) as file:
-            end = 0
+            end, is_read = 0, possible_groups(file, self._spec.parts)
             for group, rows in enumerate(file.footer.group_rows):
                 start, end = end, end + rows
                 low, high = max(start, visible.start), min(end, visible.end)
-                if low >= high:
+                if low >= high or not is_read[group]:
                     continue
                 mask = None
                 if visible_mask is not None:
@@ -185,9 +203,13 @@ class RegionReader:
         visible: Mask,
         *,
         is_part: bool,
+        is_read: bool,
     ) -> Iterator[pa.RecordBatch]:
-        """Read one row group and set its mask `visible`. pyarrow decodes columns in parallel."""
-        names = file.existing(dict.fromkeys([*system, *self._first_names]))
+        """Read one row group and set its mask `visible`. pyarrow decodes columns in parallel.
+
+        If not `is_read`, no row of the group is returned.
+        """
+        names = file.existing(dict.fromkeys([*system, *(self._first_names if is_read else ())]))
         table = file.read(group, names or [HANDLE])
         start, rows = 0, len(table)
         if is_part:
@@ -200,7 +222,8 @@ class RegionReader:
             mask = _excluding(combine_chunks(table.column(HANDLE)), self._without, mask)
         mask = _unless_all(mask)
         visible[start : start + rows] = True if mask is None else mask
-        yield from self._filtered(file, group, table, names, mask, start)
+        if is_read:
+            yield from self._filtered(file, group, table, names, mask, start)
 
     @property
     def _first_names(self) -> Sequence[str]:
