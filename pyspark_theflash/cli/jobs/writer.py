@@ -10,7 +10,7 @@ folder, or the address of a server on another machine (`service/client/remote_en
 import argparse
 import logging
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Final
 from pyspark_theflash.base.clock import Clock, SystemClock
 from pyspark_theflash.base.errors import LatchLostError, TheFlashError, UsageError
 from pyspark_theflash.base.fs import LocalFileSystem
-from pyspark_theflash.base.log import start_log
 from pyspark_theflash.base.process import allow_files
 from pyspark_theflash.base.timestamp import shown
 from pyspark_theflash.base.types import PhysicalTableID
@@ -38,7 +37,6 @@ from pyspark_theflash.cli.jobs.arguments import (
 from pyspark_theflash.cli.jobs.base import JobBase, add_base
 from pyspark_theflash.cli.jobs.figures import lag_s, progress_figures, store_figures
 from pyspark_theflash.cli.jobs.memory import use_system_memory
-from pyspark_theflash.cli.jobs.outcome import run_command
 from pyspark_theflash.cli.jobs.place import Upkeep, open_place
 from pyspark_theflash.cli.jobs.sources import CHANGE_FEED, SINK, Network, Opener
 from pyspark_theflash.cli.jobs.streams import (
@@ -400,9 +398,8 @@ def _summary(base_rows: int, writer: AnyWriter) -> str:
     )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the writer; entry point for spark-submit."""
-    start_log()
+def argument_parser() -> ArgumentParser:
+    """Return the parser of a job for spark-submit."""
     parser = ArgumentParser(prog="writer", description=__doc__)
     add_arguments(parser)
-    return run_command(lambda: run(parser.parse_args(argv)))
+    return parser
