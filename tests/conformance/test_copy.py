@@ -24,12 +24,18 @@ from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.cli.main import main
 from pyspark_theflash.replication import copy
+from pyspark_theflash.service.client.theflash import connect
+from pyspark_theflash.service.wire.message import Moment
+from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.store.folder import DATA_FOLDER, read_identity
 from pyspark_theflash.storage.store.writer_lock import WriterLock
+from pyspark_theflash.testing.stores import column, id_column, table_info
+from pyspark_theflash.tidb.codec.field_type import MySQLType
 from tests.support.engine_package import plain_installed
 from tests.support.progress import read_progress
 from tests.support.victims import Victim
 from tests.support.workloads import NAMES, Workload, check_answers, make_store, workload
+from tests.support.writes import latch, schema_change, write
 
 BANK = workload("bank")
 TIMES = sorted({answer.snapshot_ts for answer in BANK.answers()})
@@ -172,6 +178,27 @@ def test_the_source_is_written_between_two_runs(tmp_path: Path) -> None:
     check_bank(target)
     assert main(["writer", *BANK.writer_arguments(target)]) == 0
     assert check_answers(target, BANK.answers()) > 0
+
+
+def test_a_store_of_the_api(tmp_path: Path) -> None:
+    """Rows above resolved_ts must be resolved first; the copy has the ledger, too."""
+    source, target, tea = tmp_path / "store", tmp_path / "copy", (1, 150, 140, [1, "tea"])
+    items = table_info(7, "shop.items", [id_column(), column("name", MySQLType.VARCHAR, flen=9)])
+    registry.create(source, registry.MAGIC, LocalFileSystem())
+    with connect(source) as api:
+        held = latch(api)
+        change = (schema_change(items, 100),)
+        write(api, held, {}, resolved_ts=100, start_ts=100, schema=change)
+        write(api, held, {items: [tea]})
+        with pytest.raises(OptionError, match="rows above resolved_ts 100"):
+            made(source, target)
+        write(api, held, {}, resolved_ts=200)
+    made(source, target)
+    with connect(target) as api:
+        held = latch(api)
+        assert write(api, held, {items: [tea]}).repeated == 1
+        write(api, held, {items: [(2, 250, 240, [2, "milk"])]}, resolved_ts=300)
+        assert [api.digest("shop.items", Moment(ts)).rows for ts in (149, 200, 300)] == [0, 1, 2]
 
 
 def test_a_damaged_source(tmp_path: Path) -> None:
