@@ -194,7 +194,7 @@ def _events(data: bytes) -> Iterator[str]:
         if isinstance(content, FeedError):
             yield f"{where} error: {content.reason}"
             continue
-        for row in decode_changes([content]):
+        for row in decode_changes(content):
             kind = _EVENTS.get(row.type, f"event {row.type}")
             operation = _OPERATIONS.get(row.op_type, "")
             yield (

@@ -90,7 +90,7 @@ def committed(file: Path) -> list[tuple[int | bytes, bool]]:
                             matcher = matchers[item.stream, region_id, event.request_id]
                             matcher.advance(event.resolved_ts, rows)
                     elif not isinstance(event[2], FeedError):
-                        changes = decode_changes([event[2]])
+                        changes = decode_changes(event[2])
                         matchers[item.stream, event[0], event[1]].add(changes, rows)
     versions = {(k, ts, op) for k, ts, op in zip(rows.keys, rows.commit_ts, rows.ops, strict=True)}
     return sorted(

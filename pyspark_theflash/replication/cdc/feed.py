@@ -320,9 +320,9 @@ class TiKVChangeFeed:
                     continue
                 request = requests.get((region_id, request_id))
                 if request in received:
-                    received[request].append(content)
+                    received[request] += content
                 elif request is not None:
-                    received[request] = [content]
+                    received[request] = list(content)
             self._match(link, received, now)
         except CodecError as error:
             raise TiKVRefusedError(link.stream.address, f"the change feed: {error}") from error

@@ -122,8 +122,10 @@ class Matcher:
         pending, logs, generations = self._pending, self._logs, self._generations
         low, high, first_floor = self._pieces[0]
         resolved_ts, is_live = self.resolved_ts, self.is_initialized
-        added_bytes = floor = 0
-        add = committed.add
+        added_bytes = committed_bytes = floor = 0
+        add_key, add_value = committed.keys.append, committed.values.append
+        add_start_ts, add_commit_ts = committed.start_ts.append, committed.commit_ts.append
+        add_op = committed.ops.append
         for row in rows:
             kind, key = row.type, row.key
             if low <= key < high:
@@ -145,7 +147,8 @@ class Matcher:
                 else:
                     txn[key] = value
                 added_bytes += len(value) + ROW_BYTES
-            elif kind == COMMIT:
+                continue
+            if kind == COMMIT:
                 commit_ts, op, txn = row.commit_ts, row.op_type, pending.get(start_ts)
                 if txn is None or not is_live or key not in txn or commit_ts <= resolved_ts:
                     self._commit(start_ts, key, commit_ts, op, committed, floor)
@@ -157,20 +160,26 @@ class Matcher:
                     del pending[start_ts]
                     if generations:
                         generations.pop(start_ts, None)
-                if op == PUT and value and commit_ts > floor:
-                    add(key, value, start_ts, commit_ts, op)
-                else:
-                    self._emit(key, value, start_ts, commit_ts, op, committed, floor)
             elif kind == COMMITTED:
-                commit_ts = row.commit_ts
-                floor = self._unless_late(key, commit_ts, floor)
-                self._emit(key, row.value, start_ts, commit_ts, row.op_type, committed, floor)
-            elif kind == ROLLBACK:
-                if is_live:
-                    self._roll_back(start_ts, key)
-                else:
-                    self._early_rollbacks.append((start_ts, key))
+                commit_ts, op, value = row.commit_ts, row.op_type, row.value
+                if commit_ts <= resolved_ts:
+                    floor = self._unless_late(key, commit_ts, floor)
+            else:
+                if kind == ROLLBACK:
+                    self._rolled_back(start_ts, key)
+                continue
+            if op != PUT or not value or commit_ts <= floor:
+                self._emit(key, value, start_ts, commit_ts, op, committed, floor)
+                continue
+            # The usual case of `_emit`.
+            add_key(key)
+            add_value(value)
+            add_start_ts(start_ts)
+            add_commit_ts(commit_ts)
+            add_op(op)
+            committed_bytes += len(value)
         self.pending_bytes += added_bytes
+        committed.size_bytes += committed_bytes
 
     def advance(self, resolved_ts: TimeStamp, committed: CommittedRows) -> bool:
         """Process the region's resolved_ts; return whether it was accepted.
@@ -313,6 +322,12 @@ class Matcher:
         rollbacks, self._early_rollbacks = self._early_rollbacks, []
         for start_ts, key in rollbacks:
             self._roll_back(start_ts, key)
+
+    def _rolled_back(self, start_ts: int, key: bytes) -> None:
+        if self.is_initialized:
+            self._roll_back(start_ts, key)
+        else:
+            self._early_rollbacks.append((start_ts, key))
 
     def _roll_back(self, start_ts: int, key: bytes) -> None:
         if start_ts in self._logs and key[:1] != _META:

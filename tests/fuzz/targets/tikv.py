@@ -162,7 +162,7 @@ def change_events(_: Path) -> Target:
             if isinstance(item, cdc.RegionsProgress):
                 matcher.advance(item.resolved_ts, committed)
             elif not isinstance(item[2], cdc.FeedError):
-                matcher.add(cdc.decode_changes([item[2]]), committed)
+                matcher.add(cdc.decode_changes(item[2]), committed)
         buffer = ChangeBuffer(Spill())
         buffer.add(committed, [1], [len(committed.keys)])
         for versions in buffer.take(MAX_TS).versions:

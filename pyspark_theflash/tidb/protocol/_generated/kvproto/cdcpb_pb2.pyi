@@ -142,6 +142,20 @@ class PackedEvents(_message.Message):
     resolved_ts: ResolvedTs
     def __init__(self, events: _Optional[_Iterable[_Union[PackedEvents.Event, _Mapping]]] = ..., resolved_ts: _Optional[_Union[ResolvedTs, _Mapping]] = ...) -> None: ...
 
+class EventColumns(_message.Message):
+    __slots__ = ("events", "resolved_ts")
+    class Columns(_message.Message):
+        __slots__ = ("region_id", "request_id", "entries", "error", "resolved_ts")
+        region_id: _containers.RepeatedScalarFieldContainer[int]
+        request_id: _containers.RepeatedScalarFieldContainer[int]
+        entries: _containers.RepeatedScalarFieldContainer[bytes]
+        error: _containers.RepeatedScalarFieldContainer[bytes]
+        resolved_ts: _containers.RepeatedScalarFieldContainer[int]
+        def __init__(self, region_id: _Optional[_Iterable[int]] = ..., request_id: _Optional[_Iterable[int]] = ..., entries: _Optional[_Iterable[bytes]] = ..., error: _Optional[_Iterable[bytes]] = ..., resolved_ts: _Optional[_Iterable[int]] = ...) -> None: ...
+    events: EventColumns.Columns
+    resolved_ts: ResolvedTs
+    def __init__(self, events: _Optional[_Union[EventColumns.Columns, _Mapping]] = ..., resolved_ts: _Optional[_Union[ResolvedTs, _Mapping]] = ...) -> None: ...
+
 class ChangeDataRequest(_message.Message):
     __slots__ = ("header", "region_id", "region_epoch", "checkpoint_ts", "start_key", "end_key", "request_id", "register", "notify_txn_status", "deregister", "kv_api", "filter_loop")
     class KvAPI(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
