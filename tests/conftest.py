@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,9 @@ LONG = Path(__file__).with_name("long.txt")
 """The tests marked `long`, by their names."""
 SPARK = "test_spark_"
 """Prefix of the names of files or functions of tests that use Spark's session."""
+
+# Almost nothing of what is imported and collected is garbage.
+gc.disable()
 
 # Spark reads these when its JVM starts; `make` sets them too, a plain `pytest` does not.
 os.environ["PYSPARK_PYTHON"] = sys.executable
@@ -70,9 +74,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     no_peer = pytest.mark.skip(reason="needs a TiDB: run `make peer`, for which Go is needed")
     long = {line for line in LONG.read_text().splitlines() if line and not line.startswith("#")}
     for item in items:
-        # A line of the list is a test, with or without its parameters, or a file.
+        # A line of the list is a test, with or without its parameters, a class or a file.
         name = item.nodeid.partition("[")[0]
-        if not long.isdisjoint((item.nodeid, name, name.partition("::")[0])):
+        if not long.isdisjoint((item.nodeid, name, *accumulate(name.split("::"), "{}::{}".format))):
             item.add_marker(pytest.mark.long)
         if SPARK in name:
             item.add_marker(pytest.mark.spark)
@@ -86,8 +90,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """Leave modules and tests, which live as long as the process, out of garbage collections."""
-    gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def pytest_unconfigure() -> None:

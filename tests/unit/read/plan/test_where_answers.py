@@ -39,9 +39,10 @@ def test_condition_that_was_once_answered_otherwise(text: str) -> None:
     assert matching_ids(text) in (ANSWERS[text], None)
 
 
-def test_random_conditions() -> None:
-    answers = {text: matching_ids(text) for text in ANSWERS}
+@pytest.mark.parametrize("step", [1, 4])
+def test_random_conditions(step: int) -> None:
+    answers = {text: matching_ids(text) for text in list(ANSWERS)[::step]}
     refused = [text for text, ids in answers.items() if ids is None]
     assert [t for t, ids in answers.items() if ids is not None and ids != ANSWERS[t]] == []
     # Rejections are correct, too, but not useful.
-    assert len(refused) < len(ANSWERS) * 0.175
+    assert len(refused) < len(answers) * 0.175

@@ -1,10 +1,13 @@
 """Readers of the tables that enter a store."""
 
 from contextlib import closing
+from functools import partial
 
 import pytest
 
 from pyspark_theflash.base.errors import PDUnavailableError
+from pyspark_theflash.cluster.pd import PDClient
+from pyspark_theflash.replication.load import scan
 from pyspark_theflash.replication.load.entry import THREAD_STRIPES, ClusterLoader
 from pyspark_theflash.replication.load.process import ReaderThread
 from pyspark_theflash.replication.load.scan import ClusterAddress, record_keys
@@ -47,7 +50,8 @@ def test_large_tables_are_read_by_processes(tikv, client):
     assert (opened, most) == ([3], 4)
 
 
-def test_a_thread_that_cannot_connect_reports_it(tikv, client):
+def test_a_thread_that_cannot_connect_reports_it(tikv, client, monkeypatch):
+    monkeypatch.setattr(scan, "PDClient", partial(PDClient, timeout_ms=100))
     ts, table = filled(tikv), TABLES[0]
     tikv.pd.stop()
     loader = loader_of(client, tikv, [])

@@ -11,11 +11,9 @@ from pyspark_theflash.tidb.schema.lineage import Lineage, moves
 from pyspark_theflash.tidb.schema.model import TableInfo, parse_table_info
 from tests.support.workloads import schema_of
 
-HISTORY = schema_of("ddl")
-
 
 def test_reorganised_partitions_move_their_rows() -> None:
-    moves = Lineage(HISTORY).moves
+    moves = Lineage(schema_of("ddl")).moves
     assert [(m.after.name, sorted(m.from_ids), sorted(m.to_ids)) for m in moves] == [
         ("pr", [178, 179], [213, 214, 215])
     ]
@@ -29,8 +27,8 @@ def test_dropped_truncated_added_and_exchanged_ones_do_not() -> None:
 
 
 def test_what_was_written_before_and_commits_after_goes_to_the_new_partitions() -> None:
-    (move,) = Lineage(HISTORY).moves
-    lineage = Lineage(HISTORY)
+    lineage = Lineage(schema_of("ddl"))
+    (move,) = lineage.moves
     before = move.before
     assert lineage.placement(before, TimeStamp(move.ts - 1)) is before
     assert lineage.placement(before, move.ts) is move.after
