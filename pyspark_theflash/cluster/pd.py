@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 
 from google.protobuf.message import Message
 
-from pyspark_theflash.base.clock import Clock
+from pyspark_theflash.base.clock import Clock, Deadline
 from pyspark_theflash.base.errors import (
     ClusterMismatchError,
     CodecError,
@@ -159,15 +159,14 @@ class PDClient:
     ) -> R:
         """Make a call with the leader's channel, the cluster id and a timeout in seconds."""
         timeout_ms = self._timeout_ms if timeout_ms is None else min(timeout_ms, self._timeout_ms)
-        started_ms = self._clock.boottime_ms()
-        deadline_ms, is_logged = started_ms + timeout_ms, False
+        deadline, is_logged = Deadline(self._clock, timeout_ms), False
         if not self._mutex.acquire(timeout=timeout_ms / 1000):
             raise PDUnavailableError(self._name, "timed out waiting for other calls")
         try:
             while True:
                 try:
-                    leader, cluster_id = self._find_leader(deadline_ms)
-                    left_s = max(1, deadline_ms - self._clock.boottime_ms()) / 1000
+                    leader, cluster_id = self._find_leader(deadline)
+                    left_s = max(1, deadline.left_ms()) / 1000
                     return call(self._channels.get(leader), cluster_id, left_s)
                 except grpc.RpcError as error:
                     # PD returns UNKNOWN if it is not the leader, or not yet.
@@ -177,24 +176,24 @@ class PDClient:
                     self._forget_leader()
                 except PDUnavailableError as error:
                     reason = error.reason
-                now_ms = self._clock.boottime_ms()
-                if now_ms + _BACKOFF_MS >= deadline_ms:
+                left_ms = deadline.left_ms()
+                if left_ms <= _BACKOFF_MS:
                     raise PDUnavailableError(self._name, reason)
-                if not is_logged and now_ms - started_ms >= _SILENT_MS:
-                    left_s = (deadline_ms - now_ms) / 1000
+                if not is_logged and timeout_ms - left_ms >= _SILENT_MS:
+                    left_s = left_ms / 1000
                     _log.warning("waiting up to %.0f s for %s: %s", left_s, self._name, reason)
                     is_logged = True
                 self._clock.sleep_ms(_BACKOFF_MS)
         finally:
             self._mutex.release()
 
-    def _find_leader(self, deadline_ms: int) -> tuple[str, int]:
+    def _find_leader(self, deadline: Deadline) -> tuple[str, int]:
         """Return the leader's address and the cluster id. Raises `PDUnavailableError`."""
         if self._leader is not None and self._cluster_id is not None:
             return self._leader, self._cluster_id
         reasons = []
         for address in self._addresses:
-            left_ms = max(1, min(_MEMBERS_MS, deadline_ms - self._clock.boottime_ms()))
+            left_ms = max(1, min(_MEMBERS_MS, deadline.left_ms()))
             try:
                 members = self._members(address, left_ms / 1000)
             except grpc.RpcError as error:

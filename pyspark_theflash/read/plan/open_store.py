@@ -16,6 +16,7 @@ from pyspark_theflash.base.budget import DEFAULT_BUDGET, Budget
 from pyspark_theflash.base.clock import Clock
 from pyspark_theflash.base.errors import CorruptionError, StoreReplacedError, TheFlashError
 from pyspark_theflash.base.fs import FileSystem
+from pyspark_theflash.base.lru import LeastRecent
 from pyspark_theflash.read.plan.read import (
     LeaseKeeper,
     Over,
@@ -47,7 +48,7 @@ class OpenStore:
         self._mutex = threading.Lock()
         self._manifest: Manifest | None = None
         self._engine: EngineReader | None = None
-        self._renewed_ms: dict[str, int] = {}
+        self._renewed_ms = LeastRecent[str, int](_LEASES_MAX)
 
     def read(
         self,
@@ -104,8 +105,9 @@ class OpenStore:
     def _begin(self, lease: ReadLease) -> None:
         """Renew a lease if it is due, else check that it exists, which does not write."""
         with self._mutex:
-            renewed_ms = self._renewed_ms.get(lease.id, -lease.ttl_ms)
-            is_due = self._clock.boottime_ms() >= renewed_ms + lease.ttl_ms // 3
+            renewed_ms = self._renewed_ms.get(lease.id)
+            due_ms = 0 if renewed_ms is None else renewed_ms + lease.ttl_ms // 3
+            is_due = self._clock.boottime_ms() >= due_ms
             if not is_due:
                 self._with_leases(lambda leases: leases.check(lease))
         if is_due:
@@ -122,10 +124,8 @@ class OpenStore:
             raise
 
     def _note(self, lease: ReadLease) -> None:
-        self._renewed_ms.pop(lease.id, None)
-        self._renewed_ms[lease.id] = self._clock.boottime_ms()
-        while len(self._renewed_ms) > _LEASES_MAX:
-            del self._renewed_ms[next(iter(self._renewed_ms))]
+        self._renewed_ms.remove(lease.id)
+        self._renewed_ms.put(lease.id, self._clock.boottime_ms())
 
     def _leases(self) -> LeaseTable:
         if self._manifest is None:

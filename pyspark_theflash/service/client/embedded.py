@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from pyspark_theflash.base.clock import Clock, SystemClock
+from pyspark_theflash.base.clock import Clock, Deadline, SystemClock
 from pyspark_theflash.base.errors import OptionError, ServiceUnavailableError
 from pyspark_theflash.base.process import start_module
 from pyspark_theflash.net.address import PATH_BYTES_MAX, UNIX, check_folder
@@ -131,7 +131,7 @@ class EmbeddedTransport(RemoteTransport):
 
     def _started(self) -> Connection:
         """Connect to a process started here, or by another client in the meantime."""
-        deadline_ms = self._clock.boottime_ms() + START_MS
+        deadline = Deadline(self._clock, START_MS)
         with tempfile.TemporaryFile() as output:
             process = self._start(output.fileno())
             while True:
@@ -139,7 +139,7 @@ class EmbeddedTransport(RemoteTransport):
                 try:
                     return super()._opened()
                 except ServiceUnavailableError:
-                    if has_ended or self._clock.boottime_ms() >= deadline_ms:
+                    if has_ended or not deadline.left_ms():
                         output.seek(0)
                         text = output.read(_OUTPUT_BYTES).decode("utf-8", "replace")
                         reason = f"the engine process did not start: {' '.join(text.split())}"

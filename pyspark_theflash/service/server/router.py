@@ -31,7 +31,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final
 
-from pyspark_theflash.base.clock import Clock
+from pyspark_theflash.base.clock import Clock, Deadline
 from pyspark_theflash.base.errors import ServiceUnavailableError
 from pyspark_theflash.base.memory import resident_bytes
 from pyspark_theflash.base.process import start_module
@@ -168,12 +168,11 @@ class ConnectionRouter:
         Raises:
             ServiceUnavailableError: A worker does not start. It has logged the reason.
         """
-        deadline_ms = self._clock.boottime_ms() + _START_MS
+        deadline = Deadline(self._clock, _START_MS)
         for _ in range(self._workers_min):
             self._add_worker()
         while sum(worker.is_ready for worker in self._workers) < self._workers_min:
-            is_late = self._clock.boottime_ms() >= deadline_ms
-            if is_late or len(self._workers) < self._workers_min:
+            if not deadline.left_ms() or len(self._workers) < self._workers_min:
                 raise ServiceUnavailableError(self.address, "a worker does not start")
             self._handle_events()
         self._selector.register(self._bound.sock, selectors.EVENT_READ, self._accept)
@@ -208,8 +207,8 @@ class ConnectionRouter:
                 self._drop(connection)
         for worker in self._workers:
             worker.send(ControlMessage(ControlOp.STOP, drain_ms))
-        deadline_ms = self._clock.boottime_ms() + drain_ms + _STOP_MS
-        while self._workers and self._clock.boottime_ms() < deadline_ms:
+        deadline = Deadline(self._clock, drain_ms + _STOP_MS)
+        while self._workers and deadline.left_ms():
             self._handle_events()
         for worker in list(self._workers):
             worker.process.kill()

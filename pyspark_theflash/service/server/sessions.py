@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pyspark_theflash.base.clock import Clock
+from pyspark_theflash.base.clock import Clock, Deadline
 from pyspark_theflash.base.errors import AuthenticationError
 from pyspark_theflash.base.tls import Certificates, ServerTls
 from pyspark_theflash.service.api.call import local_identity
@@ -121,17 +121,17 @@ class Sessions:
 
     def stop(self, drain_ms: int = DRAIN_MS) -> None:
         """Wait up to `drain_ms` for calls in progress, then end all connections."""
-        deadline_ms = self._clock.boottime_ms() + drain_ms
-        while self._clock.boottime_ms() < deadline_ms and self._is_busy():
+        drain = Deadline(self._clock, drain_ms)
+        while drain.left_ms() and self._is_busy():
             self._clock.sleep_ms(_POLL_MS)
         with self._mutex:
             sessions = list(self._sessions.values())
             for served in sessions:
                 served.link.interrupt()
         # Threads that are still at work, as in a compaction, end with the process, which is safe.
-        deadline_ms = self._clock.boottime_ms() + _STOP_MS
+        stop = Deadline(self._clock, _STOP_MS)
         for served in sessions:
-            served.thread.join(max(deadline_ms - self._clock.boottime_ms(), 0) / 1000)
+            served.thread.join(stop.left_ms() / 1000)
 
     def _linger(self) -> int:
         """With other connections here, another worker may answer the next call sooner."""
