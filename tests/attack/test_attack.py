@@ -9,7 +9,7 @@ import pytest
 from tests.attack.harness import COMMANDS, Attack, Target, attacks, run
 from tests.attack.servers import Server, started
 
-SECONDS = 0.7
+SECONDS = 0.3
 
 
 def _cases() -> Iterator[object]:
