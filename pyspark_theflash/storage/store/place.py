@@ -36,7 +36,9 @@ def check_place(path: Path, fs: FileSystem) -> None:
     if path.parts and _URL_SCHEME.fullmatch(path.parts[0]):
         raise StorePlaceError(str(path), "a URL")
     with file_errors(path):
-        existing = next(each for each in (path, *path.absolute().parents) if each.exists())
+        existing = path.absolute()
+        while not existing.exists():
+            existing = existing.parent
         kind = fs.kind(existing)
     is_fuse = kind.partition(".")[0] == "fuse" and kind not in LOCAL_FUSE
     if is_fuse or kind in SHARED:

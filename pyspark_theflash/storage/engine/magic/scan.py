@@ -92,6 +92,7 @@ class RegionReader:
         """The visible rows of each file, when `rows` is exhausted."""
         self.is_complete = True
         """Whether `visible` has all files that have visible rows."""
+        self._names = spec.names
         self._output_names = [*[HANDLE] * spec.with_handle, *stored_names(spec.columns)]
         filtered = [] if spec.condition is None else spec.condition.columns
         self._filter_names = stored_names(filtered)
@@ -311,7 +312,7 @@ class RegionReader:
 
     def _batches(self, table: pa.Table, rows: int) -> Iterator[pa.RecordBatch]:
         """Compute the output columns from the file's columns, in batches of bounded size."""
-        if not self._spec.names:
+        if not self._names:
             yield batch_of([], [], rows)
             return
         # Without columns, the file is older than those of the scan.
@@ -328,7 +329,7 @@ class RegionReader:
         arrays = self._projected(stored, spec.columns, count, as_stored=spec.as_stored)
         if spec.with_handle:
             arrays.insert(0, _dense(stored[HANDLE]))
-        return batch_of(spec.names, arrays, count)
+        return batch_of(self._names, arrays, count)
 
     def _projected(
         self, stored: Stored, columns: Sequence[ScanColumn], rows: int, *, as_stored: bool
