@@ -234,7 +234,10 @@ class TiKVChangeFeed:
             raise
         self._owner += 1
         matcher = Matcher(lock.pieces, lock.checkpoint_ts)
-        request = RegionRequest(self._owner, region, request_id, link, lock, matcher, now, now)
+        advanced_ms = min(piece.advanced_ms or now for piece in lock.pieces)
+        request = RegionRequest(
+            self._owner, region, request_id, link, lock, matcher, now, advanced_ms
+        )
         link.requests[region.id, request_id] = request
         link.stream.send(
             register_request(
@@ -283,6 +286,8 @@ class TiKVChangeFeed:
         self._spans.unlock(request.lock, due_ms, is_failure=is_failure)
 
     def _forget(self, request: RegionRequest) -> None:
+        for piece in request.lock.pieces:
+            piece.advanced_ms = request.advanced_ms
         self._ended[request.owner] = request.lock.resolved_ts
         self._pending_bytes -= request.matcher.pending_bytes
 
@@ -347,7 +352,6 @@ class TiKVChangeFeed:
             error = raised
         request.heard_ms = now
         if was_scanning and matcher.is_initialized:
-            request.advanced_ms = now
             self._spans.succeed(request.lock)
         if added := len(self._rows.keys) - before:
             self._owners.append(request.owner)
@@ -380,6 +384,7 @@ class TiKVChangeFeed:
             request = link.requests.get((region_id, request_id))
             if request is None:
                 continue
+            request.has_progress = True
             matcher = request.matcher
             pending = matcher.pending_bytes
             if not matcher.advance(resolved_ts, self._rows):
@@ -504,6 +509,7 @@ class TiKVChangeFeed:
     def _check_locks(self, now: int) -> None:
         """Check the locks of regions whose progress has stopped, the slowest first, for some time.
 
+        The time of earlier requests counts: they may end sooner than `locked_ms`, again and again.
         TiKV reports the progress of the slowest regions of a store as their minimum, so all of them
         stop with the one that has the lock.
         """
@@ -513,7 +519,9 @@ class TiKVChangeFeed:
             each
             for link in self._links.values()
             for each in link.live()
-            if each.matcher.is_initialized and now - each.advanced_ms >= self._limits.locked_ms
+            if each.matcher.is_initialized
+            and each.has_progress
+            and now - each.advanced_ms >= self._limits.locked_ms
         ]
         for request in sorted(stopped, key=lambda each: each.lock.resolved_ts):
             request.advanced_ms = now  # before the next check

@@ -16,7 +16,11 @@ from pyspark_theflash.replication.cdc.streams import Stream
 
 @dataclass(slots=True, eq=False)
 class RegionRequest:
-    """A request to a region. `owner` is its number among all requests of the feed."""
+    """A request to a region. `owner` is its number among all requests of the feed.
+
+    `heard_ms` is when something about the region was received, `advanced_ms` when its progress
+    rose, in this request or the ones before it.
+    """
 
     owner: int
     region: LocatedRegion
@@ -26,6 +30,8 @@ class RegionRequest:
     matcher: Matcher
     heard_ms: int
     advanced_ms: int
+    has_progress: bool = False
+    """Whether the region has reported its progress in this request."""
 
 
 @dataclass(slots=True, eq=False)

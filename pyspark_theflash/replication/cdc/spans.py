@@ -33,7 +33,8 @@ class SpanPiece:
 
     Of a locked piece, `resolved_ts` is its progress before the lock. `failures` is the number of
     requests that have ended since the last one that was initialized; `due_ms` is when the piece
-    may be locked again.
+    may be locked again. `advanced_ms` is when its progress rose, as far as ended requests know; 0
+    if there was none.
     """
 
     keys: RawKeyRange
@@ -41,6 +42,7 @@ class SpanPiece:
     resolved_ts: TimeStamp
     failures: int = 0
     due_ms: int = 0
+    advanced_ms: int = 0
     lock: "SpanLock | None" = None
 
 
@@ -202,6 +204,7 @@ class Spans:
             piece.resolved_ts,
             piece.failures,
             piece.due_ms,
+            piece.advanced_ms,
         )
         piece.keys = RawKeyRange(piece.keys.start, key)
         self._pieces.insert(at + 1, rest)
@@ -218,6 +221,7 @@ class Spans:
                 continue
             last.keys = RawKeyRange(last.keys.start, piece.keys.end)
             last.failures = max(last.failures, piece.failures)
+            last.advanced_ms = min(last.advanced_ms, piece.advanced_ms)
             del self._pieces[bisect.bisect_left(self._pieces, piece.keys.start, key=_start)]
         return joined
 

@@ -179,6 +179,23 @@ def test_locks_are_checked_if_the_progress_stops() -> None:
     assert len(checked) == 1
 
 
+def test_locks_are_checked_if_streams_end_before_a_request_has_waited_long_enough() -> None:
+    checked: list[RawKeyRange] = []
+    scene = Scene(unlock=checked.append)
+    scene.initialize()
+    txn = scene.sim.begin({bytes(key(5, 1)): b"x"})
+    scene.sim.prewrite(txn, txn.writes)
+    for _ in range(3):
+        for _ in range(9):
+            scene.sim.tick()
+            scene.feed.poll(1000)
+            for each in scene.sim.downstreams:
+                scene.sim.scan(each, 100)
+        for stream in scene.streams.open_streams:
+            scene.sim.cut(stream)
+    assert checked
+
+
 def test_events_of_an_ended_request_are_ignored() -> None:
     scene = Scene()
     scene.initialize()
