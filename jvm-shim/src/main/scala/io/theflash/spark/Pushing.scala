@@ -36,6 +36,7 @@ private[spark] final class PushingScanBuilder(
   private val computed = new Computed(expressions)
   private val shown = mutable.ArrayBuffer.empty[String]
   private var pushed = Array.empty[Predicate]
+  private var accepted = Seq.empty[JsonNode]
   private var filter = Seq.empty[(String, JsonNode)]
   private var aggregation: Option[PushedAggregation] = None
   private var first = Seq.empty[(String, JsonNode)]
@@ -51,7 +52,8 @@ private[spark] final class PushingScanBuilder(
       if (translated.isEmpty || filters(translated.map(_._2))) translated
       else translated.filter { case (_, condition) => filters(Seq(condition)) }
     pushed = accepted.map(_._1).toArray
-    filter = filtered(accepted.map(_._2))
+    this.accepted = accepted.map(_._2)
+    filter = filtered(this.accepted)
     if (pushed.nonEmpty) shown += pushed.mkString("PushedFilters: [", ", ", "]")
     predicates.filterNot(pushed.contains)
   }
@@ -119,12 +121,25 @@ private[spark] final class PushingScanBuilder(
 
   override def build(): Scan = {
     val scan = new TheFlashScan(planner, spec)
+    val canJoin = aggregation.isEmpty && first.isEmpty && required.nonEmpty
     if (aggregation.isDefined && isCounted) new DriverScan(scan, 1, scan.counts())
     else if (aggregation.isEmpty && isOneRow)
       new DriverScan(scan, 1, scan.firstRows(Int.MaxValue))
     else if (aggregation.isEmpty && fewRows > 0)
       new DriverScan(scan, fewRows.toLong, scan.firstRows(fewRows))
+    else if (canJoin) new JoinedScan(planner, spec, required.fieldNames.toSeq, narrowed)
     else scan
+  }
+
+  /** The scan of the rows for which these conditions are true, too; of those that the store accepts.
+    */
+  private def narrowed(predicates: Seq[Predicate]): Option[ScanSpec] = {
+    val short = predicates.filter(_.children().length <= JoinedScan.ValuesMax + 1)
+    val more = short.flatMap(expressions.condition(_)).filter(each => filters(Seq(each)))
+    Option.when(more.nonEmpty) {
+      val all = filtered(accepted ++ more)
+      spec.copy(fields = ScanSpec.columns(required) ++ all)
+    }
   }
 
   /** Whether the filters determine the key, so that each partition has one row at most. */

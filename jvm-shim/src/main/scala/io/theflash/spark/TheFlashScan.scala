@@ -104,7 +104,7 @@ private[spark] object ScanSpec {
 /** A scan chosen by Spark. It is planned when it runs or when its statistics are requested, and
   * holds its snapshot while Spark references it.
   */
-private[spark] final class TheFlashScan(planner: Planner, spec: ScanSpec)
+private[spark] class TheFlashScan(planner: Planner, spec: ScanSpec)
     extends Scan
     with Batch
     with SupportsReportStatistics {
