@@ -13,6 +13,7 @@ from pyspark_theflash.version import __version__
 if TYPE_CHECKING:
     from pyspark_theflash.read.plan.snapshot import ReadSnapshot as Snapshot
     from pyspark_theflash.read.plan.snapshot import open_snapshot
+    from pyspark_theflash.service.client.statement import execute_sql
     from pyspark_theflash.service.client.theflash import connect
     from pyspark_theflash.spark.jar import configure_spark
     from pyspark_theflash.spark.session import SparkSnapshot
@@ -25,6 +26,7 @@ __all__ = [
     "__version__",
     "configure_spark",
     "connect",
+    "execute_sql",
     "open_snapshot",
 ]
 
@@ -34,6 +36,7 @@ _HOMES = {
     "SparkSnapshot": ("pyspark_theflash.spark.session", "SparkSnapshot"),
     "configure_spark": ("pyspark_theflash.spark.jar", "configure_spark"),
     "connect": ("pyspark_theflash.service.client.theflash", "connect"),
+    "execute_sql": ("pyspark_theflash.service.client.statement", "execute_sql"),
     "open_snapshot": ("pyspark_theflash.read.plan.snapshot", "open_snapshot"),
 }
 

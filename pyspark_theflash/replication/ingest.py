@@ -49,6 +49,7 @@ from pyspark_theflash.replication.incoming import (
     checked_rows,
 )
 from pyspark_theflash.replication.pairing.ledger import LedgerEntry, TransactionLedger, pack_entries
+from pyspark_theflash.replication.statement import StatementWrite, plan_statement
 from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.engine.api import Engine, Publication, VersionBatch
 from pyspark_theflash.storage.mvcc.filter import filter_rows
@@ -68,6 +69,7 @@ from pyspark_theflash.storage.store.feed import (
     SIDE_IDS_FROM,
     WRITTEN_KIND,
     Feed,
+    FeedRecords,
     all_guards,
     claim,
     feed_guard,
@@ -76,14 +78,15 @@ from pyspark_theflash.storage.store.feed import (
 from pyspark_theflash.storage.store.folder import IDENTITY_KIND, StoreIdentity, open_manifest
 from pyspark_theflash.storage.store.latch.grants import Grants
 from pyspark_theflash.storage.store.latch.latch import Grant, LatchClaim, LatchKind, LatchScope
-from pyspark_theflash.storage.store.manifest import ManifestChange, Record
-from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress
+from pyspark_theflash.storage.store.manifest import ManifestChange, Record, View
+from pyspark_theflash.storage.store.progress import FOLLOWING_KIND, PROGRESS_KIND, Progress
 from pyspark_theflash.storage.store.raft_fed import RAFT_FED_KIND, check_not_learned
 from pyspark_theflash.tidb.codec.document import uint64
 from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
 from pyspark_theflash.tidb.schema.lineage import Lineage
 
 _RETRY_MS: Final = 20
+_KINDS: Final = (FEED_KIND, PROGRESS_KIND, *SCHEMA_KINDS, RAFT_FED_KIND)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,23 +104,29 @@ class Ingestion:
     resolved_ts: TimeStamp | None = None
     position: str | None = None
     start_ts: TimeStamp | None = None
+    statement: StatementWrite | None = None
+    """A statement, which determines all other attributes but the latches."""
 
     @property
     def is_of_the_store(self) -> bool:
         """Whether it changes the store's schema or progress."""
-        progress = (self.resolved_ts, self.position, self.start_ts)
+        progress = (self.resolved_ts, self.position, self.start_ts, self.statement)
         return bool(self.events) or any(each is not None for each in progress)
 
 
 @dataclass(frozen=True, slots=True)
 class Ingested:
-    """Result of a write, which is durable. `repeated` transactions had been applied before."""
+    """Result of a write, which is durable. `repeated` transactions had been applied before.
+
+    `commit_ts` is that of a statement; 0 if it has changed nothing.
+    """
 
     generation: Generation
     rows: int
     transactions: int
     repeated: int
     resolved_ts: TimeStamp
+    commit_ts: int = 0
 
 
 def ingest(
@@ -141,6 +150,7 @@ def ingest(
         TransactionConflictError: A transaction has different content than before, or is late.
         SchemaConflictError: Events contradict the store's history.
         OptionError: A value is missing, or not covered by the latches.
+        TheFlashError: A statement is invalid; see `plan_statement`.
     """
     with ExitStack() as undo:
         manifest = undo.enter_context(closing(open_manifest(path, fs)))
@@ -158,7 +168,34 @@ def ingest(
                 check()
                 clock.sleep_ms(_RETRY_MS)
         undo.enter_context(closing(engine))
+        if ingestion.statement is not None:
+            ingestion = _of_statement(ingestion, ingestion.statement, engine, clock)
         return _Ingest(engine, ingestion, held).run(check)
+
+
+def _of_statement(
+    ingestion: Ingestion, statement: StatementWrite, engine: Engine, clock: Clock
+) -> Ingestion:
+    """Return a statement as a write at the timestamp that is chosen for it."""
+    view = engine.read([*_KINDS, WRITTEN_KIND])
+    check_not_learned(view)
+    planned = plan_statement(statement, engine, view, clock)
+    if not planned.rows and not planned.events:
+        return ingestion
+    ts = planned.commit_ts
+    has_begun = Progress.of(view, _feed_of(view)) is not None
+    return replace(
+        ingestion,
+        rows=planned.rows,
+        events=planned.events,
+        resolved_ts=ts,
+        start_ts=None if has_begun else ts,
+    )
+
+
+def _feed_of(view: View) -> FeedRecords:
+    """Return the feed that the API writes."""
+    return SIDE if main_feed(view) is Feed.STREAM else MAIN
 
 
 class _Ingest:
@@ -167,12 +204,10 @@ class _Ingest:
     def __init__(self, engine: Engine, ingestion: Ingestion, held: Sequence[Grant]) -> None:
         self._engine, self._ingestion, self._held = engine, ingestion, held
         ledgers = [feed.ledger_kind for feed in (MAIN, SIDE)]
-        self._view = engine.read(
-            [FEED_KIND, PROGRESS_KIND, *SCHEMA_KINDS, *ledgers, WRITTEN_KIND, RAFT_FED_KIND]
-        )
+        self._view = engine.read([*_KINDS, *ledgers, WRITTEN_KIND])
         check_not_learned(self._view)
-        is_side = main_feed(self._view) is Feed.STREAM
-        self._feed = SIDE if is_side else MAIN
+        self._feed = _feed_of(self._view)
+        is_side = self._feed is SIDE
         self._claims = [] if is_side else claim(self._view, Feed.API)
         self._streamed = feed_history(self._view) if is_side else None
         self._stored = feed_history(self._view, self._feed)
@@ -196,7 +231,9 @@ class _Ingest:
             generation = self._engine.publish(Publication(versions, change))
             fail_point("ingest.after_publish")
         count = sum(each.batch.num_rows for each in new)
-        return Ingested(generation, count, len(entries), repeated, progress.resolved_ts)
+        is_statement = self._ingestion.statement is not None and self._ingestion.resolved_ts
+        commit_ts = progress.resolved_ts if is_statement else 0
+        return Ingested(generation, count, len(entries), repeated, progress.resolved_ts, commit_ts)
 
     # -- schema and progress
 
@@ -257,11 +294,13 @@ class _Ingest:
             resolved_ts = ingestion.resolved_ts or history.start_ts
             if resolved_ts < history.start_ts:
                 raise OptionError("resolved_ts", f"is below start_ts {history.start_ts}")
-            return Progress(history.start_ts, resolved_ts, ingestion.position)
+            follows = self._feed is SIDE and ingestion.statement is not None
+            return Progress(history.start_ts, resolved_ts, ingestion.position, follows)
         if ingestion.resolved_ts is None or ingestion.resolved_ts < stored.resolved_ts:
             return stored
         position = stored.position if ingestion.position is None else ingestion.position
-        return replace(stored, resolved_ts=ingestion.resolved_ts, position=position)
+        follows = stored.follows or (self._feed is SIDE and ingestion.statement is not None)
+        return Progress(stored.oldest_ts, ingestion.resolved_ts, position, follows)
 
     # -- transactions
 
@@ -367,6 +406,8 @@ class _Ingest:
             puts += schema_records(history, self._stored, self._feed)
         if progress != self._progress:
             puts.append(progress.to_record(self._feed))
+            if progress.follows:
+                puts.append(Record(FOLLOWING_KIND, self._feed.progress_key, b""))
         if entries:
             number = 1 + max(map(int, self._view.of_kind(kind)), default=-1)
             puts.append(Record(kind, f"{number:012d}", pack_entries(entries)))

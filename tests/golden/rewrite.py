@@ -16,6 +16,7 @@ from tests.golden.test_compaction import Compactions
 from tests.golden.test_latches import Latches
 from tests.golden.test_pairing import PairingScript
 from tests.golden.test_pushdown import Pushdowns
+from tests.golden.test_sql import Statements
 from tests.golden.test_visibility import StoredVersions
 from tests.support.golden_scripts import script_paths
 
@@ -24,6 +25,7 @@ SUBJECTS: Final[dict[str, Callable[[Path], ScriptSubject]]] = {
     "latches": Latches,
     "pairing": PairingScript,
     "pushdown": Pushdowns,
+    "sql": Statements,
     "visibility": StoredVersions,
 }
 

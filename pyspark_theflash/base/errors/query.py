@@ -1,6 +1,7 @@
 """Errors of SQL queries."""
 
 from pyspark_theflash.base.errors.base import TheFlashError
+from pyspark_theflash.base.timestamp import shown
 
 
 class SqlError(TheFlashError):
@@ -32,3 +33,42 @@ class SqlTimeoutError(TheFlashError):
 
     def __str__(self) -> str:
         return f"the query did not complete within {self.timeout_ms / 1000:g} s and was stopped"
+
+
+class ColumnValueError(TheFlashError):
+    """A statement sets a column to a value that its type cannot hold; the text has no value."""
+
+    deterministic = True
+    column: str
+    reason: str
+    template = "column {column}: {reason}"
+
+
+class DuplicateKeyError(TheFlashError):
+    """A statement would give two rows of a table the same primary key."""
+
+    deterministic = True
+    table: str
+    template = "two rows of {table} would have the same primary key"
+
+
+class TableExistsError(TheFlashError):
+    """A table of that name exists already."""
+
+    deterministic = True
+    table: str
+    template = "table {table} exists already"
+
+
+class StatementConflictError(TheFlashError):
+    """The tables that a statement read were written before it could commit; nothing was written."""
+
+    retryable = True
+    read_ts: int
+    resolved_ts: int
+
+    def __str__(self) -> str:
+        return (
+            f"the statement read at {shown(self.read_ts)}, but the tables were written up to "
+            f"{shown(self.resolved_ts)} meanwhile: run it again"
+        )

@@ -165,7 +165,12 @@ class Service:
         finally:
             self._writing.release()
         return message.Written(
-            done.generation, done.rows, done.transactions, done.repeated, done.resolved_ts
+            done.generation,
+            done.rows,
+            done.transactions,
+            done.repeated,
+            done.resolved_ts,
+            done.commit_ts,
         )
 
     def writer_gone(self, latch_id: str) -> None:

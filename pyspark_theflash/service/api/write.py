@@ -9,6 +9,7 @@ import mmap
 import struct
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +19,8 @@ from pyspark_theflash.base.errors import CodecError, OptionError
 from pyspark_theflash.base.types import PhysicalTableID, TableID, TimeStamp
 from pyspark_theflash.replication.incoming import IncomingRows
 from pyspark_theflash.replication.ingest import Ingestion
+from pyspark_theflash.replication.statement import StatementKind, StatementWrite
+from pyspark_theflash.service.wire import message
 from pyspark_theflash.service.wire.message import PublishRequest, SchemaChange, WriteRequest
 from pyspark_theflash.service.wire.method import WRITE, Method
 from pyspark_theflash.service.wire.uncompressed import is_compressed
@@ -175,10 +178,13 @@ def ingestion(request: WriteRequest, tables: Sequence[pa.Table], identity: str) 
         raise CodecError(_LAYER, f"{len(tables)} tables instead of {len(request.tables)}")
     if len(request.latches) > LATCHES_MAX:
         raise OptionError("latches", f"more than {LATCHES_MAX}")
+    latches = [LatchClaim(latch.id, latch.token, identity) for latch in request.latches]
+    if request.statement is not None:
+        return Ingestion(latches, statement=_statement(request, request.statement, tables))
     if len(request.position or "") > POSITION_CHARS_MAX:
         raise OptionError("position", f"has more than {POSITION_CHARS_MAX} characters")
     return Ingestion(
-        [LatchClaim(latch.id, latch.token, identity) for latch in request.latches],
+        latches,
         [
             IncomingRows(
                 TableID(table.table_id), PhysicalTableID(table.physical_id or table.table_id), rows
@@ -189,6 +195,28 @@ def ingestion(request: WriteRequest, tables: Sequence[pa.Table], identity: str) 
         None if request.resolved_ts is None else TimeStamp(request.resolved_ts),
         request.position,
         None if request.start_ts is None else TimeStamp(request.start_ts),
+    )
+
+
+def _statement(
+    request: WriteRequest, statement: message.StatementWrite, tables: Sequence[pa.Table]
+) -> StatementWrite:
+    """Convert a statement's part of a request. Raises `OptionError`."""
+    kinds = {kind.value: kind for kind in StatementKind}
+    only = replace(request, latches=(), tables=(), schema=(), statement=None)
+    if statement.kind not in kinds or only != WriteRequest() or len(tables) > 1:
+        reason = f"is one of {', '.join(filter(None, kinds))} on one table, without progress"
+        raise OptionError("statement", reason)
+    if bool(tables) != bool(statement.kind) or any(change.ts for change in request.schema):
+        raise OptionError("statement", "rows have a kind, and schema changes no timestamp")
+    return StatementWrite(
+        kinds[statement.kind],
+        TimeStamp(statement.read_ts),
+        TimeStamp(statement.least_ts),
+        [(c.db, c.table_info) for c in request.schema if not c.table_id],
+        [(c.db, TableID(c.table_id)) for c in request.schema if c.table_id],
+        TableID(request.tables[0].table_id) if tables else None,
+        tables[0] if tables else None,
     )
 
 

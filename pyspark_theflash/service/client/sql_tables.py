@@ -13,11 +13,19 @@ class ServedTable:
     """A table of a snapshot; implements `read.sql.lazy.SqlTable`."""
 
     def __init__(
-        self, store: TheFlash, name: str, moment: Moment, presentation: Presentation
+        self,
+        store: TheFlash,
+        name: str,
+        moment: Moment,
+        presentation: Presentation,
+        columns: Sequence[str] | None = None,
     ) -> None:
+        """Plan the table with these columns, or all. Raises like `TheFlash.plan`."""
         self._store, self._name = store, name
         self._moment, self._presentation = moment, presentation
-        plan = store.plan(name, moment=moment, presentation=presentation, dictionaries=True)
+        plan = store.plan(
+            name, columns, moment=moment, presentation=presentation, dictionaries=True
+        )
         fields = pa.ipc.read_schema(pa.py_buffer(plan.arrow_schema))
         self._schema = pa.schema([(field.name, sql_type(field.type)) for field in fields])
 

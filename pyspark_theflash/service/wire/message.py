@@ -555,6 +555,28 @@ class SchemaChange:
 
 
 @dataclass(frozen=True, slots=True)
+class StatementWrite:
+    """The write of a statement of SQL.
+
+    The rows of its table have any Arrow types that can be assigned to the columns.
+    """
+
+    kind: str = ""
+    """"insert", "update", "delete", or "" for schema changes.
+
+    The columns of the rows are named insert c<column id> for each value; others get their defaults
+    update k<column id> for the key of the row that is changed (k0: _tidb_rowid), c<column id> for
+    each new value delete k<column id>.
+    """
+    read_ts: int = 0
+    """The resolved_ts of the API's feed at which the statement read, which must still be that; 0:
+    it has none yet.
+    """
+    least_ts: int = 0
+    """A lower bound of the commit timestamp, from PD; 0: none."""
+
+
+@dataclass(frozen=True, slots=True)
 class WriteRequest:
     """A request to write schema changes, progress and rows. The rows follow as Arrow streams."""
 
@@ -572,6 +594,12 @@ class WriteRequest:
     """The caller's position in its source, stored with the data."""
     start_ts: int | None = None
     """The oldest timestamp that a new store can answer. Only for the first write."""
+    statement: StatementWrite | None = None
+    """Execute a statement of SQL, at a commit timestamp that the server chooses.
+
+    No other field but `latches`, `tables` and `schema` is set then, a `ts` of `schema` is 0, and a
+    table_id of 0 in `schema` creates a table.
+    """
 
     def __post_init__(self) -> None:
         _check_timestamps(self, "resolved_ts", "start_ts")
@@ -587,6 +615,8 @@ class Written:
     repeated: int = 0
     """Transactions that had been applied before and were skipped."""
     resolved_ts: int = 0
+    commit_ts: int = 0
+    """The commit timestamp of a statement; 0: nothing was written."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,6 +80,7 @@ LATER_KINDS: Final = frozenset(
         "base-load",
         "compared",
         "entered",
+        "following",
         "imports",
         "load",
         "sink-series",

@@ -7,9 +7,11 @@ from typing import Final
 from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.storage.store.feed import MAIN, SIDE, FeedRecords
 from pyspark_theflash.storage.store.manifest import Record, View
-from pyspark_theflash.tidb.codec.document import load, shaped, text, uint64
+from pyspark_theflash.tidb.codec.document import boolean, load, shaped, text, uint64
 
 PROGRESS_KIND: Final = "progress"
+FOLLOWING_KIND: Final = "following"
+"""A record of this kind is in stores with a feed that `follows`, which need its format."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,14 +20,21 @@ class Progress:
 
     Invariants: `oldest_ts <= resolved_ts`; the feed's tables can be read from `oldest_ts` to
     `resolved_ts`, both inclusive; neither ever decreases.
+
+    The side feed `follows` the main feed once it has a statement of SQL: every later write of the
+    API commits above the main feed's `resolved_ts` as well, which is then a lower bound of its own.
     """
 
     oldest_ts: TimeStamp
     resolved_ts: TimeStamp
     position: str | None = None
+    follows: bool = False
 
     def to_record(self, feed: FeedRecords = MAIN) -> Record:
-        return Record(PROGRESS_KIND, feed.progress_key, json.dumps(asdict(self)).encode())
+        fields = asdict(self)
+        if not self.follows:
+            del fields["follows"]
+        return Record(PROGRESS_KIND, feed.progress_key, json.dumps(fields).encode())
 
     @classmethod
     def of(cls, view: View, feed: FeedRecords = MAIN) -> "Progress | None":
@@ -36,10 +45,15 @@ class Progress:
         with shaped(f"{PROGRESS_KIND} record"):
             fields = load(body)
             position = fields.get("position")
+            resolved_ts = uint64(fields["resolved_ts"])
+            follows = feed is SIDE and boolean(fields.get("follows", False))
+            if follows and (main := cls.of(view)) is not None:
+                resolved_ts = max(resolved_ts, main.resolved_ts)
             return cls(
                 TimeStamp(uint64(fields["oldest_ts"])),
-                TimeStamp(uint64(fields["resolved_ts"])),
+                TimeStamp(resolved_ts),
                 None if position is None else text(position),
+                follows,
             )
 
 
