@@ -142,8 +142,9 @@ def plan_statement(
     if (newest := max(map(int, written.values()), default=0)) > resolved_ts:
         raise NotCaughtUpError(resolved_ts, newest)
     count = 0 if statement.rows is None else statement.rows.num_rows
-    ends = [each.resolved_ts for each in [Progress.of(view, MAIN)] if each is not None]
-    ends += [resolved_ts, 0 if history is None else history.end_ts]
+    main = Progress.of(view, MAIN)
+    ends = [resolved_ts, *(each.resolved_ts for each in [main] if each is not None)]
+    ends += [] if history is None else [history.end_ts]
     now = 0 if is_side or statement.least_ts else clock.wall_ms() << _LOGICAL_BITS
     commit_ts = TimeStamp(max(statement.least_ts, now, max(ends) + max(count, 1)))
     events = [TableEvent(commit_ts, db, id, None) for db, id in statement.dropped]
@@ -182,7 +183,7 @@ def _table(table_id: TableID, view: View, history: SchemaHistory | None, ts: int
     if history is None or table_id not in history.table_ids:
         reason = "is not a table that was created here: a stream writes it, or it does not exist"
         raise FeedConflictError(f"table {table_id}", reason)
-    table = history.table_at_commit(table_id, TimeStamp(ts))
+    table = history.table_at_commit(table_id, TimeStamp(min(ts, history.end_ts)))
     _check_supported(table)
     return table
 

@@ -1,8 +1,8 @@
 """Scripts of statements of SQL, each executed by SQLite too, whose rows must be the same.
 
-    sql      execute a statement
-    rows     show the rows of a table
-    check    compare the rows at the timestamps of all statements so far
+sql      execute a statement
+rows     show the rows of a table
+check    compare the rows at the timestamps of all statements so far
 """
 
 from collections.abc import Iterator

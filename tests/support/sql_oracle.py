@@ -1,4 +1,4 @@
-"""SQLite as the oracle of statements: both execute the same text, and have the same rows after it."""
+"""SQLite as the oracle of statements: both execute the same text and have the same rows then."""
 
 import sqlite3
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from datetime import date
 from decimal import Decimal
 from typing import Any, Final
 
-from pyspark_theflash.base.errors import ColumnValueError, DuplicateKeyError, TheFlashError
+from pyspark_theflash.base.errors import DuplicateKeyError, TheFlashError
 from pyspark_theflash.service.client.statement import Executed, execute_sql
 from pyspark_theflash.service.client.theflash import TheFlash
 from pyspark_theflash.service.wire.message import Moment
@@ -103,8 +103,3 @@ def _value(value: object) -> object:
 
 def _sorted(rows: Any) -> Rows:
     return sorted(rows, key=lambda row: [(v is None, str(v)) for v in row])
-
-
-def is_value_error(error: Exception) -> bool:
-    """Whether a statement was rejected for a value or a key, not for its text."""
-    return isinstance(error, ColumnValueError | DuplicateKeyError)

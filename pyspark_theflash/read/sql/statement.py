@@ -16,7 +16,7 @@ and PRIMARY KEY. Right sides of UPDATE see the row from before the statement, as
 in TiDB, they see the assignments to their left.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -158,7 +158,7 @@ class _Parser:
         self._raw, self._tokens, self._at = raw, tokens, 0
 
     def statement(self) -> Statement:
-        parse = {
+        parse: dict[str, Callable[[], Statement]] = {
             "CREATE": self._create,
             "DROP": self._drop,
             "INSERT": self._insert,

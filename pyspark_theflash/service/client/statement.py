@@ -12,6 +12,7 @@ the latch, and that nothing has been written since read_ts.
 
 import json
 import threading
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -113,9 +114,9 @@ def execute_sql(
 @contextmanager
 def _latched(store: TheFlash, wait_ms: int) -> Iterator[message.Latch]:
     """Hold the write latch of the store."""
-    request = message.AcquireRequest(
-        "write", message.LatchScope(), _TTL_MS, wait_ms, name="SQL statement"
-    )
+    # Statements of one caller wait for each other only under different names.
+    name = f"SQL statement {uuid.uuid4().hex[:12]}"
+    request = message.AcquireRequest("write", message.LatchScope(), _TTL_MS, wait_ms, name)
     latch = store.acquire_latch(request, timeout_ms=wait_ms + _TTL_MS)
     ended = threading.Event()
 
