@@ -14,7 +14,10 @@ from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.store.folder import StoreIdentity, read_identity
 from pyspark_theflash.testing import PROMISES, EngineSuite, promises_of
 from pyspark_theflash.testing.case import CLOCK, LOCAL
+from pyspark_theflash.testing.script import check_script
+from tests.golden.test_sql import Statements
 from tests.support.engine_package import install, plain_installed
+from tests.support.golden_scripts import script_paths
 from tests.support.workloads import check_answers, workload
 
 
@@ -117,3 +120,8 @@ def test_the_page_lists_promises_and_tests() -> None:
     for name, promises in tests.items():
         assert f"| `{name}` | {', '.join(promises)} |" in page
     assert page.count("| `test_") == len(tests)
+
+
+@pytest.mark.parametrize("script", script_paths("sql"), ids=lambda path: path.stem)
+def test_statements_of_sql(script: Path, tmp_path: Path) -> None:
+    check_script(script, Statements(tmp_path, "plain"))
