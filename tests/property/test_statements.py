@@ -17,7 +17,7 @@ from pyspark_theflash.storage.engine import registry
 from tests.support.sql_oracle import SqlMirror
 
 TABLES = (
-    "CREATE TABLE shop.a (id INT NOT NULL PRIMARY KEY, n BIGINT, s VARCHAR(20) NOT NULL DEFAULT 'd')",
+    "CREATE TABLE shop.a (id INT NOT NULL PRIMARY KEY, n INT, s VARCHAR(9) NOT NULL DEFAULT 'd')",
     "CREATE TABLE shop.b (id INT NOT NULL, n BIGINT, s VARCHAR(20) NOT NULL, PRIMARY KEY (s, id))",
     "CREATE TABLE shop.c (id INT, n BIGINT, s VARCHAR(20))",
 )
