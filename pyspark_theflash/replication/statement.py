@@ -72,7 +72,7 @@ _HIDDEN_INPUTS: Final = ("default_bit", "default_is_expr", "generated_expr_strin
 
 
 class StatementKind(Enum):
-    """What a statement does."""
+    """The kinds of statements."""
 
     SCHEMA = ""
     INSERT = "insert"
@@ -85,7 +85,7 @@ class StatementWrite:
     """A statement's write.
 
     Attributes:
-        kind: What it does with `rows`.
+        kind: The kind, which determines the use of `rows`.
         read_ts: The `resolved_ts` at which it read; 0: the API had not written.
         least_ts: A lower bound of its commit timestamp; 0: none.
         created: Database and TableInfo without an id of each table that it creates.
@@ -105,7 +105,7 @@ class StatementWrite:
 
 @dataclass(frozen=True, slots=True)
 class PlannedStatement:
-    """What a statement writes: events of the schema history and versions, all at `commit_ts`."""
+    """Events of the schema history and versions that a statement writes, all at `commit_ts`."""
 
     commit_ts: TimeStamp
     events: Sequence[TableEvent]
@@ -278,7 +278,7 @@ class _Change:
         if pc.count_distinct(new).as_py() < len(new):
             raise DuplicateKeyError(self._table.full_name)
         added = new if old is None else new.filter(pc.invert(pc.is_in(new, value_set=old)))
-        if len(self._found(added, [])[0]):
+        if len(self._existing(added, [])[0]):
             raise DuplicateKeyError(self._table.full_name)
         gone = pa.array([], new.type)
         if old is not None:
@@ -289,13 +289,13 @@ class _Change:
         """Return columns of the rows with these handles, in their order."""
         if not infos:
             return {}
-        found, columns = self._found(handles, infos)
-        places = pc.index_in(handles, value_set=found)
+        existing, columns = self._existing(handles, infos)
+        places = pc.index_in(handles, value_set=existing)
         if places.null_count:
             raise CodecError(_LAYER, "a row to update does not exist")
         return {id: column.take(places) for id, column in columns.items()}
 
-    def _found(
+    def _existing(
         self, handles: pa.Array, infos: Sequence[ColumnInfo]
     ) -> tuple[pa.Array, dict[ColumnID, pa.Array]]:
         """Return the handles of those that exist, and columns of their rows."""

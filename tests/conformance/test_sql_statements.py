@@ -193,9 +193,9 @@ def test_no_update_is_lost_and_readers_see_whole_statements(path: Path, store: T
     def read() -> None:
         with connect(path) as reader:
             while not done.is_set():
-                found = {row[1] for row in rows(reader)}
-                assert len(found) == 1
-                seen.update(found)  # type: ignore[arg-type]
+                values = {row[1] for row in rows(reader)}
+                assert len(values) == 1
+                seen.update(values)  # type: ignore[arg-type]
 
     failures: list[BaseException] = []
 

@@ -93,7 +93,7 @@ def parse_statement(text: str) -> Statement | None:
     tokens, end = _tokenize(text)
     if not tokens or tokens[0].word not in _KEYWORDS:
         return None
-    return _Parser(text.encode()[:end], tokens).statement()
+    return _StatementParser(text.encode()[:end], tokens).statement()
 
 
 def selection(statement: Update | Delete, source: str, keys: Sequence[str]) -> str:
@@ -133,13 +133,13 @@ def _tokenize(text: str) -> tuple[list[_Token], int]:
     except ImportError as error:
         raise MissingExtraError("duckdb", "sql") from error
     try:
-        found = duckdb.tokenize(text)
+        starts = duckdb.tokenize(text)
     except duckdb.Error as error:
         raise SqlError(str(error)) from None
     raw, depth = text.encode(), 0
     last = len(raw)
     tokens: list[_Token] = []
-    for (start, kind), end in zip(found, [*(at for at, _ in found), last][1:], strict=True):
+    for (start, kind), end in zip(starts, [*(at for at, _ in starts), last][1:], strict=True):
         part = raw[start:end].decode().strip()
         if not part or kind.name == "comment":
             continue
@@ -151,7 +151,7 @@ def _tokenize(text: str) -> tuple[list[_Token], int]:
     return tokens, last
 
 
-class _Parser:
+class _StatementParser:
     """A position in the tokens of a statement."""
 
     def __init__(self, raw: bytes, tokens: Sequence[_Token]) -> None:

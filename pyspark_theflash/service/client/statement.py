@@ -156,32 +156,32 @@ class _Execution:
         self._name = f"{statement.db}.{statement.name}"
 
     def run(self, latch: message.Latch, least_ts: Callable[[], int], clock: Clock) -> Executed:
-        found = self._find()
+        existing = self._find()
         statement = self._statement
         schema: list[message.SchemaChange] = []
         rows: pa.Table | None = None
         kind = ""
         if isinstance(statement, CreateTable):
-            if found is not None and not statement.if_not_exists:
+            if existing is not None and not statement.if_not_exists:
                 raise TableExistsError(self._name)
-            if found is None:
+            if existing is None:
                 schema = [self._created(statement)]
         elif isinstance(statement, DropTable):
-            if found is None and not statement.if_exists:
+            if existing is None and not statement.if_exists:
                 raise TableNotFoundError(self._name, self._read_ts)
-            if found is not None:
-                schema = [message.SchemaChange(0, found.db, found.id)]
-        elif found is None:
+            if existing is not None:
+                schema = [message.SchemaChange(0, existing.db, existing.id)]
+        elif existing is None:
             raise TableNotFoundError(self._name, self._read_ts)
         else:
             kind = type(statement).__name__.lower()
-            rows = self._rows(statement, found, clock)
+            rows = self._rows(statement, existing, clock)
         if not schema and not (rows is not None and rows.num_rows):
             return Executed(0, None)
         write = message.StatementWrite(kind, self._read_ts, least_ts())
         request = message.WriteRequest(
             (message.LatchRequest(latch.id, latch.token or 0),),
-            (message.WriteTable(found.id),) if found is not None and kind else (),
+            (message.WriteTable(existing.id),) if existing is not None and kind else (),
             tuple(schema),
             statement=write,
         )
@@ -194,27 +194,27 @@ class _Execution:
             return None
         moment = Moment(self._read_ts or None)
         tables = {table.name.lower(): table for table in self._store.tables(moment).tables}
-        found = tables.get(self._name.lower())
-        if found is not None and self._stream is not None and found.id < SIDE_IDS_FROM:
+        existing = tables.get(self._name.lower())
+        if existing is not None and self._stream is not None and existing.id < SIDE_IDS_FROM:
             position = (self._stream.position or "its beginning")[:80]
             reason = (
                 f"is replicated by the store's stream (at {position}), so a statement would make "
                 "it differ from TiDB: write it there, or create a table of your own"
             )
-            raise FeedConflictError(found.name, reason)
-        return found
+            raise FeedConflictError(existing.name, reason)
+        return existing
 
     def _created(self, statement: CreateTable) -> message.SchemaChange:
         info = new_table_info(statement.name, statement.columns, statement.primary_key)
         return message.SchemaChange(0, statement.db, 0, json.dumps(info))
 
     def _rows(
-        self, statement: Insert | Update | Delete, found: message.TableName, clock: Clock
+        self, statement: Insert | Update | Delete, existing: message.TableName, clock: Clock
     ) -> pa.Table:
         """Run the statement's query; return the rows to write, with the columns' ids as names."""
         with self._snapshot() as moment:
-            table = self._store.table(found.name, moment)
-            tables = _Tables(self._store, moment, found.db, table)
+            table = self._store.table(existing.name, moment)
+            tables = _StatementTables(self._store, moment, existing.db, table)
             columns = {column.name.lower(): column for column in table.columns}
             if isinstance(statement, Insert):
                 named = statement.columns
@@ -248,13 +248,13 @@ class _Execution:
 
 
 def _column(columns: dict[str, message.Column], name: str, table: message.Table) -> message.Column:
-    found = columns.get(name.lower())
-    if found is None:
+    existing = columns.get(name.lower())
+    if existing is None:
         raise ColumnNotFoundError(table.name, name, tuple(c.name for c in table.columns))
-    return found
+    return existing
 
 
-class _Tables(ServedTables):
+class _StatementTables(ServedTables):
     """All tables of a snapshot, and the statement's own with `_tidb_rowid`."""
 
     def __init__(self, store: TheFlash, moment: Moment, db: str, table: message.Table) -> None:

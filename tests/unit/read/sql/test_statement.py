@@ -37,11 +37,11 @@ def test_others_are_not_divided(text: str) -> None:
     ],
 )
 def test_update(text: str, assignments: list[tuple[str, str]], condition: str | None) -> None:
-    found = parse_statement(text)
-    assert isinstance(found, Update)
-    assert list(found.assignments) == assignments
+    parts = parse_statement(text)
+    assert isinstance(parts, Update)
+    assert list(parts.assignments) == assignments
     if condition is not None:
-        assert found.condition == condition
+        assert parts.condition == condition
 
 
 def test_others() -> None:
@@ -57,9 +57,9 @@ def test_others() -> None:
 
 
 def test_a_selection_ends_comments_and_parentheses() -> None:
-    found = parse_statement("UPDATE a.t SET x = 1 -- one\n WHERE y = 2 -- two")
-    assert isinstance(found, Update)
-    assert selection(found, "s", ["id"]) == (
+    parts = parse_statement("UPDATE a.t SET x = 1 -- one\n WHERE y = 2 -- two")
+    assert isinstance(parts, Update)
+    assert selection(parts, "s", ["id"]) == (
         'SELECT "t"."id" AS v0, (1 -- one\n \n) AS v1 FROM s AS "t" WHERE (y = 2 -- two\n)'
     )
 
