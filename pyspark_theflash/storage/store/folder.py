@@ -79,6 +79,7 @@ LATER_KINDS: Final = frozenset(
     {
         "base-load",
         "compared",
+        "copy",
         "entered",
         "following",
         "imports",
