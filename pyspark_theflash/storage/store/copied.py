@@ -1,6 +1,7 @@
 """Records of a store that is made as a copy of another (`replication.copy`).
 
-    plan           {"source": "0a5f..", "history": true, "progress": {"writer": [7, 900, "..."]}}
+    plan           {"source": "0a5f..", "history": true,
+                    "progress": {"writer": [7, 900, "...", false]}}
     table-N        "80.." or 17: the rows below this handle are copied; null: all of them
 
 The plan is published first, with the records that the copy takes over from its source. The progress
@@ -65,9 +66,12 @@ class CopyPlan:
         return [each.to_record(feeds[key]) for key, each in self.progress.items()]
 
 
-def _progress(oldest_ts: object, resolved_ts: object, position: object) -> Progress:
+def _progress(
+    oldest_ts: object, resolved_ts: object, position: object, follows: object
+) -> Progress:
     oldest, resolved = TimeStamp(uint64(oldest_ts)), TimeStamp(uint64(resolved_ts))
-    return Progress(oldest, resolved, None if position is None else text(position))
+    where = None if position is None else text(position)
+    return Progress(oldest, resolved, where, boolean(follows))
 
 
 def table_record(physical_id: PhysicalTableID, following: int | bytes | None) -> Record:
