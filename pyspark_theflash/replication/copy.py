@@ -88,7 +88,7 @@ from pyspark_theflash.storage.store.latch.lease import LEASE_TTL_MS, LeaseTable
 from pyspark_theflash.storage.store.load import LOAD_KIND, check_loaded
 from pyspark_theflash.storage.store.manifest import ManifestChange, Record, View, file_errors
 from pyspark_theflash.storage.store.orphan import ORPHAN_KIND
-from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress
+from pyspark_theflash.storage.store.progress import FOLLOWING_KIND, PROGRESS_KIND, Progress
 from pyspark_theflash.storage.store.purged import PURGED_KIND
 from pyspark_theflash.storage.store.scope import SCOPE_KIND
 from pyspark_theflash.storage.store.setting import SETTING_KIND
@@ -108,7 +108,7 @@ STATE_KINDS: Final = (*COVERAGE_KINDS, *_LATEST_KINDS, FEED_KIND, SCOPE_KIND, SE
 """The kinds of records that each copy takes over, beside the schema history."""
 WRITER_KINDS: Final = (
     *(*_LEDGERS, WRITTEN_KIND, PENDING_KIND, ORPHAN_KIND),
-    *(MOVE_KIND, COMPARED_KIND, IMPORTS_KIND, SERIES_KIND),
+    *(MOVE_KIND, COMPARED_KIND, IMPORTS_KIND, SERIES_KIND, FOLLOWING_KIND),
 )
 """The kinds of records that a writer needs to continue a store."""
 _KINDS: Final = (

@@ -273,7 +273,7 @@ def test_time_travel(workload_store: Stores, run: Run) -> None:
     [
         ("SELECT nope FROM tpch.lineitem", 7, "SqlError: Binder Error"),
         ("SELECT 1 FROM tpch.nope", 3, "TableNotFoundError"),
-        ("DROP VIEW tpch.lineitem", 7, "UnsupportedError: SQL: DROP"),
+        ("DROP VIEW tpch.lineitem", 7, "SqlError: expected TABLE instead of VIEW"),
         ("SELECT * FROM read_text('/etc/passwd')", 7, "SqlError"),
     ],
 )
