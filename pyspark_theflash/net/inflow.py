@@ -77,7 +77,7 @@ class Inflow:
         self._rejected: set[str] = set()
         """Connections of which a call was rejected; these are closed first."""
         self._absent: set[str] = set()
-        """Those of these four that the last check did not list: they began later, or have ended."""
+        """Connections in the collections above that the last check did not list: new or ended."""
         self._counts: dict[str, _Counts] = {}
 
     def trust(self, peer: str) -> None:

@@ -83,7 +83,7 @@ def test_the_status_is_that_of_the_command(store: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("of_driver", [True, False])
 def test_sigterm_ends_it_after_its_poll(of_driver: bool, store: Path, tmp_path: Path) -> None:
-    """Of the driver's Python, or of the JVM around it; nothing keeps the store's lock."""
+    """Send SIGTERM to the driver's Python or to its JVM: the store's lock is free afterwards."""
     arguments = [word for word in BANK.writer_arguments(store) if word != "--once"]
     arguments[arguments.index("--until-ts") + 1] = str(BANK.end_ts + 1)
     job = submitted(tmp_path, "--master", "local[1]", *QUIET, writer.__file__, *arguments)

@@ -34,7 +34,7 @@ from pyspark_theflash.tidb.schema.model import ColumnInfo
 
 Tree: TypeAlias = Term | Node
 FEW: Final = 64
-"""Of longer lists of IN, only the smallest and the largest value are compared."""
+"""Lists of IN with more values are compared by their smallest and largest value only."""
 _MIRRORED: Final = {"=": "=", "<=>": "<=>", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 _LOW: Final = frozenset({"<", "<="})
 _HIGH: Final = frozenset({">", ">="})
