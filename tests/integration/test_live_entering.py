@@ -24,10 +24,18 @@ pytestmark = [pytest.mark.peer]
 WAIT_MS = 240_000
 STOPS_READERS = """
 import os, signal, sys
-if "pyspark_theflash.replication.load.process" in sys.orig_argv:
+
+def stop(*_):
     os.kill(os.getpid(), signal.SIGSTOP)
+
+if "pyspark_theflash.replication.load.process" in sys.orig_argv:
+    stop()
+elif "pyspark_theflash.cli.main" in sys.orig_argv:
+    from pyspark_theflash.replication.load.process import ReaderThread
+    ReaderThread._read = stop
 """
-"""A module that each Python process imports when it starts."""
+"""A module that each Python process imports when it starts: a process that reads a load is stopped,
+and so is a follower whose thread reads a small one."""
 EXCHANGE = "ALTER TABLE shop.parts EXCHANGE PARTITION p1 WITH TABLE other.swap"
 STEPS = (
     EXCHANGE,
@@ -59,7 +67,10 @@ def peer(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Peer]:
             peer.sql(f"INSERT INTO {table} VALUES {rows}")
         rows = ",".join(f"({n}, 5)" for n in range(1000, 4000, 3))
         peer.sql(f"INSERT INTO other.swap VALUES {rows}", f"INSERT INTO stock.rowid VALUES {rows}")
-        peer.sql("SPLIT TABLE stock.items BY (1000), (2000)", "DROP TABLE shop.dropped")
+        peer.sql(
+            "SPLIT TABLE stock.items BY (500), (1000), (1500), (2000), (2500)",
+            "DROP TABLE shop.dropped",
+        )
         yield peer
 
 
@@ -70,7 +81,7 @@ def change(session: MySqlConnection, rng: random.Random) -> None:
 
 
 class Follower:
-    """A process that follows the cluster, with or without readers of loads that stop at once."""
+    """A process that follows the cluster, and may be stopped when it begins to read a load."""
 
     def __init__(self, peer: Peer, store: Path, *more: str, stops: Path | None = None) -> None:
         module = (sys.executable, "-m", "pyspark_theflash.cli.main", "follow", str(store))
@@ -87,9 +98,9 @@ class Follower:
         self.process.wait()
 
     def kill_in_load(self) -> None:
-        """Kill it when a reader of a load has begun."""
+        """Kill it when it has begun to read a load, by a thread or by processes."""
         pid = self.process.pid
-        wait_until(lambda: self._runs() and any(map(is_stopped, children(pid))), WAIT_MS)
+        wait_until(lambda: self._runs() and any(map(is_stopped, [pid, *children(pid)])), WAIT_MS)
         readers = children(pid)
         self.process.kill()
         for reader in readers:

@@ -205,7 +205,8 @@ def test_tls(
     assert "Access denied" in capsys.readouterr().err
     assert load("certified", tls("client")) == 0
     expected = answers(peer, resolved_ts(tmp_path / "store"))
-    assert check_store(tmp_path / "store", {"parts": expected["parts"]}) == 1000
+    parts = expected["parts"]
+    assert check_store(tmp_path / "store", {"parts": parts}) == len(parts) >= 1000
     assert main(["init", str(tmp_path / "plain")]) == 0
     run[1] = str(tmp_path / "plain")
     monkeypatch.setenv("THEFLASH_BASE_PASSWORD", "secret 2")
