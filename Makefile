@@ -51,10 +51,12 @@ side_by_side := -n 3 --dist loadfile --no-loadscope-reorder
 # Files of unit tests are in memory if it has room: writing each commit to disk takes a third of their CPU time.
 in_memory = $(if $(shell df -Pk /dev/shm 2>/dev/null | awk 'END {if ($$4 > 2000000) print $$4}'),TMPDIR=/dev/shm)
 
+unit_skips = $(addprefix --ignore=tests/unit/,service/server spark read/sql/test_process.py \
+	service/client/test_engine_process.py)
+
 unit: setup ## Run the unit tests that need neither Java nor other processes
-	$(in_memory) $(python) -m pytest -o tmp_path_retention_policy=failed -o tmp_path_retention_count=1 -m "not slow and not long and not spark and not peer" $(side_by_side) \
-		tests/unit tests/golden $(addprefix --ignore=tests/unit/,service/server spark \
-		read/sql/test_process.py service/client/test_engine_process.py)
+	$(in_memory) $(python) -m pytest -m "not slow and not long and not spark and not peer" $(side_by_side) \
+		-o tmp_path_retention_policy=failed -o tmp_path_retention_count=1 tests/golden tests/unit $(unit_skips)
 
 test: jar ## Run the tests, except those marked slow or long
 	$(python) -m pytest -m "not slow and not long" $(side_by_side)
