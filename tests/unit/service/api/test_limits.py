@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from pyspark_theflash.base.errors import OptionError, SqlMemoryError
-from pyspark_theflash.service.api.limits import Limits
+from pyspark_theflash.base.errors import OptionError, ServiceUnavailableError, SqlMemoryError
+from pyspark_theflash.service.api.limits import Limits, Quota
 from pyspark_theflash.service.client.theflash import TheFlash, connect
 from pyspark_theflash.testing.stores import StoreBuilder, column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import MySQLType
@@ -82,3 +82,20 @@ def test_limits_of_connect(store: Path) -> None:
     for where, limits in ((store, ["request=1"]), ("unix:/nowhere", SMALL)):
         with pytest.raises(OptionError):
             connect(where, limits=limits)
+
+
+def test_a_share_is_kept_for_administrators() -> None:
+    quota = Quota("s", "calls", 16, per_identity=8)
+    quota.acquire("a", 8)
+    with pytest.raises(ServiceUnavailableError, match="a uses its 8 calls"):
+        quota.acquire("a")
+    quota.acquire("b", 6)
+    with pytest.raises(ServiceUnavailableError, match="all 14 calls are in use"):
+        quota.acquire("c")
+    quota.acquire("root", 2, is_admin=True)
+    with pytest.raises(ServiceUnavailableError):
+        quota.acquire("root", is_admin=True)
+    quota.release("root", 2)
+    quota.release("b", 6)
+    quota.acquire("root", 8, is_admin=True)
+    assert quota.total == 16
