@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from pyspark_theflash.base.clock import Clock
+from pyspark_theflash.base.clock import Clock, Deadline
 from pyspark_theflash.base.errors import OptionError, PumpUnavailableError
 from pyspark_theflash.base.tls import TlsFiles
 from pyspark_theflash.replication.pump.wire import PulledBinlog, PullRequest
@@ -95,8 +95,8 @@ class PumpSource:
         if after != self._received:
             self.close()
         self._position = self._received = after
-        end_ms = self._clock.boottime_ms() + self._limits.poll_ms
-        while entities := self._next(end_ms):
+        poll = Deadline(self._clock, self._limits.poll_ms)
+        while entities := self._next(poll):
             yield from entities[:-1]
             self._position = self._received
             yield entities[-1]
@@ -107,15 +107,14 @@ class PumpSource:
             self._stream.close()
             self._stream = None
 
-    def _next(self, end_ms: int) -> tuple[Entity, ...]:
+    def _next(self, poll: Deadline) -> tuple[Entity, ...]:
         """Return the entities of the next message; () if none arrives in time."""
-        failing_since, backoff_ms = self._clock.boottime_ms(), _BACKOFF_MS
+        opening, backoff_ms = Deadline(self._clock, self._limits.deadline_ms), _BACKOFF_MS
         while True:
-            now_ms = self._clock.boottime_ms()
-            left_ms = failing_since + self._limits.deadline_ms - now_ms
+            left_ms = opening.left_ms()
             try:
                 stream = self._stream or self._open(max(left_ms, 1))
-                pulled = stream.next(max(0, min(self._limits.idle_ms, end_ms - now_ms)))
+                pulled = stream.next(min(self._limits.idle_ms, poll.left_ms()))
                 return self._decode(pulled)
             except PumpUnavailableError as error:
                 self.close()

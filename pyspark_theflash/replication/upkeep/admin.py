@@ -5,7 +5,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from pyspark_theflash.base.clock import Clock
+from pyspark_theflash.base.clock import Clock, Deadline
 from pyspark_theflash.base.errors import CommandTimeoutError, StoreInUseError
 from pyspark_theflash.base.fs import FileSystem
 from pyspark_theflash.replication.upkeep.maintenance import Maintenance
@@ -40,7 +40,7 @@ def administer(
     """
     with closing(open_manifest(path, fs)) as manifest:
         return _Administration(path, manifest, fs, clock, on_progress).run(
-            verb, argument, clock.boottime_ms() + timeout_ms
+            verb, argument, Deadline(clock, timeout_ms)
         )
 
 
@@ -59,18 +59,17 @@ class _Administration:
         self._mailbox = Mailbox(manifest, clock)
         self._identity = StoreIdentity.of(manifest.read([IDENTITY_KIND]))
 
-    def run(self, verb: Verb, argument: Argument, deadline_ms: int) -> str:
+    def run(self, verb: Verb, argument: Argument, deadline: Deadline) -> str:
         """See `administer`."""
         command: StoreCommand | None = None
         try:
             while (result := self._execute(verb, argument)) is None:
                 self._on_progress(f"waiting for {self._holder}")
                 if command is None:
-                    left_ms = deadline_ms - self._clock.boottime_ms()
-                    command = self._mailbox.ask(verb, argument, max(left_ms, 0))
-                if (result := self._await(command, deadline_ms)) is not None:
+                    command = self._mailbox.ask(verb, argument, deadline.left_ms())
+                if (result := self._await(command, deadline)) is not None:
                     break
-                if self._clock.boottime_ms() >= deadline_ms:
+                if not deadline.left_ms():
                     raise self._late(command)
         finally:
             if command is not None:
@@ -92,13 +91,12 @@ class _Administration:
             )
             return maintenance.execute(verb, argument)
 
-    def _await(self, command: StoreCommand, deadline_ms: int) -> str | None:
+    def _await(self, command: StoreCommand, deadline: Deadline) -> str | None:
         """Wait up to `RETRY_MS` for the writer's answer."""
-        until_ms = min(self._clock.boottime_ms() + RETRY_MS, deadline_ms)
+        until = Deadline(self._clock, min(RETRY_MS, deadline.left_ms()))
         while (answer := self._mailbox.answer(command)) is None:
-            if self._clock.boottime_ms() >= until_ms:
+            if not until.sleep_ms(LOOK_MS):
                 return None
-            self._clock.sleep_ms(LOOK_MS)
         return answer
 
     def _late(self, command: StoreCommand) -> CommandTimeoutError:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 
-from pyspark_theflash.base.clock import Clock
+from pyspark_theflash.base.clock import Clock, Deadline
 from pyspark_theflash.base.errors import CallCancelledError, DeadlineExceededError
 from pyspark_theflash.service.wire.method import Role
 
@@ -44,14 +44,14 @@ class CallContext:
                 this process. Latches and handles belong to it.
         """
         self.role, self.identity = role, identity or local_identity()
-        self.method, self._clock, self._is_cancelled = method, clock, is_cancelled
+        self.method, self._is_cancelled = method, is_cancelled
         self.timeout_ms = min(timeout_ms or DEADLINE_MS_MAX, DEADLINE_MS_MAX)
-        self._deadline_ms = clock.boottime_ms() + self.timeout_ms
+        self._deadline = Deadline(clock, self.timeout_ms)
 
     def left_ms(self) -> int:
         """Return the time until the deadline. Raises `DeadlineExceededError`: it has passed."""
-        left_ms = self._deadline_ms - self._clock.boottime_ms()
-        if left_ms <= 0:
+        left_ms = self._deadline.left_ms()
+        if not left_ms:
             raise DeadlineExceededError(self.method, self.timeout_ms)
         return left_ms
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from pyspark_theflash.base.clock import Clock
+from pyspark_theflash.base.clock import Clock, Deadline
 from pyspark_theflash.base.errors import (
     AuthenticationError,
     CodecError,
@@ -87,7 +87,7 @@ class Connection:
         self._calls += 1
         self._method, self._timeout_ms = called.name, timeout_ms or LONGEST_MS
         self._cut = StreamCutError if called.gives_rows else ServiceUnavailableError
-        self._deadline_ms = self._clock.boottime_ms() + self._timeout_ms + GRACE_MS
+        self._deadline = Deadline(self._clock, self._timeout_ms + GRACE_MS)
         body = Request(called.name, timeout_ms, encode(request)).to_bytes()
         self.is_usable = False
         with self._typed_errors(is_first=True):
@@ -103,7 +103,7 @@ class Connection:
                         # A response before the end of the rows is an error.
                         self._send(FrameType.CANCEL)
                         return
-                    if self._deadline_ms - GRACE_MS <= self._clock.boottime_ms():
+                    if self._deadline.left_ms() <= GRACE_MS:
                         self.cancel()
                         raise DeadlineExceededError(self._method, self._timeout_ms)
                     self._link.send_data(self._calls, parts, SEND_MS)
@@ -143,10 +143,10 @@ class Connection:
 
         The connection is usable again if the response ends within a second.
         """
-        deadline_ms = self._clock.boottime_ms() + _DRAIN_MS
+        deadline = Deadline(self._clock, _DRAIN_MS)
         with contextlib.suppress(OSError, EOFError, CodecError):
             self._link.send(encode_frame(FrameType.CANCEL, self._calls), _DRAIN_MS)
-            while self._clock.boottime_ms() < deadline_ms:
+            while deadline.left_ms():
                 header, _ = self._link.receive_frame(DATA_BYTES_MAX, _DRAIN_MS)
                 if header.type in (FrameType.END, FrameType.ERROR):
                     self.is_usable = True
@@ -231,7 +231,7 @@ class Connection:
         raise decode_error(error, self.address)
 
     def _left_ms(self) -> int:
-        return max(self._deadline_ms - self._clock.boottime_ms(), 1)
+        return max(self._deadline.left_ms(), 1)
 
     @contextlib.contextmanager
     def _typed_errors(self, *, is_first: bool = False) -> Iterator[None]:

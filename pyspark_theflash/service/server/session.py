@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from pyspark_theflash.base.clock import Clock
+from pyspark_theflash.base.clock import Clock, Deadline
 from pyspark_theflash.base.errors import (
     AuthenticationError,
     CallCancelledError,
@@ -317,9 +317,9 @@ class ConnectionSession:
 
     def _skip_rows(self, called: Method) -> None:
         """Skip rows that the caller sent before it received the error."""
-        deadline_ms = self._clock.boottime_ms() + self._timeouts.frame_ms
+        deadline = Deadline(self._clock, self._timeouts.frame_ms)
         left_bytes = bytes_max_of(called)
-        while left_bytes > 0 and self._clock.boottime_ms() < deadline_ms:
+        while left_bytes > 0 and deadline.left_ms():
             header = self._link.receive_header(DATA_BYTES_MAX, self._timeouts.frame_ms)
             self._link.skip(header.length, self._timeouts.frame_ms)
             if header.type in (FrameType.END, FrameType.CANCEL):

@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
-from pyspark_theflash.base.clock import Clock
+from pyspark_theflash.base.clock import Clock, Deadline
 from pyspark_theflash.service.wire.frame import DATA_BYTES_MAX, HEADER_BYTES, FrameType, Header
 
 _GATHERED: Final = 512
@@ -55,10 +55,9 @@ class Link:
 
     def receive_frame(self, length_max: int, timeout_ms: int) -> tuple[Header, bytes]:
         """Receive the next frame."""
-        deadline_ms = self._clock.boottime_ms() + timeout_ms
+        deadline = Deadline(self._clock, timeout_ms)
         header = self.receive_header(length_max, timeout_ms)
-        left_ms = max(deadline_ms - self._clock.boottime_ms(), 1)
-        return header, self.receive(header.length, left_ms)
+        return header, self.receive(header.length, max(deadline.left_ms(), 1))
 
     def receive(
         self, size_bytes: int, timeout_ms: int, reserve: Callable[[int], None] = lambda _: None
@@ -73,11 +72,11 @@ class Link:
             reserve: Called before memory is allocated for more than a small number of bytes. If it
                 raises, the other bytes are skipped first.
         """
-        deadline_ms = self._clock.boottime_ms() + timeout_ms
+        deadline = Deadline(self._clock, timeout_ms)
         parts: list[bytearray] = []
         received = 0
         while received < size_bytes:
-            left_ms = max(deadline_ms - self._clock.boottime_ms(), 1)
+            left_ms = max(deadline.left_ms(), 1)
             part_bytes = min(size_bytes - received, max(received, _PART))
             if received:
                 try:
@@ -92,19 +91,19 @@ class Link:
 
     def skip(self, size_bytes: int, timeout_ms: int) -> None:
         """Receive bytes without keeping them."""
-        deadline_ms = self._clock.boottime_ms() + timeout_ms
+        deadline = Deadline(self._clock, timeout_ms)
         scratch = memoryview(bytearray(min(size_bytes, _PART)))
         while size_bytes:
             view = scratch[:size_bytes]
-            self.receive_into(view, max(deadline_ms - self._clock.boottime_ms(), 1))
+            self.receive_into(view, max(deadline.left_ms(), 1))
             size_bytes -= len(view)
 
     def receive_into(self, view: memoryview, timeout_ms: int) -> None:
         """Receive exactly as many bytes as `view` has."""
-        deadline_ms = self._clock.boottime_ms() + timeout_ms
+        deadline = Deadline(self._clock, timeout_ms)
         while view:
-            left_ms = deadline_ms - self._clock.boottime_ms()
-            if left_ms <= 0:
+            left_ms = deadline.left_ms()
+            if not left_ms:
                 raise TimeoutError(f"nothing was received within {timeout_ms} ms")
             self._sock.settimeout(left_ms / 1000)
             count = self._sock.recv_into(view)
@@ -144,15 +143,15 @@ class Link:
         The kernel discards unsent output if a socket is closed with unread input, so input is read
         for up to 300 ms.
         """
-        deadline_ms = self._clock.boottime_ms() + _DRAIN_MS
+        deadline = Deadline(self._clock, _DRAIN_MS)
         with contextlib.suppress(OSError, ValueError):
             # The socket below TLS: the input need not be decrypted.
             raw = socket.socket(fileno=self._sock.detach())
             with raw:
                 raw.shutdown(socket.SHUT_WR)
                 for _ in range(_DRAIN_BYTES >> 16):
-                    raw.settimeout(max(deadline_ms - self._clock.boottime_ms(), 1) / 1000)
-                    if not raw.recv(1 << 16) or self._clock.boottime_ms() >= deadline_ms:
+                    raw.settimeout(max(deadline.left_ms(), 1) / 1000)
+                    if not raw.recv(1 << 16) or not deadline.left_ms():
                         break
 
 

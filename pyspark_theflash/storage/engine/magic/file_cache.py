@@ -66,6 +66,7 @@ class Footer:
     never_null: frozenset[str]
     """The user columns without NULLs according to the footer."""
     group_rows: Sequence[int]
+    """Rows of each row group; all row groups of a file whose columns are cached count as one."""
     metadata: pq.FileMetaData | None
     """The parsed footer; None for a small file, whose columns are cached."""
 
@@ -135,19 +136,27 @@ class OpenFile:
                 columns[name] = column
         return pa.table(columns)
 
+    def has_cached(self, group: int, names: Iterable[str]) -> bool:
+        """Return whether these columns of a row group are in memory."""
+        cache = self._cache.columns if _caches_all(self._info) else self._cache.numbers
+        return all(cache.get((self._info.content, group, name)) is not None for name in names)
+
     def _read_group(self, group: int, names: Sequence[str]) -> pa.Table:
         try:
             file = self._parquet()
             with reading(self._folder, self._copies[0]):
-                return read_row_group(file, group, names)
+                if not _caches_all(self._info):
+                    return read_row_group(file, group, names)
+                groups = [read_row_group(file, n, names) for n in range(file.num_row_groups)]
+                return pa.concat_tables(groups).combine_chunks()
         except UNREADABLE as error:
             self._next_copy(error)
         return self._read_group(group, names)
 
     @property
     def statistics(self) -> FileStatistics:
-        """The statistics; none of a small file, which is cached. Raises `CorruptionError`."""
-        if self.footer.metadata is None:
+        """The statistics; none of a file whose columns are cached. Raises `CorruptionError`."""
+        if self.footer.metadata is None or _caches_all(self._info):
             return _NO_STATISTICS
         statistics = self._cache.statistics.get(self._info.content)
         if statistics is None:
@@ -219,10 +228,11 @@ class OpenFile:
             self._next_copy(error)
             return self._read_footer()
         metadata = file.metadata
+        group_rows = [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
         footer = Footer(
             frozenset(file.schema_arrow.names),
             never_null(metadata),
-            [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)],
+            [sum(group_rows)] if _caches_all(self._info) else group_rows,
             None if self._info.is_small else metadata,
         )
         parsed = 0 if self._info.is_small else self._info.footer_bytes * _PARSED

@@ -23,6 +23,9 @@ def possible_groups(file: OpenFile, condition: PartCondition | None) -> Sequence
     groups = len(file.footer.group_rows)
     if condition is None or not (statistics := file.statistics.columns):
         return [True] * groups
+    if groups == 1 and file.has_cached(0, (column_name(c.id) for c in condition.columns)):
+        # Evaluating the rows takes no longer.
+        return [True]
     # Only the names of the stored columns matter.
     stored = dict.fromkeys(file.footer.names, pa.nulls(0))
     usable = {

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pyspark_theflash.base.errors import CorruptionError
 from pyspark_theflash.base.lru import LeastRecent
+from pyspark_theflash.storage.engine.magic import encode, file_cache
 from pyspark_theflash.storage.engine.magic import file as file_module
 from pyspark_theflash.storage.engine.magic.encode import ROW_GROUP_ROWS
 from pyspark_theflash.storage.engine.magic.file import DataFile, FileKind
@@ -42,6 +44,23 @@ def test_so_is_a_delta(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = read(cache, tmp_path, info, "c1", "c2")
     (tmp_path / info.path).unlink()
     assert read(cache, tmp_path, info, "c1", "c2").equals(first)
+
+
+def test_row_groups_of_a_delta_are_read_as_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are small for the sake of merges; a scan returns a batch for each row group."""
+    whole = read(FileCache(), tmp_path, write(tmp_path, 1000, kind=FileKind.DELTA), "c1", "c2")
+    monkeypatch.setattr(encode, "DELTA_GROUP_BYTES", 10_000)
+    info = write(tmp_path, 1000, kind=FileKind.DELTA)
+    assert pq.ParquetFile(tmp_path / info.path).num_row_groups > 3
+    with opened(FileCache(), tmp_path, info, ["c2"]) as file:
+        assert file.footer.group_rows == [1000]
+        assert file.read(0, ["c1", "c2"]).equals(whole)
+    monkeypatch.setattr(file_cache, "DELTA_BYTES", 0)
+    monkeypatch.setattr(file_module, "WHOLE_CHECK_BYTES", 0)
+    with opened(FileCache(), tmp_path, info, ["c2"]) as file:
+        assert len(file.footer.group_rows) > 3
 
 
 def test_strings_stay_as_they_are_written(tmp_path: Path) -> None:
