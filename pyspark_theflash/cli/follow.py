@@ -27,11 +27,9 @@ from pyspark_theflash.cli.jobs.arguments import (
     timestamp,
     tls_files,
 )
-from pyspark_theflash.cli.jobs.first_load import ensure_loaded
 from pyspark_theflash.cli.jobs.memory import use_system_memory
 from pyspark_theflash.cli.jobs.telemetry import Telemetry
 from pyspark_theflash.cluster.resolve import LockPolicy
-from pyspark_theflash.replication.load.scan import ClusterAddress
 from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.store.folder import FORMAT_FILE
 from pyspark_theflash.storage.store.scope import TableScope
@@ -88,6 +86,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _follow(arguments: argparse.Namespace, telemetry: Telemetry, clock: Clock) -> int:
+    # Imported here because they need an extra, and `--help` does not.
+    from pyspark_theflash.cli.jobs.first_load import ensure_loaded
+    from pyspark_theflash.replication.load.scan import ClusterAddress
+
     use_system_memory()
     fs = LocalFileSystem()
     store: Path = arguments.store

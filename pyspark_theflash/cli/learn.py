@@ -10,6 +10,7 @@ not written.
 
 import argparse
 from contextlib import ExitStack, closing
+from typing import TYPE_CHECKING
 
 from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.base.fs import LocalFileSystem
@@ -24,7 +25,6 @@ from pyspark_theflash.cli.jobs.arguments import (
     timestamp,
     tls_files,
 )
-from pyspark_theflash.cli.jobs.learner import LearnerProcess, LearnerSettings
 from pyspark_theflash.cli.jobs.memory import use_system_memory
 from pyspark_theflash.cli.jobs.sources import Network
 from pyspark_theflash.cli.jobs.telemetry import Telemetry
@@ -40,6 +40,9 @@ from pyspark_theflash.cluster.resolve import LockPolicy
 from pyspark_theflash.net.address import UNIX
 from pyspark_theflash.tikv.flush import FlushLimits
 from pyspark_theflash.tikv.origin import READ_WAIT_MS
+
+if TYPE_CHECKING:
+    from pyspark_theflash.cli.jobs.learner import LearnerSettings
 
 _LIMITS = FlushLimits()
 _LOOK_S = 0.2
@@ -118,6 +121,9 @@ def _add_reads(group: argparse._ArgumentGroup) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Follow TiKV and serve until SIGTERM, SIGINT or `theflash stop`."""
+    # Imported here because it needs an extra, and `--help` does not.
+    from pyspark_theflash.cli.jobs.learner import LearnerProcess
+
     server_tls(arguments)
     settings = _settings(arguments)
     settings.network.access(settings.listen).check(settings.listen)
@@ -156,7 +162,9 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _settings(arguments: argparse.Namespace) -> LearnerSettings:
+def _settings(arguments: argparse.Namespace) -> "LearnerSettings":
+    from pyspark_theflash.cli.jobs.learner import LearnerSettings
+
     network = Network(
         tuple(arguments.pd.split(",")),
         tls_files(arguments, "cluster_"),

@@ -25,6 +25,7 @@ COMMANDS = {
     "scan": "print a table's rows at a timestamp",
     "sql": "run a query over a store's tables at a timestamp",
     "digest": "print a table's row count and checksum at a timestamp",
+    "spark-conf": "print the configuration of Spark with the jar",
     "serve": "serve a store to other processes and machines",
     "status": "print a store's status",
     "regions": "list the regions of a store's tables and their files",
@@ -48,18 +49,29 @@ COMMANDS = {
     "capture": "record what TiKV's change feed sends, for a report of a defect",
     "verify": "compare a store's rows with those of TiKV at a timestamp",
     "fsck": "check all of a store and list every damage",
+    "completion": "print a script for the completion of commands in bash",
 }
 _ADMIN = frozenset(
     "compact flush split merge move mirror purge gc retention interval stop".split()  # noqa: SIM905
 )
 """The commands of `admin.ADMIN`, which is imported only for one of them."""
+_CLUSTER = "This command needs the extra `server`: pip install 'pyspark-theflash[server]'."
+EXTRAS = {
+    **dict.fromkeys(("doctor", "follow", "learn", "capture", "verify"), _CLUSTER),
+    "writer": "Sources other than files, and --pd, need the extra `server`; --base mysql:... needs "
+    "the extra `mysql`.",
+    "serve": "--flight and --grpc need the extra `server`.",
+    "sql": "Queries need the extra `sql`: pip install 'pyspark-theflash[sql]'.",
+}
+"""Notes in the help of commands that need extras of the package."""
 
 
 def command(name: str) -> Any:  # noqa: ANN401 (a module or an AdminCommand)
     """Import one of `COMMANDS`: its description, `add_arguments` and `run`."""
     if name in _ADMIN:
         return import_module("pyspark_theflash.cli.admin").ADMIN[name]
-    return import_module(f"pyspark_theflash.cli.{'jobs.' if name == 'writer' else ''}{name}")
+    module = name.replace("-", "_")
+    return import_module(f"pyspark_theflash.cli.{'jobs.' if name == 'writer' else ''}{module}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,7 +91,8 @@ def _dispatch(argv: Sequence[str] | None) -> int:
         if name in words:
             module = command(name)
             description = module.description if name in _ADMIN else module.__doc__
-            module.add_arguments(commands.add_parser(name, help=summary, description=description))
+            texts = {"help": summary, "description": description, "epilog": EXTRAS.get(name)}
+            module.add_arguments(commands.add_parser(name, **texts))
         else:
             commands.add_parser(name, help=summary)
     arguments = parser.parse_args(argv)

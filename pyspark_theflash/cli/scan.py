@@ -94,7 +94,7 @@ def _plan(store: TheFlash, snapshot: Snapshot, arguments: argparse.Namespace) ->
     if not arguments.rowid or ROWID_NAME in [name.lower() for name in names or ()]:
         return planned(names)
     if names is None:
-        names = [column.name for column in store.table(arguments.table, moment).columns]
+        names = [column.name for column in store.describe(arguments.table, moment).columns]
     try:
         return planned([*names, ROWID_NAME])
     except ColumnNotFoundError:

@@ -1,14 +1,14 @@
 """Several tables at one timestamp, for consistent joins."""
 
+import os
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, Union
 
 from pyspark.sql import DataFrame, SparkSession
 
 from pyspark_theflash.base.errors import OptionError
 from pyspark_theflash.base.options import STORE, ReadPoint, timestamp_option
-from pyspark_theflash.base.timestamp import AnyTimestamp
+from pyspark_theflash.base.timestamp import AnyTimestamp, shown
 from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.service.client.theflash import SHORT_MS
 from pyspark_theflash.service.wire import message
@@ -37,7 +37,7 @@ class SparkSnapshot:
     def __init__(
         self,
         spark: Union[SparkSession, "ConnectSession"],
-        store: str | Path,
+        store: str | os.PathLike[str],
         snapshot_ts: AnyTimestamp | None = None,
         *,
         wait_for_ts: float = 0.0,
@@ -61,7 +61,10 @@ class SparkSnapshot:
         """
         ts = None if snapshot_ts is None else timestamp_option("snapshot_ts", snapshot_ts)
         point = ReadPoint(ts, wait_for_ts, max_staleness)
-        texts = {STORE.name: str(store), **{name: str(value) for name, value in options.items()}}
+        texts = {
+            STORE.name: os.fspath(store),
+            **{name: str(value) for name, value in options.items()},
+        }
         place = Place.of(texts)
         self._store = place.address
         staleness_ms = None if max_staleness is None else round(max_staleness * 1000)
@@ -72,6 +75,9 @@ class SparkSnapshot:
         self.snapshot_ts = TimeStamp(listed.snapshot_ts)
         self._names = [table.name for table in listed.tables]
         self._spark, self._options = spark, options
+
+    def __repr__(self) -> str:
+        return f"<snapshot of {self._store} at {shown(self.snapshot_ts)}>"
 
     @property
     def tables(self) -> list[str]:

@@ -13,7 +13,13 @@ actions must read the same.
 
 from collections.abc import Mapping
 
-from pyspark.sql.datasource import DataSource, DataSourceReader, DataSourceWriter
+from pyspark.sql.datasource import (
+    DataSource,
+    DataSourceReader,
+    DataSourceStreamReader,
+    DataSourceStreamWriter,
+    DataSourceWriter,
+)
 from pyspark.sql.types import StructType
 
 from pyspark_theflash.base.errors import TheFlashError, UnsupportedError
@@ -47,6 +53,12 @@ class TheFlashDataSource(DataSource):
         return TheFlashReader(target, columns, schema)
 
     def writer(self, schema: StructType, overwrite: bool) -> DataSourceWriter:
+        raise UnsupportedError("writing with Spark", "theflash, a replica that follows TiDB")
+
+    def streamReader(self, schema: StructType) -> DataSourceStreamReader:
+        raise UnsupportedError("a streaming read with Spark", "theflash")
+
+    def streamWriter(self, schema: StructType, overwrite: bool) -> DataSourceStreamWriter:
         raise UnsupportedError("writing with Spark", "theflash, a replica that follows TiDB")
 
     def _target(self) -> ScanTarget:

@@ -55,7 +55,7 @@ def names_in_calls(target: Target) -> str:
             try:
                 plan = api.plan(table.name)
                 rows = [row for batch in api.read(plan) for row in batch.to_pylist()]
-                api.table(table.name)
+                api.describe(table.name)
                 api.release(plan.snapshot)
             except InternalError as error:
                 raise BreachError(f"{table.name!r}: {error}") from error

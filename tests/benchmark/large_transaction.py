@@ -26,7 +26,7 @@ from pyspark_theflash.replication.cdc.feed import TiKVChangeFeed
 from pyspark_theflash.replication.cdc.streams import RECEIVE_BYTES, Stream, StreamEnd
 from pyspark_theflash.replication.cdc.writer import ChangeWriter
 from pyspark_theflash.service.client.remote_engine import RemoteEngine
-from pyspark_theflash.service.client.theflash import transport_to
+from pyspark_theflash.service.client.transport import transport_to
 from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.tidb.protocol._generated.kvproto import cdcpb_pb2
 from pyspark_theflash.tidb.schema.file import read_schema_file

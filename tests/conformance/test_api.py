@@ -329,7 +329,7 @@ def test_presentation(way, shop, as_text):
     api = way(shop.path)
     presentation = Presentation("string", as_text)
     plan = api.plan("shop.items", presentation=presentation)
-    table = api.table("shop.items", presentation=presentation)
+    table = api.describe("shop.items", presentation=presentation)
     batches = list(api.read(plan))
     assert {batch.schema for batch in batches} == {
         pa.ipc.read_schema(pa.py_buffer(table.arrow_schema))
@@ -385,7 +385,7 @@ def test_a_moment_is_a_tso_or_a_time(way, shop):
     shop.publish(parse_timestamp(now), {})
     for moment in (now, "2026-11-21T16:05:06+08:00", str(parse_timestamp(now))):
         assert api.tables(moment).snapshot_ts == parse_timestamp(now)
-        assert api.table("shop.items", moment).snapshot_ts == parse_timestamp(now)
+        assert api.describe("shop.items", moment).snapshot_ts == parse_timestamp(now)
         assert f"safe point {parse_timestamp(now)}" in api.collect_garbage(moment)
     for wrong in (now.replace(tzinfo=None), "2026-11-21 08:05:06", 1795248306000, 2**64 - 1):
         for ask in (api.tables, api.snapshot, api.pin, api.collect_garbage):
@@ -600,7 +600,7 @@ def test_describing(way, shop):
         ("shop.empty", 1, 1),
         ("shop.items", 4, 1),
     ]
-    table = api.table("shop.items")
+    table = api.describe("shop.items")
     assert [(c.name, c.type, c.nullable, c.in_handle) for c in table.columns] == [
         ("id", "LONGLONG", False, True),
         ("name", "VARCHAR", True, False),

@@ -261,7 +261,7 @@ def _request(held: object, table_id: int, write: StatementWrite) -> WriteRequest
 
 def test_a_statement_whose_snapshot_is_old_is_rejected(store: TheFlash) -> None:
     read_ts = store.status().resolved_ts or 0
-    table_id = store.table("own.t").id
+    table_id = store.describe("own.t").id
     keys = versions(table_info(7, "x.x", [id_column()]), [(1, 2, 1, [1])]).select(["c1"])
     keys = keys.rename_columns(["k1"])
     execute_sql(store, "UPDATE own.t SET n = 9 WHERE id = 1")

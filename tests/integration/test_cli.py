@@ -541,3 +541,49 @@ def test_a_store_of_format_1(fixtures: Path, tmp_path: Path, run: Run) -> None:
     assert run("fsck", tmp_path / "format1")[0] == 0
     assert run("status", tmp_path / "format1")[0] == 0
     assert run("digest", tmp_path / "format1", "bank.acc_int")[0] == 0
+
+
+def test_spark_conf(store: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pyspark_theflash.cli import spark_conf
+
+    monkeypatch.chdir(store.parent)
+    status, out, err = run("spark-conf", "--store", "store", "--catalog", "tidb")
+    assert (status, err) == (0, "")
+    for part in (
+        "--jars /",
+        "--packages io.theflash:theflash-spark-4.2_2.13:",
+        "HiveThriftServer2",
+    ):
+        assert part in out
+    assert f"\nspark.sql.catalog.tidb.store {store}\n" in f"{out}\n"
+    words = run("spark-conf", "--format", "arguments")[1].split()
+    assert words[:3] == ["--jars", str(spark_conf.JAR), "--conf"]
+    option = ("--store", "theflash://h:1", "--option", "token_file=/a b\\c")
+    assert run("spark-conf", "--format", "defaults", *option)[1].splitlines()[-2:] == [
+        "spark.sql.catalog.theflash.store theflash://h:1",
+        "spark.sql.catalog.theflash.token_file /a b\\\\c",
+    ]
+    for wrong in ("none=1", "where", "token=secret"):
+        status, _, err = run("spark-conf", "--store", "s", "--option", wrong)
+        assert status == 2, err
+    assert run("spark-conf", "--option", "where=1")[0] == 2
+
+
+def test_completion_in_bash(run: Run) -> None:
+    script = (
+        run("completion")[1]
+        + """
+    complete_words() {
+        COMP_WORDS=(theflash "$@"); COMP_CWORD=$#; _theflash; echo "${COMPREPLY[@]}"
+    }
+    complete_words sp
+    complete_words scan STORE --wh
+    """
+    )
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["spark-conf split spool", "--where"]
+
+
+def test_python_m(store: Path) -> None:
+    command = [sys.executable, "-m", "pyspark_theflash", "tables", store]
+    assert "db.t" in subprocess.run(command, capture_output=True, text=True, check=True).stdout

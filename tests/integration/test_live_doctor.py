@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pyspark_theflash.cli.doctor import _Doctor
+from pyspark_theflash.cli.jobs.doctor import Doctor
 from pyspark_theflash.cli.main import main
 from tests.support.peer import Peer
 
@@ -56,6 +56,6 @@ def test_lines(
         assert store.endswith("resolved timestamps every (unknown; 1s by default)")
         with status_port() as address:  # unistore has none
             ports = {peer.kv_address: address}
-            monkeypatch.setattr(_Doctor, "_status_ports", lambda _: ports)
+            monkeypatch.setattr(Doctor, "_status_ports", lambda _: ports)
             assert main(command) == 0
         assert "resolved timestamps every 200ms" in capsys.readouterr().out

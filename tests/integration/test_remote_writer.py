@@ -37,7 +37,8 @@ from pyspark_theflash.replication.apply.columns import StoredColumns
 from pyspark_theflash.replication.source.file import FileSource
 from pyspark_theflash.service.api.records import change_table
 from pyspark_theflash.service.client.remote_engine import RemoteEngine
-from pyspark_theflash.service.client.theflash import TheFlash, connect, transport_to
+from pyspark_theflash.service.client.theflash import TheFlash, connect
+from pyspark_theflash.service.client.transport import transport_to
 from pyspark_theflash.service.wire.message import PublishRequest
 from pyspark_theflash.service.wire.method import PUBLISH, Role
 from pyspark_theflash.storage.engine import registry

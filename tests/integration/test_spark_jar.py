@@ -14,6 +14,7 @@ import pytest
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import AnalysisException
 
+from pyspark_theflash.errors import SparkStartedError
 from pyspark_theflash.service.client.embedded import socket_path
 from pyspark_theflash.service.client.theflash import connect
 from pyspark_theflash.service.server import session
@@ -56,6 +57,19 @@ def load(spark):
 def secured(store, tmp_path):
     with serving_secured(store, tmp_path) as server:
         yield server_options(server.address)
+
+
+def test_a_session_with_the_jar_is_configured_again_and_one_without_it_is_not(
+    spark, store, monkeypatch
+):
+    from pyspark_theflash.spark import jar
+
+    builder = type(spark).builder
+    again = jar.configure_spark(builder, catalog="late", store=store).getOrCreate()
+    assert again.sql("SELECT count(*) FROM late.d.t").head() == (len(ROWS),)
+    monkeypatch.setattr(jar, "PROVIDER_CLASS", "io.theflash.Nothing")
+    with pytest.raises(SparkStartedError, match=r"application local-\d+ already runs without"):
+        jar.configure_spark(builder)
 
 
 # -- servers that are not there, or do not let us in

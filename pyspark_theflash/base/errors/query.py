@@ -1,7 +1,18 @@
-"""Errors of SQL queries."""
+"""Errors of SQL queries and of Spark sessions."""
 
 from pyspark_theflash.base.errors.base import TheFlashError
 from pyspark_theflash.base.timestamp import shown
+
+
+class SparkStartedError(TheFlashError):
+    """Spark already runs without the jar, which it loads only when it starts."""
+
+    deterministic = True
+    what: str
+    template = (
+        "{what} already runs without the jar; start it with the configuration that "
+        "`theflash spark-conf` prints, or stop the session before configure_spark"
+    )
 
 
 class SqlError(TheFlashError):

@@ -105,8 +105,7 @@ def _served(arguments: argparse.Namespace, clock: Clock, undo: ExitStack) -> Wri
     # Imported here because the writer of a folder does not need them.
     from pyspark_theflash.cli.jobs.upkeep import RemoteUpkeep
     from pyspark_theflash.service.client.remote_engine import RemoteEngine
-    from pyspark_theflash.service.client.theflash import transport_to
-    from pyspark_theflash.service.client.transport import Transport
+    from pyspark_theflash.service.client.transport import Transport, transport_to
 
     tls = tls_files(arguments, "store_")
     token = server_token(arguments.token_file)

@@ -8,6 +8,7 @@ latch that retains the versions. All tables are read at the same timestamp, so j
             ...
 """
 
+import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
@@ -29,7 +30,7 @@ from pyspark_theflash.base.errors import (
 )
 from pyspark_theflash.base.fs import FileSystem, LocalFileSystem
 from pyspark_theflash.base.options import timestamp_option
-from pyspark_theflash.base.timestamp import AnyTimestamp
+from pyspark_theflash.base.timestamp import AnyTimestamp, shown
 from pyspark_theflash.base.types import ColumnID, PhysicalTableID, RegionID, TableID, TimeStamp
 from pyspark_theflash.read.plan.columns import named_columns, output_columns
 from pyspark_theflash.read.plan.condition import Condition
@@ -87,7 +88,7 @@ _KINDS: Final = (
 
 
 def open_snapshot(
-    path: Path,
+    path: str | os.PathLike[str],
     snapshot_ts: AnyTimestamp | None = None,
     *,
     fs: FileSystem | None = None,
@@ -105,7 +106,7 @@ def open_snapshot(
         SnapshotTooOldError: `snapshot_ts` is before the store's oldest readable timestamp.
     """
     ts = None if snapshot_ts is None else timestamp_option("snapshot_ts", snapshot_ts)
-    return ReadSnapshot(path, ts, fs or LocalFileSystem(), clock or SystemClock())
+    return ReadSnapshot(Path(path), ts, fs or LocalFileSystem(), clock or SystemClock())
 
 
 class ReadSnapshot:
@@ -484,6 +485,9 @@ class ReadSnapshot:
         """Close the snapshot without releasing its read latch, which its tasks renew."""
         self._engine.close()
         self._manifest.close()
+
+    def __repr__(self) -> str:
+        return f"<snapshot of {self._path} at {shown(self.snapshot_ts)}>"
 
     def __enter__(self) -> "ReadSnapshot":
         return self

@@ -69,6 +69,9 @@ class RemoteTransport:
         self._pool: list[Connection] = []
         self._pid = os.getpid()
 
+    def __str__(self) -> str:
+        return self._address
+
     def call(
         self,
         called: Method,

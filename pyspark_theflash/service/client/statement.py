@@ -213,7 +213,7 @@ class _Execution:
     ) -> pa.Table:
         """Run the statement's query; return the rows to write, with the columns' ids as names."""
         with self._snapshot() as moment:
-            table = self._store.table(existing.name, moment)
+            table = self._store.describe(existing.name, moment)
             tables = _StatementTables(self._store, moment, existing.db, table)
             columns = {column.name.lower(): column for column in table.columns}
             if isinstance(statement, Insert):

@@ -8,23 +8,22 @@ with connect("unix:/run/store.sock") as store:
     store.release(plan.snapshot)
 """
 
+import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import pyarrow as pa
 
-from pyspark_theflash.base.clock import Clock, SystemClock
-from pyspark_theflash.base.errors import OptionError, TheFlashError
-from pyspark_theflash.base.fs import FileSystem, LocalFileSystem
+from pyspark_theflash.base.clock import Clock
+from pyspark_theflash.base.errors import TheFlashError
+from pyspark_theflash.base.fs import FileSystem
 from pyspark_theflash.base.options import timestamp_option
 from pyspark_theflash.base.timestamp import AnyTimestamp
 from pyspark_theflash.base.tls import TlsFiles, TlsMaterial
-from pyspark_theflash.net.address import SCHEME, is_address
-from pyspark_theflash.service.api.limits import Limits
 from pyspark_theflash.service.api.token import AccessToken
 from pyspark_theflash.service.client.rows import Rows
-from pyspark_theflash.service.client.transport import LocalTransport, Transport
+from pyspark_theflash.service.client.table import TableStream
+from pyspark_theflash.service.client.transport import Transport, transport_to
 from pyspark_theflash.service.wire import message
 from pyspark_theflash.service.wire.message import Moment, Presentation
 from pyspark_theflash.service.wire.method import SCAN, WRITE, Method, method
@@ -39,9 +38,9 @@ NATIVE: Final = Presentation()
 
 
 def connect(
-    where: str | Path,
+    where: str | os.PathLike[str],
     *,
-    token: AccessToken | None = None,
+    token: AccessToken | str | None = None,
     tls: TlsFiles | TlsMaterial | None = None,
     fs: FileSystem | None = None,
     clock: Clock | None = None,
@@ -67,30 +66,6 @@ def connect(
         StoreNotFoundError: The folder has no store.
     """
     return TheFlash(transport_to(where, token=token, tls=tls, fs=fs, clock=clock, limits=limits))
-
-
-def transport_to(
-    where: str | Path,
-    *,
-    token: AccessToken | None = None,
-    tls: TlsFiles | TlsMaterial | None = None,
-    fs: FileSystem | None = None,
-    clock: Clock | None = None,
-    limits: Sequence[str] = (),
-) -> Transport:
-    """Return the transport to a store; see `connect`."""
-    clock, place = clock or SystemClock(), str(where)
-    if isinstance(where, str) and is_address(place):
-        # Imports modules that only connections need.
-        from pyspark_theflash.service.client.remote import RemoteTransport
-
-        if limits:
-            raise OptionError("limits", "are for folders; those of a server are its own")
-        return RemoteTransport(place.removeprefix(SCHEME), clock=clock, token=token, tls=tls)
-    if token is not None or tls is not None:
-        raise OptionError("token", "tokens and certificates are for servers, not for folders")
-    chosen = Limits().with_changes(limits)
-    return LocalTransport(Path(place), fs=fs or LocalFileSystem(), clock=clock, limits=chosen)
 
 
 class TheFlash:
@@ -167,10 +142,14 @@ class TheFlash:
         """Return the tables at a timestamp."""
         return self._call("ListTables", message.TablesRequest(_moment(moment)))  # type: ignore[no-any-return]
 
-    def table(
+    def table(self, name: str, presentation: Presentation = NATIVE) -> TableStream:
+        """Return the rows of DB.TABLE for Arrow, pandas, Polars and DuckDB; no call is made."""
+        return TableStream(self, name, presentation=presentation)
+
+    def describe(
         self, name: str, moment: AnyMoment = NEWEST, presentation: Presentation = NATIVE
     ) -> message.Table:
-        """Return a table and its Arrow schema at a timestamp.
+        """Return the columns of a table and their Arrow schema at a timestamp.
 
         Args:
             name: DB.TABLE.
@@ -463,6 +442,9 @@ class TheFlash:
     def close(self) -> None:
         """Close all connections."""
         self._transport.close()
+
+    def __repr__(self) -> str:
+        return f"<store {self._transport}>"
 
     def __enter__(self) -> "TheFlash":
         return self

@@ -1,5 +1,6 @@
-"""The API over Arrow Flight, for pyarrow, ADBC and other engines.
+"""The API over Arrow Flight, for pyarrow and other engines.
 
+    ListFlights     the tables at the newest timestamp
     GetFlightInfo   path ["db.table"], or a command: a PlanRequest, binary or JSON
     DoGet           a split's ticket, from GetFlightInfo or PlanScan
     DoAction        any other call by its name, with its request, binary or JSON
@@ -21,11 +22,20 @@ from typing import Any, Final
 import pyarrow as pa
 from pyarrow import flight
 
-from pyspark_theflash.base.errors import CodecError, UnsupportedError
+from pyspark_theflash.base.errors import CodecError, TheFlashError, UnsupportedError
 from pyspark_theflash.net.channel import grpc
 from pyspark_theflash.service.api.limits import SMALL_BYTES
 from pyspark_theflash.service.server.listener import Listener
-from pyspark_theflash.service.wire.message import Plan, PlanRequest, ScanRequest
+from pyspark_theflash.service.wire.message import (
+    Moment,
+    Plan,
+    PlanRequest,
+    ScanRequest,
+    Table,
+    TableRequest,
+    Tables,
+    TablesRequest,
+)
 from pyspark_theflash.service.wire.method import METHODS, SCAN, Role, method
 from pyspark_theflash.service.wire.protobuf import decode, encode
 from pyspark_theflash.tidb.codec.document import SHAPE_ERRORS
@@ -54,12 +64,30 @@ class FlightServer(Listener):
 
     def handlers(self) -> dict[str, grpc.RpcMethodHandler]:
         return {
+            "ListFlights": self.stream(self._list_flights),
             "GetFlightInfo": self.unary(self._get_flight_info),
             "GetSchema": self.unary(self._get_schema),
             "DoGet": self.stream(self._do_get),
             "DoAction": self.stream(self._do_action),
             "ListActions": self.stream(self._list_actions),
         }
+
+    def _list_flights(self, body: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+        """Return a flight for each table; a table that cannot be read has no columns."""
+        if body:
+            raise UnsupportedError("a listing with criteria", self.NAME)
+        called, described = METHODS["ListTables"], METHODS["DescribeTable"]
+        call = self.call(called, context)
+        listed: Tables = self.service.answer(called, TablesRequest(), call)
+        for table in listed.tables:
+            request = TableRequest(Moment(listed.snapshot_ts), table.name)
+            try:
+                answer: Table = self.service.answer(described, request, call)
+                schema = pa.ipc.read_schema(pa.py_buffer(answer.arrow_schema))
+            except TheFlashError:
+                schema = pa.schema([])
+            descriptor = flight.FlightDescriptor.for_path(*table.name.split(".", 1))
+            yield bytes(flight.FlightInfo(schema, descriptor, [], -1, -1).serialize())
 
     def _get_flight_info(self, body: bytes, context: grpc.ServicerContext) -> bytes:
         """Plan a scan; each split is an endpoint."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pyspark_theflash.base.clock import Clock, SystemClock
 from pyspark_theflash.base.errors import CodecError, CorruptionError
 from pyspark_theflash.base.types import RegionEpoch, RegionID, TimeStamp
-from pyspark_theflash.cli.capture import lines_of
+from pyspark_theflash.cli.jobs.capture import lines_of
 from pyspark_theflash.cluster import wire as pd_wire
 from pyspark_theflash.cluster.located import RawKeyRange
 from pyspark_theflash.cluster.watch import WatchedKeys

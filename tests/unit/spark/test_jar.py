@@ -1,12 +1,13 @@
 """`configure_spark`: the settings of a session that uses the jar."""
 
 import sys
+import zipfile
 
 import pytest
 
 pytest.importorskip("pyspark")
 
-from pyspark_theflash.base.errors import OptionError
+from pyspark_theflash.base.errors import OptionError, SparkStartedError
 from pyspark_theflash.spark import jar
 
 
@@ -46,3 +47,18 @@ def test_an_installation_without_a_jar_says_so(built):
 def test_a_token_is_not_put_on_the_command_line(built, name):
     with pytest.raises(OptionError, match=r"'token': would be on the command line.*token_file"):
         jar.spark_conf("", "theflash", "theflash://h:1", {name: "a-token-that-may-read"})
+
+
+def test_an_archive_has_no_jar_that_spark_could_load(built, tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "package.zip", "w"):
+        monkeypatch.setattr(jar, "JAR", tmp_path / "package.zip" / "jars" / "the.jar")
+    with pytest.raises(OptionError, match=r"from the archive .*package\.zip .*--jars"):
+        jar.spark_conf("", "theflash", None, {})
+
+
+def test_a_server_of_spark_connect_loads_the_jar_itself(built, monkeypatch):
+    from pyspark.sql import SparkSession
+
+    monkeypatch.setenv("SPARK_REMOTE", "sc://far:15002")
+    with pytest.raises(SparkStartedError, match="Connect at sc://far:15002 already runs without"):
+        jar.configure_spark(SparkSession.builder)

@@ -172,3 +172,11 @@ def test_errors_are_typed(builder, table, options, error):
 def test_writing_is_refused_whatever_the_options():
     with pytest.raises(UnsupportedError, match="writing"):
         pyspark_theflash.DefaultSource({}).writer(StructType([]), overwrite=True)
+
+
+def test_streams_are_refused(builder):
+    made = pyspark_theflash.DefaultSource({"store": str(builder.path), "path": "d.t"})
+    with pytest.raises(UnsupportedError, match="a streaming read with Spark is not supported"):
+        made.streamReader(made.schema())
+    with pytest.raises(UnsupportedError, match="writing with Spark is not supported"):
+        made.streamWriter(made.schema(), overwrite=False)

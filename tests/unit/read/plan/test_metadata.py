@@ -118,7 +118,7 @@ def test_they_are_read_like_any_table(shop):
             rows = [row for batch in api.read(plan) for row in batch.to_pylist()]
             # No TiKV feeds this store.
             assert bool(rows) == (kind not in ("raft", "locks"))
-            table = api.table(f"shop.items${kind}")
+            table = api.describe(f"shop.items${kind}")
             assert [c.name for c in table.columns] == pa.ipc.read_schema(
                 pa.py_buffer(plan.arrow_schema)
             ).names

@@ -60,6 +60,16 @@ def error_name(error):
     return decode(Error, error.value.extra_info).name
 
 
+def test_the_list_of_tables(client):
+    plain, options = client
+    (info,) = plain.list_flights(options=options)
+    assert [part.decode() for part in info.descriptor.path] == ["shop", "items"]
+    assert info.schema.names == ["id"]
+    assert plain.get_flight_info(info.descriptor, options).schema == info.schema
+    with pytest.raises(flight.FlightError, match="a listing with criteria is not supported"):
+        list(plain.list_flights(b"shop", options))
+
+
 @pytest.mark.parametrize(
     "descriptor",
     [

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pyspark_theflash.cli import doctor
-from pyspark_theflash.cli.doctor import NOTE, PROBLEM, table_problems, version_of
+from pyspark_theflash.cli.jobs import doctor
+from pyspark_theflash.cli.jobs.doctor import NOTE, PROBLEM, table_problems, version_of
 from pyspark_theflash.cli.main import main
 from pyspark_theflash.testing.stores import column, id_column, table_info
 from pyspark_theflash.tidb.codec.field_type import MySQLType
