@@ -8,9 +8,14 @@ import sys
 from pathlib import Path
 
 
+def blocks_of(text: str) -> list[tuple[str, str]]:
+    """Return the language and content of a page's blocks of `sh` and `python`, in order."""
+    return re.findall(r"^```(sh|python)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
 def commands_of(text: str) -> str:
     """Return the commands in a page's blocks of `sh`."""
-    return "".join(re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
+    return "".join(content for language, content in blocks_of(text) if language == "sh")
 
 
 def output_of(script: str, folder: Path, timeout_s: int) -> str:
