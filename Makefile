@@ -49,6 +49,7 @@ demo: java setup ## Replicate a TiDB history and read it with Spark
 side_by_side := -n 3 --dist loadfile --no-loadscope-reorder
 
 # Files of unit tests are in memory if it has room: writing each commit to disk takes a third of their CPU time.
+# So are those of make fuzz, which writes one for each input.
 in_memory = $(if $(shell df -Pk /dev/shm 2>/dev/null | awk 'END {if ($$4 > 2000000) print $$4}'),TMPDIR=/dev/shm)
 
 unit_skips = $(addprefix --ignore=tests/unit/,service/server spark read/sql/test_process.py \
@@ -80,7 +81,7 @@ attack: setup ## Attack every listener, measuring other callers, memory and reco
 	$(python) -m tests.attack $(ATTACK)
 
 fuzz: setup ## Feed mutated inputs to every parser
-	$(python) -m tests.fuzz --inputs $(N)
+	$(in_memory) $(python) -m tests.fuzz --inputs $(N)
 
 peer: setup ## Build a real TiDB for the tests (needs Go)
 	@$(python) -m tests.peer.build

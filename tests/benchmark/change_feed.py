@@ -253,11 +253,11 @@ def measure(changes: Changes, *, has_stages: bool = True) -> dict[str, float]:
             writer.report.timer = time.process_time
             begin = time.process_time()
             frames = timed("decode messages", lambda data: list(decode_frames(data)))
-            rows = timed("decode messages", decode_changes)
+            rows, buffer = timed("decode messages", decode_changes), feed._received._buffer
             with (
                 patch.object(feed_module, "decode_frames", frames),
                 patch.object(feed_module, "decode_changes", rows),
-                patch.object(feed._buffer, "add", timed("columns", feed._buffer.add)),
+                patch.object(buffer, "add", timed("columns", buffer.add)),
             ):
                 while writer.resolved_ts < end_ts:
                     writer.poll()

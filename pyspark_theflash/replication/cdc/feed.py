@@ -1,9 +1,9 @@
 """TiKV's change feed: requests to regions over one stream per store, and received events.
 
     span        subscribed keys; its pieces have the progress               spans.py
-    request     locks pieces in one region, and matches their events        requests.py, matcher.py
+    request     locks pieces in one region, and receives their events       requests.py
     stream      to a store, with the requests to regions that it leads      streams.py
-    buffer      committed changes, until they are taken                     buffer.py
+    changes     are matched and buffered, until they are taken              received.py
 
 `poll` requests the pieces that no request has locked, receives, and checks for requests that have
 fallen silent. Every failure ends requests and releases their pieces, which are looked up and
@@ -27,7 +27,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
-from weakref import WeakSet
 
 from pyspark_theflash.base.clock import Clock, Deadline
 from pyspark_theflash.base.errors import (
@@ -42,9 +41,9 @@ from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.cluster.located import LocatedRegion, RawKeyRange
 from pyspark_theflash.cluster.tikv.wire.call import RegionError, RegionFault
 from pyspark_theflash.replication.cdc.backoff import after_error, after_stream
-from pyspark_theflash.replication.cdc.buffer import ChangeBuffer
 from pyspark_theflash.replication.cdc.change_feed import FeedState, Taken
-from pyspark_theflash.replication.cdc.matcher import CommittedRows, Matcher
+from pyspark_theflash.replication.cdc.matcher import Matcher
+from pyspark_theflash.replication.cdc.received import ReceivedChanges
 from pyspark_theflash.replication.cdc.requests import RegionRequest, StoreLink
 from pyspark_theflash.replication.cdc.spans import Spans
 from pyspark_theflash.replication.cdc.streams import Stream, StreamEnd, Streams
@@ -57,13 +56,11 @@ from pyspark_theflash.replication.cdc.wire import (
     deregister_request,
     register_request,
 )
-from pyspark_theflash.replication.pairing.spill import Spill
 
 _log = logging.getLogger(__name__)
 
 LOOKUP_MS, LOOKUP_MAX_MS = 1000, 16_000
 """The time for lookups of regions in a poll, and after failures; meanwhile nothing is received."""
-_CHUNK_BYTES: Final = 16 << 20
 _CHECK_MS: Final = 2000
 _IDLE_MS: Final = 60_000
 _CONTRADICTIONS_MAX: Final = 100
@@ -119,19 +116,11 @@ class TiKVChangeFeed:
         """Create a feed without spans. `folder` is for temporary files."""
         self._regions, self._streams, self._cluster_id = regions, streams, cluster_id
         self._clock, self._unlock, self._limits = clock, unlock, limits
-        self._folder = folder
         self._spans = Spans()
-        self._spills = WeakSet[Spill]()
-        self._buffer = ChangeBuffer(self._new_spill())
+        self._received = ReceivedChanges(folder, limits.prewrite_bytes, limits.large_bytes)
         self._links: dict[Stream, StoreLink] = {}
         self._is_old: set[int] = set()  # stores without EventFeedV2
-        self._rows = CommittedRows()
-        self._owners: list[int] = []
-        self._counts: list[int] = []
-        self._ended: dict[int, TimeStamp] = {}
         self._owner = 0
-        self._pending_bytes = 0
-        self._spill_at_bytes = limits.prewrite_bytes
         self._contradictions = set[tuple[object, ...]]()
         self._lookup_ms = LOOKUP_MS
         self._polled_ms = self._checked_ms = clock.boottime_ms()
@@ -153,8 +142,7 @@ class TiKVChangeFeed:
                     self._cancel(request)
                 else:
                     request.matcher.keep(request.lock.pieces)
-        self._seal()
-        self._buffer.remove(span)
+        self._received.remove(span)
 
     def poll(self, timeout_ms: int) -> None:
         now = self._clock.boottime_ms()
@@ -173,12 +161,12 @@ class TiKVChangeFeed:
             self._frames(link, [item for item in items if isinstance(item, bytes)])
             if isinstance(items[-1], StreamEnd) and stream in self._links:
                 self._stream_ended(link, items[-1])
-        self._seal()
+        self._received.seal()
         self._watch()
         self._polled_ms = self._clock.boottime_ms()
 
     def take(self, up_to: TimeStamp) -> Taken:
-        return self._buffer.take(up_to)
+        return self._received.take(up_to)
 
     def close(self) -> None:
         self._links.clear()
@@ -192,9 +180,9 @@ class TiKVChangeFeed:
             streaming,
             len(requests) - streaming,
             self._spans.free_count,
-            self._buffer.size_bytes,
-            self._pending_bytes,
-            sum(spill.size_bytes for spill in list(self._spills)),
+            self._received.buffer_bytes,
+            self._received.pending_bytes,
+            self._received.file_bytes,
         )
 
     # Requests.
@@ -288,8 +276,7 @@ class TiKVChangeFeed:
     def _forget(self, request: RegionRequest) -> None:
         for piece in request.lock.pieces:
             piece.advanced_ms = request.advanced_ms
-        self._ended[request.owner] = request.lock.resolved_ts
-        self._pending_bytes -= request.matcher.pending_bytes
+        self._received.end(request.owner, request.matcher, request.lock.resolved_ts)
 
     def _close(self, link: StoreLink, reason: str, *, is_failure: bool = True) -> None:
         """Close a stream and end its requests."""
@@ -343,26 +330,20 @@ class TiKVChangeFeed:
 
     def _add(self, request: RegionRequest, parts: Iterable[bytes], now: int) -> None:
         error: ChangeFeedError | None = None
-        matcher, before = request.matcher, len(self._rows.keys)
-        pending = matcher.pending_bytes
+        matcher = request.matcher
         was_scanning = not matcher.is_initialized
         try:
-            matcher.add(decode_changes(parts), self._rows)
+            self._received.add(request.owner, matcher, decode_changes(parts))
         except ChangeFeedError as raised:
             error = raised
         request.heard_ms = now
         if was_scanning and matcher.is_initialized:
             self._spans.succeed(request.lock)
-        if added := len(self._rows.keys) - before:
-            self._owners.append(request.owner)
-            self._counts.append(added)
-            if self._rows.size_bytes > _CHUNK_BYTES:
-                self._seal()
-        self._pending_bytes += matcher.pending_bytes - pending
         if error is not None:
             self._contradicted(request, error)
-        elif self._pending_bytes > self._spill_at_bytes:
-            self._spill()
+        elif self._received.is_full:
+            links = self._links.values()
+            self._received.spill([each.matcher for link in links for each in link.live()])
 
     def _contradicted(self, request: RegionRequest, error: ChangeFeedError) -> None:
         """End a request whose events contradict each other; the next one scans its changes again.
@@ -385,16 +366,11 @@ class TiKVChangeFeed:
             if request is None:
                 continue
             request.has_progress = True
-            matcher = request.matcher
-            pending = matcher.pending_bytes
-            if not matcher.advance(resolved_ts, self._rows):
-                request.heard_ms = now
-                continue
             request.heard_ms = now
-            if resolved_ts > request.lock.resolved_ts:
+            is_accepted = self._received.advance(request.matcher, resolved_ts)
+            if is_accepted and resolved_ts > request.lock.resolved_ts:
                 request.advanced_ms = now
                 self._spans.advance(request.lock, resolved_ts)
-            self._pending_bytes += matcher.pending_bytes - pending
 
     def _error(self, link: StoreLink, region_id: int, request_id: int, error: FeedError) -> None:
         request = link.requests.pop((region_id, request_id), None)
@@ -427,36 +403,6 @@ class TiKVChangeFeed:
         else:
             self._is_old.discard(store_id)  # it may be upgraded
         self._close(link, end.reason, is_failure=not end.is_unimplemented)
-
-    def _seal(self) -> None:
-        """Move the received rows to the buffer, without those that ended requests send again."""
-        rows, owners, counts, ended = self._rows, self._owners, self._counts, self._ended
-        if rows.keys or rows.logs:
-            self._rows, self._owners, self._counts = CommittedRows(), [], []
-            self._buffer.add(rows, owners, counts)
-        if ended:
-            self._ended = {}
-            self._buffer.discard(ended)
-
-    def _spill(self) -> None:
-        """Move large transactions to files, until half of the budget is free."""
-        requests = [each for link in self._links.values() for each in link.live()]
-        requests.sort(key=lambda each: each.matcher.pending_bytes, reverse=True)
-        for request in requests:
-            matcher = request.matcher
-            while self._pending_bytes > self._limits.prewrite_bytes // 2:
-                before = matcher.pending_bytes
-                if not matcher.spill_largest(self._new_spill(), self._limits.large_bytes):
-                    break
-                self._pending_bytes += matcher.pending_bytes - before
-        # Only small transactions are left: wait until there are more.
-        budget = self._limits.prewrite_bytes
-        self._spill_at_bytes = max(budget, self._pending_bytes + budget // 2)
-
-    def _new_spill(self) -> Spill:
-        spill = Spill(self._folder)
-        self._spills.add(spill)
-        return spill
 
     # Silent requests and locks.
 
