@@ -75,6 +75,12 @@ def read_steps() -> list[Step]:
     return steps
 
 
+def read_statements() -> list[str]:
+    """The statements of all steps, in order, some of which TiDB refuses."""
+    with gzip.open(_FOLDER / "binlog.jsonl.gz", "rt") as lines:
+        return [statement for line in lines for statement in json.loads(line)["sql"]]
+
+
 class SuiteSchema:
     """The suite's schema history, as a source of it."""
 
