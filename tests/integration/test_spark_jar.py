@@ -67,6 +67,8 @@ def test_a_session_with_the_jar_is_configured_again_and_one_without_it_is_not(
     builder = type(spark).builder
     again = jar.configure_spark(builder, catalog="late", store=store).getOrCreate()
     assert again.sql("SELECT count(*) FROM late.d.t").head() == (len(ROWS),)
+    described = {row[0]: row[1] for row in again.sql("DESCRIBE EXTENDED late.d.t").collect()}
+    assert described["Table Properties"] == "[primary_key=id,snapshot_ts=200]"
     monkeypatch.setattr(jar, "PROVIDER_CLASS", "io.theflash.Nothing")
     with pytest.raises(SparkStartedError, match=r"application local-\d+ already runs without"):
         jar.configure_spark(builder)

@@ -168,6 +168,13 @@ private[spark] final class CatalogTable(settings: Settings, reading: Reading)
   val snapshotTs: String = reading.snapshotTs
 
   override def name(): String = reading.table
+
+  /** Properties that DESCRIBE EXTENDED shows, beside the columns and their comments. */
+  override def properties(): JavaMap[String, String] = {
+    val keys = reading.columns.filter(_.isInHandle).map(_.field.name)
+    val primaryKey = Option.when(keys.nonEmpty)("primary_key" -> keys.mkString(","))
+    (Map("snapshot_ts" -> snapshotTs) ++ primaryKey).asJava
+  }
 }
 
 /** Timestamps of the statements being analyzed: each is that of the first table looked up.
