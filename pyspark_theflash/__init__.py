@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from pyspark_theflash.read.plan.snapshot import open_snapshot
     from pyspark_theflash.service.client.statement import execute_sql
     from pyspark_theflash.service.client.theflash import connect
+    from pyspark_theflash.spark.delta.snapshot import DeltaSnapshot
     from pyspark_theflash.spark.jar import configure_spark
     from pyspark_theflash.spark.session import SparkSnapshot
     from pyspark_theflash.spark.source import TheFlashDataSource as DefaultSource
 
 __all__ = [
     "DefaultSource",
+    "DeltaSnapshot",
     "Snapshot",
     "SparkSnapshot",
     "__version__",
@@ -32,6 +34,7 @@ __all__ = [
 
 _HOMES = {
     "DefaultSource": ("pyspark_theflash.spark.source", "TheFlashDataSource"),
+    "DeltaSnapshot": ("pyspark_theflash.spark.delta.snapshot", "DeltaSnapshot"),
     "Snapshot": ("pyspark_theflash.read.plan.snapshot", "ReadSnapshot"),
     "SparkSnapshot": ("pyspark_theflash.spark.session", "SparkSnapshot"),
     "configure_spark": ("pyspark_theflash.spark.jar", "configure_spark"),

@@ -29,6 +29,9 @@ LONG = Path(__file__).with_name("long.txt")
 SPARK = "test_spark_"
 """Prefix of the names of files or functions of tests that use Spark's session."""
 
+DELTA = "test_spark_delta"
+"""Part of the names of tests that need Delta Lake."""
+
 # Almost nothing of what is imported and collected is garbage.
 gc.disable()
 
@@ -105,17 +108,31 @@ def fixtures() -> Path:
     return Path(__file__).parent / "fixtures"
 
 
+def delta_jars() -> str:
+    """The jars of Delta Lake, for `spark.jars`."""
+    return ",".join(map(str, sorted((ROOT / "build" / "jars").glob("delta-*.jar"))))
+
+
 @pytest.fixture(scope="session")
-def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator["SparkSession"]:
-    """A local Spark on two cores, in UTC, with the jar, that opens no port to other machines."""
+def spark(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator["SparkSession"]:
+    """A local Spark on two cores, in UTC, with the jar, that opens no port to other machines.
+
+    It has Delta Lake only if a test of the engine delta is run.
+    """
     from pyspark.sql import SparkSession
 
     from pyspark_theflash import configure_spark
 
-    subprocess.run([sys.executable, ROOT / "jvm-shim" / "build.py"], check=True)
+    needs_delta = any(DELTA in item.nodeid for item in request.session.items)
+    for script in ("build.py", "delta.py") if needs_delta else ("build.py",):
+        subprocess.run([sys.executable, ROOT / "jvm-shim" / script], check=True)
     folder = tmp_path_factory.mktemp("spark")
     session = (
-        configure_spark(SparkSession.builder)
+        configure_spark(
+            SparkSession.builder, delta=needs_delta, jars=delta_jars() if needs_delta else ""
+        )
         .master("local[2]")
         # Engine processes end this many seconds after the last connection. On a busy machine, the
         # connection to a new one can take two.
@@ -126,6 +143,7 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator["SparkSession"]:
         .config("spark.local.dir", str(folder))
         .config("spark.sql.session.timeZone", "UTC")
         .config("spark.sql.shuffle.partitions", "2")
+        .config("spark.databricks.delta.snapshotPartitions", "1")
         .config("spark.sql.warehouse.dir", str(folder / "warehouse"))
         .config("spark.ui.enabled", "false")
         .config("spark.ui.showConsoleProgress", "false")

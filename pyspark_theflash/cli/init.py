@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.cli.jobs.arguments import seconds
+from pyspark_theflash.cli.jobs.place import DELTA
 from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.store.setting import DEFAULT_RETENTION_MS, retention_record
 
@@ -15,7 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "store", type=Path, metavar="STORE", help="a folder that does not exist yet, or is empty"
     )
     parser.add_argument(
-        "--engine", default=registry.MAGIC, help="the storage engine (default: magic)"
+        "--engine",
+        default=registry.MAGIC,
+        help="the storage engine (default: magic); delta needs Spark and writes Delta tables",
     )
     parser.add_argument(
         "--retention",
@@ -29,6 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Create the store."""
     retention = retention_record(arguments.retention)
+    if f"{arguments.engine}:" == DELTA:
+        # Imported here because other engines need no Spark.
+        from pyspark_theflash.spark.delta.session import create_store
+
+        create_store(arguments.store, [retention])
+        print(f"made a store with engine delta: {DELTA}{arguments.store}")
+        return 0
     identity = registry.create(
         arguments.store, arguments.engine, LocalFileSystem(), settings=[retention]
     )

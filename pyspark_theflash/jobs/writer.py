@@ -1,8 +1,8 @@
 """Run the writer as a Spark job: `spark-submit pyspark_theflash/jobs/writer.py STORE ...`.
 
-It has a SparkContext, without which a cluster manager takes the driver for hung and ends it, and it
-runs in the driver alone. It ends after its poll, as with SIGTERM, if the context is stopped or the
-driver's JVM ends.
+It has a SparkContext, without which a cluster manager takes the driver for hung and ends it.
+Executors decode and write the rows if STORE is `delta:PATH`; otherwise it runs in the driver alone.
+It ends after its poll, as with SIGTERM, if the context is stopped or the driver's JVM ends.
 """
 
 import argparse
@@ -22,7 +22,8 @@ from pyspark_theflash.base.errors import UsageError
 from pyspark_theflash.base.log import start_log
 from pyspark_theflash.cli.jobs import writer
 from pyspark_theflash.cli.jobs.outcome import run_command
-from pyspark_theflash.net.address import is_address
+from pyspark_theflash.cli.jobs.place import DELTA, is_folder
+from pyspark_theflash.spark.jar import DELTA_CONF
 
 LOOK_S: Final = 1.0
 
@@ -40,13 +41,16 @@ def _run(arguments: argparse.Namespace) -> int:
     if conf.get("spark.app.name", "") in ("", Path(sys.argv[0]).name):
         # Without --name, spark-submit gives the job the name of its script.
         conf.setAppName(f"theflash writer {arguments.store}")
+    if arguments.store.startswith(DELTA):
+        for name, value in DELTA_CONF.items():
+            conf.setIfMissing(name, value)
     with _running(conf):
         return writer.run(arguments)
 
 
 def _check_place(store: str, deploy_mode: str) -> None:
     """Raise `UsageError` if a store would be in the temporary folder of a cluster's driver."""
-    if deploy_mode == "cluster" and not is_address(store) and not Path(store).is_absolute():
+    if deploy_mode == "cluster" and is_folder(store) and not Path(store).is_absolute():
         reason = "is relative to the driver's temporary folder"
         raise UsageError(f"STORE {store} {reason}: give a server's address, or an absolute path")
 

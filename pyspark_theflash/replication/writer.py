@@ -71,6 +71,7 @@ class Writer:
         orphan_ms: int = ORPHAN_MS,
         streams: Sequence[str] = ("",),
         compact: Compact | None = None,
+        applier: type[Applier] = Applier,
     ) -> None:
         """Continue from the state of the store.
 
@@ -82,6 +83,7 @@ class Writer:
             orphan_ms: Age at which a prewrite without commit is looked up in TiKV (`orphans.py`).
             streams: Names of the source's parts if it is merged.
             compact: Called with the tables published; None compacts them synchronously.
+            applier: The class that applies transactions, of the engine.
 
         Raises:
             FeedConflictError: The store is written through the API, or from TiKV's change feed.
@@ -96,7 +98,7 @@ class Writer:
         self._state = WriterState(engine, schema, scope, spill, streams)
         if claims:
             engine.publish(Publication((), ManifestChange(claims)))
-        self._applier = Applier(engine, self._state, may_guess=may_guess, compact=compact)
+        self._applier = applier(engine, self._state, may_guess=may_guess, compact=compact)
         self._orphans = OrphanWatch(engine, self._state, clock or SystemClock(), orphan_ms)
         self._read: str | None = None
         """The position after the last poll; None after an error."""

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 JAR: Final = Path(__file__).parents[1] / "jars" / "theflash-spark-4.2_2.13.jar"
 CATALOG_CLASS: Final = "io.theflash.spark.TheFlashCatalog"
 PROVIDER_CLASS: Final = "io.theflash.spark.TheFlashProvider"
+DELTA_PACKAGE: Final = "io.delta:delta-spark_4.2_2.13:4.4.0"
+DELTA_CONF: Final[Mapping[str, str]] = {
+    "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+    "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+}
 
 
 def configure_spark(
@@ -33,6 +38,7 @@ def configure_spark(
     catalog: str = "theflash",
     store: str | os.PathLike[str] | None = None,
     options: Mapping[str, str] | None = None,
+    delta: bool = False,
 ) -> "SparkSession.Builder":
     """Configure a session builder to use the jar.
 
@@ -44,6 +50,8 @@ def configure_spark(
         catalog: the name of `store` in SQL: `SELECT ... FROM theflash.db.table`.
         store: creates a catalog of this store; a folder, or a server's address.
         options: options of the source for the catalog's tables, such as `zero_dates`.
+        delta: configure Delta Lake too, for stores of the engine delta. Unless `jars` has its jars,
+            Spark gets them from Maven Central.
 
     Raises:
         OptionError: This installation has no jar, or `options` has a token, which the command line
@@ -52,7 +60,12 @@ def configure_spark(
             Connect, whose server loads the jar.
     """
     _check_not_started(builder)
-    for name, value in spark_conf(jars, catalog, store, options or {}).items():
+    conf = spark_conf(jars, catalog, store, options or {})
+    if delta:
+        conf |= DELTA_CONF
+        if "delta-spark" not in jars:
+            conf["spark.jars.packages"] = DELTA_PACKAGE
+    for name, value in conf.items():
         builder = builder.config(name, value)
     return builder
 

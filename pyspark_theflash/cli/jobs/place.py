@@ -1,4 +1,4 @@
-"""Store of a writer: in a folder, or behind a server."""
+"""Store of a writer: in a folder, behind a server, or of the engine delta."""
 
 import argparse
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from pyspark_theflash.base.fs import FileSystem
 from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.cli.jobs.arguments import server_token, tls_files
 from pyspark_theflash.net.address import is_address
+from pyspark_theflash.replication.apply.applier import Applier
 from pyspark_theflash.replication.apply.stream_state import StreamState
 from pyspark_theflash.replication.opening import open_when_free
 from pyspark_theflash.replication.upkeep.maintenance import Maintenance
@@ -25,8 +26,11 @@ from pyspark_theflash.storage.store.raft_fed import RAFT_FED_KIND, check_not_lea
 
 if TYPE_CHECKING:
     from pyspark_theflash.cli.jobs.upkeep import RemoteUpkeep
+    from pyspark_theflash.spark.delta.upkeep import DeltaUpkeep
 
-Upkeep: TypeAlias = "Maintenance | RemoteUpkeep"
+Upkeep: TypeAlias = "Maintenance | RemoteUpkeep | DeltaUpkeep"
+DELTA: Final = "delta:"
+"""Prefix of a store of the engine delta, before its folder or URL."""
 SPOOL_FOLDER: Final = "spool"
 _RETRY_MS: Final = 200
 
@@ -42,6 +46,7 @@ class WriterStore:
         folder: folder for spilled transactions.
         spool: folder for binlog that TiDB sends.
         name: the store's id, or its address.
+        applier: applies transactions to the engine.
     """
 
     engine: WriterEngine
@@ -50,6 +55,12 @@ class WriterStore:
     folder: Path | None
     spool: Path | None
     name: str
+    applier: type[Applier] = Applier
+
+
+def is_folder(store: str) -> bool:
+    """Return whether a writer's store is a folder with a manifest."""
+    return not is_address(store) and not store.startswith(DELTA)
 
 
 def open_place(
@@ -66,6 +77,8 @@ def open_place(
     """
     if is_address(arguments.store):
         return _served(arguments, clock, undo)
+    if arguments.store.startswith(DELTA):
+        return _delta(arguments, undo)
     for name in ("token_file", "store_ca", "store_cert", "store_key", "spool"):
         if getattr(arguments, name) is not None:
             option = name.replace("_", "-")
@@ -99,6 +112,28 @@ def _in_folder(
 
     name = read_identity(path, fs).store_id
     return WriterStore(engine, lambda: None, upkeep, path, path / SPOOL_FOLDER, name)
+
+
+def _delta(arguments: argparse.Namespace, undo: ExitStack) -> WriterStore:
+    # Imported here because other writers need no Spark.
+    from pyspark_theflash.spark.delta.applier import DeltaApplier
+    from pyspark_theflash.spark.delta.engine import DeltaEngine
+    from pyspark_theflash.spark.delta.session import delta_session
+    from pyspark_theflash.spark.delta.upkeep import DeltaUpkeep
+
+    if not all(":" not in source or source.startswith("file:") for source in arguments.source):
+        raise UsageError("a store of the engine delta is written from a binlog: --source file:PATH")
+    path = arguments.store.removeprefix(DELTA)
+    engine = DeltaEngine(delta_session(undo), path)
+    return WriterStore(
+        engine,
+        engine.open_again,
+        lambda state, _: DeltaUpkeep(engine, state),
+        None,
+        None,
+        engine.store_id,
+        DeltaApplier,
+    )
 
 
 def _served(arguments: argparse.Namespace, clock: Clock, undo: ExitStack) -> WriterStore:

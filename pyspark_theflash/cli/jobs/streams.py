@@ -267,6 +267,7 @@ class StreamMaker:
                 clock=self.clock,
                 orphan_ms=arguments.ask_after,
                 streams=streams,
+                applier=self.place.applier,
                 **self._common,
             )
 

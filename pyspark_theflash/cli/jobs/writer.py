@@ -37,7 +37,7 @@ from pyspark_theflash.cli.jobs.arguments import (
 from pyspark_theflash.cli.jobs.base import JobBase, add_base
 from pyspark_theflash.cli.jobs.figures import lag_s, progress_figures, store_figures
 from pyspark_theflash.cli.jobs.memory import use_system_memory
-from pyspark_theflash.cli.jobs.place import Upkeep, open_place
+from pyspark_theflash.cli.jobs.place import Upkeep, is_folder, open_place
 from pyspark_theflash.cli.jobs.sources import CHANGE_FEED, SINK, Network, Opener
 from pyspark_theflash.cli.jobs.streams import (
     AnyWriter,
@@ -49,7 +49,6 @@ from pyspark_theflash.cli.jobs.streams import (
 from pyspark_theflash.cli.jobs.telemetry import Telemetry
 from pyspark_theflash.cli.jobs.ticker import ticking
 from pyspark_theflash.cluster.resolve import LockPolicy
-from pyspark_theflash.net.address import is_address
 from pyspark_theflash.replication.follow import follow
 from pyspark_theflash.replication.upkeep.orphans import ORPHAN_MS
 
@@ -66,9 +65,8 @@ _log = logging.getLogger(__name__)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `writer`."""
-    parser.add_argument(
-        "store", metavar="STORE", help="the store's folder, theflash://HOST:PORT or unix:PATH"
-    )
+    store = "the store's folder, theflash://HOST:PORT, unix:PATH or delta:PATH (docs/delta.md)"
+    parser.add_argument("store", metavar="STORE", help=store)
     parser.add_argument(
         "--source",
         required=True,
@@ -279,7 +277,7 @@ class _Job:
             "retries_total": self._retries,
             "compactions_discarded_total": self._upkeep.discarded,
             **self._stream.figures(),
-            **({} if is_address(path) else store_figures(Path(path), self._clock)),
+            **(store_figures(Path(path), self._clock) if is_folder(path) else {}),
         }
 
     def _poll(self) -> None:

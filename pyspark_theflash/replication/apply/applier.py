@@ -74,7 +74,7 @@ class ApplyReport:
 
 
 @dataclass(slots=True)
-class _Batch:
+class TransactionBatch:
     """Transactions to publish together, and their rows by table and definition."""
 
     changes: list[TableChanges] = field(default_factory=list)
@@ -136,7 +136,7 @@ class Applier:
             SchemaOutdatedError: A transaction needs a newer schema history; all before it are
                 applied.
         """
-        batch = _Batch()
+        batch = TransactionBatch()
         for transaction in transactions:
             before = TimeStamp(transaction.commit_ts - 1)
             try:
@@ -149,7 +149,7 @@ class Applier:
             placements = [m.determine(self._state.cluster.has_written) for m in mutations]
             if batch.is_full or (None in placements and batch.transactions):
                 self._publish(batch, before)
-                batch = _Batch()
+                batch = TransactionBatch()
             self._add(batch, transaction, mutations, placements)
         batch = self._move_rows(batch, resolved_ts)
         self._publish(batch, resolved_ts, keep_pending=keep_pending, position=position)
@@ -189,7 +189,7 @@ class Applier:
 
     def _add(
         self,
-        batch: _Batch,
+        batch: TransactionBatch,
         transaction: Transaction,
         mutations: Sequence[AmbiguousPlacement],
         placements: Sequence[TableInfo | None],
@@ -213,7 +213,7 @@ class Applier:
 
     def _publish(
         self,
-        batch: _Batch,
+        batch: TransactionBatch,
         resolved_ts: TimeStamp,
         *,
         keep_pending: bool = False,
@@ -249,11 +249,11 @@ class Applier:
         self.report.rows += sum(v.batch.num_rows for v in versions)
         self.report.publications += 1
 
-    def _move_rows(self, batch: _Batch, ts: TimeStamp) -> _Batch:
+    def _move_rows(self, batch: TransactionBatch, ts: TimeStamp) -> TransactionBatch:
         """Apply the moves of rows at or below `ts`; return the batch to add the next rows to."""
         while (move := self._state.next_move(ts)) is not None:
             self._publish(batch, TimeStamp(move.ts - 1))
-            batch = _Batch()
+            batch = TransactionBatch()
             versions = moved_or_aside(
                 self._engine, self._state, self._asides, move, may_guess=self._may_guess
             )

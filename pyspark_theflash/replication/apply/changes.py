@@ -10,10 +10,11 @@ order of the transaction's `sequence`, becomes the version.
 """
 
 import bisect
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import compress, islice
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +48,13 @@ from pyspark_theflash.tidb.schema.lineage import DoubleWrites, double_writes
 from pyspark_theflash.tidb.schema.model import ROWID_COLUMN, ROWID_COLUMN_ID, ColumnInfo, TableInfo
 
 Ints = npt.NDArray[np.int64]
+ChangesContent: TypeAlias = tuple[
+    tuple[list[bytes], ...],
+    list[npt.NDArray[np.uint8]],
+    list[TimeStamp],
+    list[TimeStamp],
+]
+"""Rows inserted, updated and deleted; sequence, commit_ts and start_ts of each transaction."""
 
 CHUNK_ROWS: Final = 1 << 15
 """Rows decoded together: some megabytes, which stay in the CPU's cache."""
@@ -93,6 +101,11 @@ class TableChanges:
         """The lowest commit_ts."""
         return self._commit_ts[0]
 
+    @property
+    def count(self) -> int:
+        """The number of changes."""
+        return sum(map(len, self._sequences))
+
     def below(self, ts: TimeStamp) -> "TableChanges":
         """Return the changes that committed below `ts`."""
         count = bisect.bisect_left(self._commit_ts, ts)
@@ -103,6 +116,37 @@ class TableChanges:
         below._sequences = self._sequences[:count]
         below._commit_ts, below._start_ts = self._commit_ts[:count], self._start_ts[:count]
         return below
+
+    def content(self) -> "ChangesContent":
+        """Return what `add` has added, to send it to another process."""
+        return (
+            (list(self.inserted), list(self.updated), list(self.deleted)),
+            list(self._sequences),
+            list(self._commit_ts),
+            list(self._start_ts),
+        )
+
+    def extend(self, content: "ChangesContent") -> None:
+        """Append the `content` of changes under the same TableInfos."""
+        rows, sequences, commit_ts, start_ts = content
+        for kind, more in zip((self.inserted, self.updated, self.deleted), rows, strict=True):
+            kind += more
+        self._sequences += sequences
+        self._commit_ts += commit_ts
+        self._start_ts += start_ts
+
+    def divided(self, parts: int) -> Iterator["ChangesContent"]:
+        """Yield the content in up to `parts` parts of similar sizes, without dividing commits."""
+        rows = [iter(of) for of in (self.inserted, self.updated, self.deleted)]
+        ends = np.cumsum([len(sequence) for sequence in self._sequences])
+        targets = np.arange(1, parts) * (ends[-1] / parts)
+        cuts = np.unique([0, *np.searchsorted(ends, targets), len(ends)])
+        for begin, end in itertools.pairwise(cuts.tolist()):
+            sequences = self._sequences[begin:end]
+            kinds = np.concatenate(sequences)
+            counts = [int((kinds == kind).sum()) for kind in (INSERT, UPDATE, DELETE_ROW)]
+            taken = tuple(list(islice(of, count)) for of, count in zip(rows, counts, strict=True))
+            yield taken, sequences, self._commit_ts[begin:end], self._start_ts[begin:end]
 
     def to_versions(self) -> list[VersionBatch]:
         """Decode the versions, one batch per physical table; the rows are consumed.
@@ -173,11 +217,11 @@ class TableChanges:
             for body, handle, place in zip(bodies, handles, places, strict=True):
                 yield RowChange(kind, body, handle, *place)
 
-    def _inserted(self, rows: Sequence[bytes]) -> "_Part":
+    def _inserted(self, rows: Sequence[bytes]) -> "ChangesPart":
         columns = self._inserts(rows)
         return self._part(columns, len(rows), Op.PUT)
 
-    def _updated(self, rows: Sequence[bytes]) -> "_Part":
+    def _updated(self, rows: Sequence[bytes]) -> "ChangesPart":
         specs = column_specs(self.table, self._row_columns())
         old, new = (self._columns(r) for r in decode_updates_v1(RowBuffer.from_list(rows), specs))
         part = self._part(new, len(rows), Op.PUT)
@@ -190,17 +234,17 @@ class TableChanges:
             )
         return part
 
-    def _deleted(self, rows: Sequence[bytes]) -> "_Part":
+    def _deleted(self, rows: Sequence[bytes]) -> "ChangesPart":
         specs = column_specs(self.table, self._row_columns())
         columns = self._columns(decode_rows_v1(RowBuffer.from_list(rows), specs))
         return self._part(columns, len(rows), Op.DELETE)
 
-    def _part(self, columns: dict[ColumnID, pa.Array], rows: int, op: Op) -> "_Part":
+    def _part(self, columns: dict[ColumnID, pa.Array], rows: int, op: Op) -> "ChangesPart":
         handles, physical = self._handles(columns), self._physical_ids(columns, rows)
         columns.pop(ROWID_COLUMN_ID, None)
         if op is Op.DELETE:
             columns = {i: pa.nulls(rows, c.type) for i, c in columns.items() if i >= 0}
-        return _Part(columns, handles, physical, np.full(rows, op, np.uint8))
+        return ChangesPart(columns, handles, physical, np.full(rows, op, np.uint8))
 
     def _row_columns(self) -> tuple[ColumnInfo, ...]:
         """Return the columns of updated and deleted rows."""
@@ -261,7 +305,7 @@ class TableChanges:
     def _physical_ids(self, columns: Columns, rows: int) -> Ints:
         return physical_ids(self.placement or self.table, columns, rows)
 
-    def _assemble(self, parts: Sequence["_Part"]) -> list[VersionBatch]:
+    def _assemble(self, parts: Sequence["ChangesPart"]) -> list[VersionBatch]:
         """Merge inserts, updates and deletes into version batches, in the order of `sequence`."""
         kinds = np.concatenate(self._sequences)
         places = np.concatenate(
@@ -312,7 +356,7 @@ def _width(tp: pa.DataType) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
+class ChangesPart:
     """Decoded rows of one kind; the columns of deletes are null."""
 
     columns: dict[ColumnID, pa.Array]

@@ -65,8 +65,11 @@ def delete(old: bytes) -> Change:
     return DELETE_ROW, old
 
 
-def versions(table: TableInfo, *transactions: Sequence[Change]) -> Rows:
-    """Return the versions of transactions that commit at 11, 21, 31, ...: (physical id, row...)."""
+def versions(table: TableInfo, *transactions: Sequence[Change], parts: int = 0) -> Rows:
+    """Return the versions of transactions that commit at 11, 21, 31, ...: (physical id, row...).
+
+    With `parts`, they are decoded apart.
+    """
     changes = TableChanges(table)
     for number, rows in enumerate(transactions, 1):
         lists = {kind: [r for k, r in rows if k == kind] for kind in (INSERT, UPDATE, DELETE_ROW)}
@@ -75,9 +78,15 @@ def versions(table: TableInfo, *transactions: Sequence[Change]) -> Rows:
             TableID(table.id), lists[INSERT], lists[UPDATE], lists[DELETE_ROW], sequence
         )
         changes.add(mutations, TimeStamp(number * 10), TimeStamp(number * 10 + 1))
+    apart = [TableChanges(table) for _ in range(parts)]
+    divided = list(changes.divided(parts)) if parts else []
+    assert len(divided) <= parts
+    for part, content in zip(apart, divided, strict=False):
+        part.extend(content)
     return [
         (version.physical_id, *cells.values())
-        for version in changes.to_versions()
+        for part in (apart[: len(divided)] if parts else [changes])
+        for version in part.to_versions()
         for cells in version.batch.to_pylist()
     ]
 
@@ -284,3 +293,15 @@ def test_keys_that_weigh_otherwise_are_refused(
 def test_an_update_cannot_move_a_row() -> None:
     with pytest.raises(UnsupportedError, match="handle"):
         versions(PLAIN, [update(row(PLAIN, 1, "one"), row(PLAIN, 2, "one"))])
+
+
+def test_changes_are_divided_between_transactions() -> None:
+    """The versions of the parts are those of the whole."""
+    transactions = [
+        [insert(PLAIN, handle, handle, "a") for handle in range(10 * number, 11 * number)]
+        for number in range(1, 7)
+    ]
+    transactions.append([update(row(PLAIN, 60, "a"), row(PLAIN, 60, "b"))])
+    transactions.append([delete(row(PLAIN, 20, "a")), delete(row(PLAIN, 60, "b"))])
+    for parts in (1, 3, 100):
+        assert sorted(versions(PLAIN, *transactions, parts=parts)) == versions(PLAIN, *transactions)
