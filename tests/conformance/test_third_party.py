@@ -45,12 +45,12 @@ def test_the_writer_and_readers_use_it(tmp_path: Path) -> None:
 def test_engines_that_cannot_be_used(
     tmp_path: Path, site: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert list(registry.engines()) == ["magic", "plain"]
+    assert list(registry.engines()) == ["ch", "magic", "plain"]
     for name, value in (("theflash-lost", "no_such_module"), ("theflash-wrong", "json")):
         monkeypatch.syspath_prepend(install(tmp_path / name, name, value))
     invalidate_caches()
     for name, message in (
-        ("steam", "no engine 'steam'; installed: lost, magic, plain, wrong"),
+        ("steam", "no engine 'steam'; installed: ch, lost, magic, plain, wrong"),
         ("lost", "'lost' cannot be loaded from no_such_module"),
         ("wrong", "json of engine 'wrong' has no open_reader, open_engine, region_content"),
     ):

@@ -28,7 +28,10 @@ from pyspark_theflash.storage.store.manifest import Guard, Record
 
 GROUP: Final = "pyspark_theflash.engines"
 MAGIC: Final = "magic"
-OWN: Final[Mapping[str, str]] = {MAGIC: "pyspark_theflash.storage.engine.magic.driver"}
+OWN: Final[Mapping[str, str]] = {
+    MAGIC: "pyspark_theflash.storage.engine.magic.driver",
+    "ch": "pyspark_theflash.storage.engine.ch.driver",
+}
 """The entry points of this package in `GROUP`."""
 _FUNCTIONS: Final = ("open_reader", "open_engine", "region_content")
 
