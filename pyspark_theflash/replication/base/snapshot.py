@@ -259,6 +259,8 @@ def _next(table: TableInfo, place: _Place, rows: Sequence[Row]) -> tuple[_Place,
     ]
     batch = pa.RecordBatch.from_arrays(arrays, names=[column.name for column in columns])
     by_id = {column.id: array for column, array in zip(columns, arrays, strict=True)}
+    if any(by_id[column.id].null_count for column in key_columns(table)):
+        raise CodecError("rows of TiDB", f"{table.full_name}: a key is NULL")
     handles = by_id[ROWID_COLUMN_ID] if table.has_rowid else key_handles(table, by_id)
     last = dict(zip((c.id for c in columns), rows[-1], strict=True))
     key = tuple(

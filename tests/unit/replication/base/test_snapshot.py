@@ -107,6 +107,15 @@ def test_rows_that_are_not_in_the_order_of_their_keys():
             read(ListSession(rows))
 
 
+def test_a_key_that_is_null():
+    class NullSession(ListSession):
+        def page(self, statement, most_bytes):
+            return [(None,)], 0, False
+
+    with pytest.raises(CodecError, match=r"d\.t: a key is NULL"):
+        read(NullSession([1]))
+
+
 def test_another_number_of_rows():
     with pytest.raises(CorruptionError, match="not by COUNT"):
         read(ListSession([1, 2, 3], count=4))
