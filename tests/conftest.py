@@ -30,7 +30,7 @@ SPARK = "test_spark_"
 """Prefix of the names of files or functions of tests that use Spark's session."""
 
 DELTA = "test_spark_delta"
-"""Part of the names of tests that need Delta Lake."""
+"""Start of the names of files of tests that need Delta Lake."""
 
 # Almost nothing of what is imported and collected is garbage.
 gc.disable()
@@ -125,7 +125,7 @@ def spark(
 
     from pyspark_theflash import configure_spark
 
-    needs_delta = any(DELTA in item.nodeid for item in request.session.items)
+    needs_delta = any(item.path.name.startswith(DELTA) for item in request.session.items)
     for script in ("build.py", "delta.py") if needs_delta else ("build.py",):
         subprocess.run([sys.executable, ROOT / "jvm-shim" / script], check=True)
     folder = tmp_path_factory.mktemp("spark")

@@ -78,6 +78,8 @@ _NEW_FORMAT: Final = 4
 LATER_KINDS: Final = frozenset(
     {
         "base-load",
+        "ch",
+        "ch.retired",
         "compared",
         "copy",
         "entered",

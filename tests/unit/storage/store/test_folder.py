@@ -150,9 +150,13 @@ def test_a_version_of_format_4_refuses_them(store: Path, monkeypatch: pytest.Mon
 
 
 def test_every_kind_of_records_has_a_format() -> None:
-    """A new kind is added to `LATER_KINDS` of the next format, never to those of format 4."""
+    """A new kind is added to `LATER_KINDS` of the next format, never to those of format 4.
+
+    The engine delta has its records in a Delta table, which has a format of its own.
+    """
     files = Path(pyspark_theflash.__file__).parent.rglob("*.py")
-    kinds = {k for f in files for k in re.findall(r'_KIND: Final = "([^"]*)"', f.read_text())}
+    texts = [file.read_text() for file in files if file.parent.name != "delta"]
+    kinds = {kind for text in texts for kind in re.findall(r'_KIND: Final = "([^"]*)"', text)}
     assert kinds == LATER_KINDS | FORMAT_4_KINDS
 
 
