@@ -161,6 +161,7 @@ def test_a_filter_reaches_the_parquet_reader(spark: "SparkSession", finished: st
     assert "MapInArrow" not in plan
 
 
+@pytest.mark.slow
 def test_collection_keeps_what_latches_hold(spark: "SparkSession", finished: str) -> None:
     engine = DeltaEngine(spark, finished)
     maintenance = DeltaMaintenance(spark, engine)
