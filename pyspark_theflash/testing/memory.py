@@ -5,13 +5,12 @@ applies `visible_rows` to all of them. Other engines are compared with it.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pyspark_theflash.base.errors import CorruptionError, UnsupportedError, invariant
+from pyspark_theflash.base.errors import CorruptionError, invariant
 from pyspark_theflash.base.types import ColumnID, Generation, PhysicalTableID, RegionID, TimeStamp
 from pyspark_theflash.storage.engine.api import (
     CompactionReport,
@@ -25,6 +24,7 @@ from pyspark_theflash.storage.engine.api import (
     ScanSpec,
     TableStats,
 )
+from pyspark_theflash.storage.engine.whole_tables import WholeTables
 from pyspark_theflash.storage.mvcc.filter import filter_rows
 from pyspark_theflash.storage.mvcc.project import ScanColumn, batch_of, copied_columns, project
 from pyspark_theflash.storage.mvcc.version import COMMIT_TS, HANDLE, OP, START_TS, Op, column_name
@@ -46,8 +46,10 @@ def visible_rows(
     return {handle: row for handle, (_, op, row) in newest.items() if op == Op.PUT}
 
 
-class MemoryEngine:
+class MemoryEngine(WholeTables):
     """Reference implementation of `Engine`."""
+
+    engine_name = "the engine in memory"
 
     def __init__(self) -> None:
         self._generation = Generation(0)
@@ -108,51 +110,6 @@ class MemoryEngine:
         """Compact at once; the piece only returns the report."""
         report = self.compact(physical_id, columns, safe_point=garbage_to)
         return (lambda: report) if report.rows_dropped else None
-
-    def is_behind(self, physical_id: PhysicalTableID) -> bool:
-        return False
-
-    def flush(
-        self, physical_id: PhysicalTableID, columns: Sequence[ScanColumn]
-    ) -> CompactionReport:
-        return CompactionReport()
-
-    def divide(self, physical_id: PhysicalTableID, bounds: Sequence[Handle]) -> None:
-        pass
-
-    def split(
-        self,
-        physical_id: PhysicalTableID,
-        region_id: RegionID,
-        at: Handle,
-        columns: Sequence[ScanColumn],
-    ) -> CompactionReport:
-        raise UnsupportedError("splitting regions", "the engine in memory")
-
-    def merge(
-        self,
-        physical_id: PhysicalTableID,
-        left_id: RegionID,
-        right_id: RegionID,
-        columns: Sequence[ScanColumn],
-    ) -> CompactionReport:
-        raise UnsupportedError("merging regions", "the engine in memory")
-
-    def move(
-        self, physical_id: PhysicalTableID, region_id: RegionID, partition: int
-    ) -> CompactionReport:
-        raise UnsupportedError("moving regions", "the engine in memory")
-
-    def copy(
-        self, physical_id: PhysicalTableID, region_id: RegionID, partition: int
-    ) -> CompactionReport:
-        raise UnsupportedError("copying regions", "the engine in memory")
-
-    def add_partition(self, folder: Path) -> int:
-        raise UnsupportedError("partitions", "the engine in memory")
-
-    def remove_partition(self, partition: int) -> None:
-        raise UnsupportedError("partitions", "the engine in memory")
 
     def partitions(self, view: View) -> Sequence[PartitionStats]:
         return ()

@@ -14,21 +14,22 @@ part of. Damaged input, or a schema that does not belong to it, ends the writer.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, TypeAlias
 
-from pyspark_theflash.base.errors import (
-    SchemaOutdatedError,
-    UnknownCopyError,
-    UnknownPartitionError,
-    UnsupportedError,
-)
+from pyspark_theflash.base.errors import SchemaOutdatedError
 from pyspark_theflash.base.types import PhysicalTableID, TableID, TimeStamp
 from pyspark_theflash.replication.apply.asides import AsideTables
 from pyspark_theflash.replication.apply.changes import TableChanges
+from pyspark_theflash.replication.apply.decoding import (
+    TABLE_ERRORS,
+    DecodeFailure,
+    decode_changes,
+    possible_ids,
+)
 from pyspark_theflash.replication.apply.move import move_record, moved_gaps, moved_versions
 from pyspark_theflash.replication.apply.placement import AmbiguousPlacement
 from pyspark_theflash.replication.apply.state import WriterState
@@ -48,8 +49,6 @@ COLUMN_BYTES: Final = 2 * BATCH_BYTES
 Compact: TypeAlias = Callable[[Iterable[PhysicalTableID]], None]
 """Callback that compacts tables after rows of them were published."""
 STAGES: Final = ("parse", "decode", "publish", "compact")
-_TABLE_ERRORS: Final = UnknownPartitionError, UnknownCopyError, UnsupportedError
-"""Errors after which only the contents of one table are unknown."""
 
 
 @dataclass(slots=True)
@@ -177,7 +176,7 @@ class Applier:
                     continue
                 try:
                     candidates, is_likely = self._state.placements(table, version, transaction)
-                except _TABLE_ERRORS as error:
+                except TABLE_ERRORS as error:
                     self._asides.add(
                         table.full_name, table.stored_id_set, transaction.commit_ts, str(error)
                     )
@@ -201,8 +200,8 @@ class Applier:
                 placed = placement or unplaced.determine_by_rows(
                     self._engine, may_guess=self._may_guess
                 )
-            except _TABLE_ERRORS as error:
-                ids = _stored_ids(table, *unplaced.candidates)
+            except TABLE_ERRORS as error:
+                ids = possible_ids(table, *unplaced.candidates)
                 self._asides.add(table.full_name, ids, transaction.commit_ts, str(error))
                 continue
             changes = batch.changes_of(table, placed)
@@ -220,7 +219,7 @@ class Applier:
         position: str | None = None,
     ) -> None:
         with self.report.timed("decode"):
-            versions = [v for c in batch.changes for v in self._versions(c)]
+            versions = self._decode(batch)
         with self.report.timed("publish"):
             change = self._state.advance(
                 resolved_ts, batch.transactions, keep_pending=keep_pending, position=position
@@ -230,17 +229,18 @@ class Applier:
         self.report.transactions += len(batch.transactions)
         self.report.row_bytes += batch.row_bytes
 
-    def _versions(self, changes: TableChanges) -> list[VersionBatch]:
-        """Decode changes; on an error set the table aside and return the versions before it."""
-        try:
-            return changes.to_versions()
-        except _TABLE_ERRORS as error:
-            ts, table = changes.first_ts, changes.table
-            if isinstance(error, UnknownPartitionError):
-                ts = TimeStamp(error.commit_ts)
-            ids = _stored_ids(table, changes.placement or table)
-            self._asides.add(table.full_name, ids, ts, str(error))
-            return changes.below(ts).to_versions() if ts > changes.first_ts else []
+    def _decode(self, batch: TransactionBatch) -> list[VersionBatch]:
+        """Decode the rows of a batch, and set the tables aside that have rows of unknown places."""
+        versions = []
+        for changes in batch.changes:
+            decoded, failure = decode_changes(changes)
+            versions += decoded
+            if failure is not None:
+                self._set_aside(failure)
+        return versions
+
+    def _set_aside(self, failure: DecodeFailure) -> None:
+        self._asides.add(failure.table, failure.physical_ids, failure.ts, failure.reason)
 
     def _publish_versions(self, versions: Sequence[VersionBatch], change: ManifestChange) -> None:
         self._engine.publish(Publication(versions, self._asides.added_to(change)))
@@ -278,7 +278,7 @@ def moved_or_aside(
     columns_of = partial(state.columns.of, is_moved=True)
     try:
         return moved_versions(engine, move, columns_of, state.cluster.had_row, may_guess=may_guess)
-    except _TABLE_ERRORS as error:
+    except TABLE_ERRORS as error:
         asides.add(move.after.full_name, move.to_ids, move.ts, str(error))
         return []
 
@@ -291,8 +291,3 @@ def synchronously(engine: WriterEngine, state: StreamState) -> Compact:
             engine.compact(physical_id, state.columns.of(physical_id))
 
     return compact
-
-
-def _stored_ids(*tables: TableInfo) -> Set[PhysicalTableID]:
-    """Return the physical tables that rows written under any of the definitions may be in."""
-    return {physical_id for table in tables for physical_id in table.stored_ids}

@@ -110,24 +110,15 @@ class TableChanges:
         """Return the changes that committed below `ts`."""
         count = bisect.bisect_left(self._commit_ts, ts)
         kinds = np.concatenate([np.empty(0, np.uint8), *self._sequences[:count]])
-        below = TableChanges(self.table, self.placement)
+        below = type(self)(self.table, self.placement)
         for kind, rows in below._rows.items():
             rows += islice(self._rows[kind], int((kinds == kind).sum()))
         below._sequences = self._sequences[:count]
         below._commit_ts, below._start_ts = self._commit_ts[:count], self._start_ts[:count]
         return below
 
-    def content(self) -> "ChangesContent":
-        """Return what `add` has added, to send it to another process."""
-        return (
-            (list(self.inserted), list(self.updated), list(self.deleted)),
-            list(self._sequences),
-            list(self._commit_ts),
-            list(self._start_ts),
-        )
-
     def extend(self, content: "ChangesContent") -> None:
-        """Append the `content` of changes under the same TableInfos."""
+        """Append a part that `divided` has yielded, of changes under the same TableInfos."""
         rows, sequences, commit_ts, start_ts = content
         for kind, more in zip((self.inserted, self.updated, self.deleted), rows, strict=True):
             kind += more
@@ -136,7 +127,7 @@ class TableChanges:
         self._start_ts += start_ts
 
     def divided(self, parts: int) -> Iterator["ChangesContent"]:
-        """Yield the content in up to `parts` parts of similar sizes, without dividing commits."""
+        """Yield up to `parts` parts of similar sizes, without dividing commits, to send them."""
         rows = [iter(of) for of in (self.inserted, self.updated, self.deleted)]
         ends = np.cumsum([len(sequence) for sequence in self._sequences])
         targets = np.arange(1, parts) * (ends[-1] / parts)

@@ -4,10 +4,11 @@ The driver groups transactions to batches as for every engine. Their rows are de
 partitions and written by executors; then the driver publishes the batch.
 """
 
-from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
+from pyspark_theflash.base.types import PhysicalTableID
 from pyspark_theflash.replication.apply.applier import Applier, Compact, TransactionBatch
 from pyspark_theflash.replication.apply.state import WriterState
 from pyspark_theflash.spark.delta.engine import DeltaEngine
+from pyspark_theflash.storage.engine.api import VersionBatch
 from pyspark_theflash.tidb.schema.model import TableInfo
 from pyspark_theflash.tidb.schema.owners import Owners
 
@@ -33,27 +34,10 @@ class DeltaApplier(Applier):
 
         engine.owner = owner
 
-    def _publish(
-        self,
-        batch: TransactionBatch,
-        resolved_ts: TimeStamp,
-        *,
-        keep_pending: bool = False,
-        position: str | None = None,
-    ) -> None:
-        with self.report.timed("decode"):
-            failures = self._engine.write(batch.changes)
-            for failure in sorted(failures, key=lambda failure: failure.ts):
-                ids = frozenset(failure.physical_ids)
-                self._asides.add(failure.table, ids, failure.ts, failure.reason)
-        with self.report.timed("publish"):
-            change = self._state.advance(
-                resolved_ts, batch.transactions, keep_pending=keep_pending, position=position
-            )
-            self._engine.commit(self._asides.added_to(change))
-            self._asides.published()
-            self._state.published()
+    def _decode(self, batch: TransactionBatch) -> list[VersionBatch]:
+        """Have executors decode a batch and write it to its tables; return nothing to publish."""
+        failures = self._engine.write(batch.changes)
+        for failure in sorted(failures, key=lambda failure: failure.ts):
+            self._set_aside(failure)
         self.report.rows += sum(changes.count for changes in batch.changes)
-        self.report.transactions += len(batch.transactions)
-        self.report.row_bytes += batch.row_bytes
-        self.report.publications += 1
+        return []

@@ -8,7 +8,6 @@ error is reported to the driver, which sets the table aside.
 
 import pickle
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 import pyarrow as pa
@@ -16,9 +15,9 @@ import pyarrow.compute as pc
 from pyspark import Accumulator, AccumulatorParam
 from pyspark.sql.types import StructType
 
-from pyspark_theflash.base.errors import UnknownCopyError, UnknownPartitionError, UnsupportedError
-from pyspark_theflash.base.types import ColumnID, PhysicalTableID, TimeStamp
+from pyspark_theflash.base.types import ColumnID, PhysicalTableID
 from pyspark_theflash.replication.apply.changes import ChangesPart, TableChanges
+from pyspark_theflash.replication.apply.decoding import DecodeFailure, decode_changes
 from pyspark_theflash.spark.delta.encoding import to_delta
 from pyspark_theflash.storage.engine.api import VersionBatch
 from pyspark_theflash.storage.mvcc.version import Op, column_id, column_name
@@ -26,19 +25,8 @@ from pyspark_theflash.tidb.codec.time import has_impossible, is_stored_time
 from pyspark_theflash.tidb.schema.model import TableInfo
 
 CHUNK: Final = "chunk"
-_TABLE_ERRORS: Final = UnknownPartitionError, UnknownCopyError, UnsupportedError
 _IS_PLAIN: Final = ColumnID(1 << 62)
 """Column, of a name that no column of TiDB has, that carries whether a version is plain."""
-
-
-@dataclass(frozen=True, slots=True)
-class DecodeFailure:
-    """Why the rows of a table are not known from a commit on."""
-
-    table: str
-    physical_ids: tuple[PhysicalTableID, ...]
-    ts: TimeStamp
-    reason: str
 
 
 Finding: TypeAlias = "DecodeFailure | tuple[PhysicalTableID, ColumnID]"
@@ -115,7 +103,10 @@ def decoder(
                 # Written by the driver of this application, like the task itself.
                 changes = FlaggedChanges(table, placement)
                 changes.extend(pickle.loads(chunk.as_py()))  # noqa: S301
-                for versions in _versions(changes, findings):
+                decoded, failure = decode_changes(changes)
+                if failure is not None:
+                    findings.add(frozenset({failure}))
+                for versions in decoded:
                     findings.add(odd_columns(versions))
                     yield to_rows(versions, schema, shape)
 
@@ -143,19 +134,3 @@ def to_rows(
         plain = pc.and_(batch.column(at), pc.equal(batch.column("_op"), int(Op.PUT)))
         batch = batch.remove_column(at)
     return to_delta(versions.physical_id, batch, schema, shape, plain)
-
-
-def _versions(changes: TableChanges, findings: "Accumulator[Findings]") -> list[VersionBatch]:
-    content = changes.content()
-    try:
-        return changes.to_versions()
-    except _TABLE_ERRORS as error:
-        ts = changes.first_ts
-        if isinstance(error, UnknownPartitionError):
-            ts = TimeStamp(error.commit_ts)
-        table, placement = changes.table, changes.placement or changes.table
-        ids = tuple(sorted(table.stored_id_set | placement.stored_id_set))
-        findings.add(frozenset({DecodeFailure(table.full_name, ids, ts, str(error))}))
-        whole = FlaggedChanges(changes.table, changes.placement)
-        whole.extend(content)
-        return whole.below(ts).to_versions() if ts > changes.first_ts else []

@@ -23,9 +23,9 @@ from pyspark_theflash.base.errors import EngineError, StaleTokenError, Unsupport
 from pyspark_theflash.base.failpoint import fail_point
 from pyspark_theflash.base.types import ColumnID, Generation, PhysicalTableID, RegionID, TableID
 from pyspark_theflash.replication.apply.changes import TableChanges
+from pyspark_theflash.replication.apply.decoding import DecodeFailure
 from pyspark_theflash.spark.delta import table
 from pyspark_theflash.spark.delta.decode import (
-    DecodeFailure,
     Finding,
     FindingsParam,
     chunks_of,

@@ -15,7 +15,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import google_crc32c
 import pyarrow as pa
@@ -29,7 +28,6 @@ from pyspark_theflash.base.errors import (
     InternalError,
     StaleTokenError,
     TheFlashError,
-    UnsupportedError,
 )
 from pyspark_theflash.base.fs import FileSystem
 from pyspark_theflash.base.types import ColumnID, Generation, PhysicalTableID, RegionID, TimeStamp
@@ -48,6 +46,7 @@ from pyspark_theflash.storage.engine.api import (
     ScanSpec,
     TableStats,
 )
+from pyspark_theflash.storage.engine.whole_tables import WholeTables
 from pyspark_theflash.storage.mvcc.filter import filter_rows
 from pyspark_theflash.storage.mvcc.project import ScanColumn, batch_of, copied_columns, project
 from pyspark_theflash.storage.mvcc.version import COMMIT_TS, HANDLE, OP, START_TS, Op, column_name
@@ -65,7 +64,6 @@ from pyspark_theflash.tidb.codec.document import int64, load, shaped, text, uint
 
 FILE = "plain"
 RETIRED = "plain.retired"
-NO_REGIONS = "the engine plain"
 BATCH_ROWS = 1 << 16
 
 
@@ -243,8 +241,10 @@ class PlainReader:
         return pq.read_table(pa.BufferReader(data), partitioning=None)
 
 
-class PlainEngine(PlainReader):
+class PlainEngine(WholeTables, PlainReader):
     """Implements `Engine`; holds the writer's lock."""
+
+    engine_name = "the engine plain"
 
     def __init__(self, path: Path, fs: FileSystem, clock: Clock, guard: Guard | None) -> None:
         super().__init__(path, fs, clock)
@@ -296,35 +296,6 @@ class PlainEngine(PlainReader):
         ):
             return None
         return partial(self.compact, physical_id, columns, safe_point=garbage_to)
-
-    def is_behind(self, physical_id: PhysicalTableID) -> bool:
-        return False
-
-    def flush(
-        self, physical_id: PhysicalTableID, columns: Sequence[ScanColumn]
-    ) -> CompactionReport:
-        return CompactionReport()
-
-    def divide(self, physical_id: PhysicalTableID, bounds: Sequence[Handle]) -> None:
-        pass
-
-    def split(self, *_: Any) -> CompactionReport:
-        raise UnsupportedError("splitting regions", NO_REGIONS)
-
-    def merge(self, *_: Any) -> CompactionReport:
-        raise UnsupportedError("merging regions", NO_REGIONS)
-
-    def move(self, *_: Any) -> CompactionReport:
-        raise UnsupportedError("moving regions", NO_REGIONS)
-
-    def copy(self, *_: Any) -> CompactionReport:
-        raise UnsupportedError("copying regions", NO_REGIONS)
-
-    def add_partition(self, folder: Path) -> int:
-        raise UnsupportedError("partitions", NO_REGIONS)
-
-    def remove_partition(self, partition: int) -> None:
-        raise UnsupportedError("partitions", NO_REGIONS)
 
     def purge_range(
         self,

@@ -18,7 +18,6 @@ from pyspark_theflash.base.errors import (
     InternalError,
     StaleTokenError,
     TheFlashError,
-    UnsupportedError,
     invariant,
 )
 from pyspark_theflash.base.failpoint import fail_point
@@ -40,6 +39,7 @@ from pyspark_theflash.storage.engine.ch.column import StoredColumn, to_exchange
 from pyspark_theflash.storage.engine.ch.query import Read, all_versions, needed, within
 from pyspark_theflash.storage.engine.ch.reader import ClickHouseReader, columns_of
 from pyspark_theflash.storage.engine.ch.session import ChdbTable, session
+from pyspark_theflash.storage.engine.whole_tables import WholeTables
 from pyspark_theflash.storage.mvcc.project import ScanColumn
 from pyspark_theflash.storage.mvcc.version import COMMIT_TS, HANDLE, OP, SUPERSEDED_TS
 from pyspark_theflash.storage.store.latch.lease import LeaseTable
@@ -53,7 +53,6 @@ from pyspark_theflash.storage.store.writer_lock import WriterLock
 
 RETIRED_KIND: Final = "ch.retired"
 _KEYS: Final = (HANDLE, COMMIT_TS, OP)
-_NO_REGIONS: Final = "the engine ch"
 _SUPERSEDED: Final = StoredColumn(SUPERSEDED_TS, pa.uint64(), has_null=False)
 
 
@@ -79,8 +78,10 @@ class MergeLimits:
 DEFAULT_LIMITS: Final = MergeLimits()
 
 
-class ClickHouseEngine(ClickHouseReader):
+class ClickHouseEngine(WholeTables, ClickHouseReader):
     """Writer of a store; holds the writer's lock."""
+
+    engine_name = "the engine ch"
 
     def __init__(
         self,
@@ -202,35 +203,6 @@ class ClickHouseEngine(ClickHouseReader):
         return CompactionReport(
             rows, kept, rows - kept, len(batches), len(written), bytes_written=size
         )
-
-    def is_behind(self, physical_id: PhysicalTableID) -> bool:
-        return False
-
-    def flush(
-        self, physical_id: PhysicalTableID, columns: Sequence[ScanColumn]
-    ) -> CompactionReport:
-        return CompactionReport()
-
-    def divide(self, physical_id: PhysicalTableID, bounds: Sequence[Handle]) -> None:
-        pass
-
-    def split(self, *_: object) -> CompactionReport:
-        raise UnsupportedError("splitting regions", _NO_REGIONS)
-
-    def merge(self, *_: object) -> CompactionReport:
-        raise UnsupportedError("merging regions", _NO_REGIONS)
-
-    def move(self, *_: object) -> CompactionReport:
-        raise UnsupportedError("moving regions", _NO_REGIONS)
-
-    def copy(self, *_: object) -> CompactionReport:
-        raise UnsupportedError("copying regions", _NO_REGIONS)
-
-    def add_partition(self, folder: Path) -> int:
-        raise UnsupportedError("partitions", _NO_REGIONS)
-
-    def remove_partition(self, partition: int) -> None:
-        raise UnsupportedError("partitions", _NO_REGIONS)
 
     def purge_range(
         self,
