@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -308,7 +307,6 @@ def test_ctrl_c_ends_a_query_quietly(workload_store: Stores) -> None:
         "process._QueryProcess.result = result\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
-    begun = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", started, "sql", str(workload_store("tpch")), text],
         capture_output=True,
@@ -318,7 +316,6 @@ def test_ctrl_c_ends_a_query_quietly(workload_store: Stores) -> None:
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
     )
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
-    assert time.monotonic() - begun < 90
 
 
 def test_values_are_parameters(workload_store: Stores) -> None:

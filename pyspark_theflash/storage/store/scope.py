@@ -122,6 +122,8 @@ class ScopedTables:
 
 def fits(name: str, pattern: str) -> bool:
     """Return whether a pattern matches a name in lower case."""
+    if len(pattern) - pattern.count("*") > len(name):  # Long patterns are slow to compile.
+        return False
     # Brackets are literal: character sets are not supported, and many `[` are slow to match.
     return fnmatch.fnmatchcase(name, pattern.lower().replace("[", "[[]"))
 

@@ -4,7 +4,6 @@ import decimal
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -357,10 +356,8 @@ def test_an_interrupt_ends_the_query(tables: Tables, monkeypatch: pytest.MonkeyP
         return call(self, slow)
 
     monkeypatch.setattr(QueryThread, "call", interrupted)
-    started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         rows(ENDLESS, tables, limits=QueryLimits(threads=1))
-    assert time.monotonic() - started < 30
 
 
 def test_what_is_left_unread_is_let_go(tables: Tables) -> None:

@@ -1,7 +1,5 @@
 """The scope of a store: the tables that it replicates."""
 
-import time
-
 import pytest
 
 from pyspark_theflash.base.errors import OptionError
@@ -32,11 +30,9 @@ def test_patterns(
 
 
 @pytest.mark.parametrize("pattern", ["[", "*[", "*a", "?*", "*?a"])
-def test_long_patterns_take_no_time(pattern: str) -> None:
-    scope = TableScope((pattern * (20_000 // len(pattern)),))
-    before = time.process_time()
-    assert not scope.contains("a" * 129 + ".b")
-    assert time.process_time() - before < 1
+def test_a_pattern_longer_than_any_name_is_not_compiled(pattern: str) -> None:
+    # Compiled, these would take minutes.
+    assert not TableScope((pattern * (2_000_000 // len(pattern)),)).contains("a" * 129 + ".b")
 
 
 def test_a_store_keeps_its_scope() -> None:

@@ -1,6 +1,5 @@
 """Changes of type by example: those of the docstrings, nulls, errors."""
 
-import time
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal as D
@@ -80,11 +79,9 @@ def convert(
     return result.to_pylist()
 
 
-def test_a_set_of_many_names_takes_no_time() -> None:
+def test_a_set_of_many_names() -> None:
     names = ",".join(str(n) for n in range(20_000))
-    before = time.process_time()
     assert convert([names, "," * 60_000, "b,a,b"], varchar(1 << 20), set_of("a", "b")) == [0, 0, 3]
-    assert time.process_time() - before < 5
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import socket
 import ssl
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -331,11 +330,9 @@ def test_a_server_that_never_ends_is_given_up(server: Server) -> None:
 
 def _assert_gives_up(server: Server, over: threading.Event) -> None:
     api = StatusApi(server.url, SystemClock(), timeout_ms=150)
-    started = time.monotonic()
     try:
         with pytest.raises(ServiceUnavailableError, match=r"timed out|no response within 150 ms"):
             api.get("/status")
-        assert time.monotonic() - started < 2
     finally:
         over.set()
         api.close()
