@@ -46,21 +46,19 @@ demo: java setup ## Replicate a TiDB history and read it with Spark
 	@$(python) -m demo
 
 # Three processes for two cores, since tests wait; one runs all tests of Spark first (tests/conftest.py).
-side_by_side := -n 3 --dist loadfile --no-loadscope-reorder
+by_file := --dist loadfile --no-loadscope-reorder
+side_by_side := -n 3 $(by_file)
 
 # Files of unit tests are in memory if it has room: writing each commit to disk takes a third of their CPU time.
 # So are those of make fuzz, which writes one for each input.
 in_memory = $(if $(shell df -Pk /dev/shm 2>/dev/null | awk 'END {if ($$4 > 2000000) print $$4}'),TMPDIR=/dev/shm)
 
-unit_skips = $(addprefix --ignore=tests/unit/,service/server spark read/sql/test_process.py \
-	service/client/test_engine_process.py)
-
 unit: setup ## Run the unit tests that need neither Java nor other processes
-	$(in_memory) $(python) -m pytest -m "not slow and not long and not spark and not peer" $(side_by_side) \
-		-o tmp_path_retention_policy=failed -o tmp_path_retention_count=1 tests/golden tests/unit $(unit_skips)
+	$(in_memory) $(python) -m pytest -m "not slow and not long and not spark and not peer and not processes" -n 2 $(by_file) \
+		-o tmp_path_retention_policy=failed -o tmp_path_retention_count=1 tests/golden tests/unit
 
-test: jar ## Run the tests, except those marked slow or long
-	$(python) -m pytest -m "not slow and not long" $(side_by_side)
+test: jar ## Run the tests, except those marked slow or long and those of `make check`
+	$(python) -m pytest -m "not slow and not long" $(side_by_side) --ignore=tests/tidy
 
 test-long: jar ## Run the tests marked long, which repeat for more inputs what shorter ones show
 	$(python) -m pytest -m "long and not slow" $(side_by_side)

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from xdist.remote import Producer
 
 ROOT = Path(__file__).parents[1]
-LONG = Path(__file__).with_name("long.txt")
-"""The tests marked `long`, by their names."""
+LISTED = ("long", "processes")
+"""Marks of the tests that `tests/MARK.txt` lists."""
 SPARK = "test_spark_"
 """Prefix of the names of files or functions of tests that use Spark's session."""
 
@@ -75,12 +75,15 @@ def pytest_xdist_make_scheduler(
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     no_peer = pytest.mark.skip(reason="needs a TiDB: run `make peer`, for which Go is needed")
-    long = {line for line in LONG.read_text().splitlines() if line and not line.startswith("#")}
+    listed = {mark: _lines(Path(__file__).with_name(f"{mark}.txt")) for mark in LISTED}
     for item in items:
-        # A line of the list is a test, with or without its parameters, a class or a file.
+        # A line of a list is a test, with or without its parameters, a class, a file or a folder.
         name = item.nodeid.partition("[")[0]
-        if not long.isdisjoint((item.nodeid, name, *accumulate(name.split("::"), "{}::{}".format))):
-            item.add_marker(pytest.mark.long)
+        folder = name.partition("::")[0].rpartition("/")[0]
+        places = {item.nodeid, folder, *accumulate(name.split("::"), "{}::{}".format)}
+        for mark, lines in listed.items():
+            if not lines.isdisjoint(places):
+                item.add_marker(getattr(pytest.mark, mark))
         if SPARK in name:
             item.add_marker(pytest.mark.spark)
         elif "spark" in getattr(item, "fixturenames", ()):
@@ -89,6 +92,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(no_peer)
     # The largest group first, so that the process that does not run it runs most of the others.
     items.sort(key=lambda item: SPARK not in item.nodeid)
+
+
+def _lines(path: Path) -> set[str]:
+    return {line for line in path.read_text().splitlines() if line and not line.startswith("#")}
 
 
 def pytest_collection_finish() -> None:
