@@ -59,6 +59,31 @@ def secured(store, tmp_path):
         yield server_options(server.address)
 
 
+def test_a_table_of_sparks_own_catalog(spark, builder):
+    options = f"OPTIONS (STORE '{builder.path}', table 'd.t')"
+    spark.sql(f"CREATE TABLE replica USING theflash {options}")
+    try:
+        table = spark.table("replica")
+        assert [(f.name, f.dataType.simpleString()) for f in table.schema] == [
+            ("id", "bigint"),
+            ("name", "string"),
+        ]
+        query = "SELECT count(*), max(name) FROM replica WHERE id > 98"
+        assert spark.sql(query).collect() == [(2, "name 99")]
+        builder.publish(300, {T: [(101, 250, (101, "new"))]})
+        assert spark.sql(query).collect() == [(3, "new")]
+        with pytest.raises(AnalysisException, match="writing with Spark is not supported"):
+            spark.sql("INSERT INTO replica SELECT * FROM replica")
+    finally:
+        spark.sql("DROP TABLE replica")
+
+
+def test_a_table_of_sparks_own_catalog_with_an_unknown_option(spark, store):
+    options = f"OPTIONS (store '{store}', table 'd.t', tabel 'd.t')"
+    with pytest.raises(AnalysisException, match="OptionError: option 'tabel': there is no such"):
+        spark.sql(f"CREATE TABLE misspelt USING theflash {options}")
+
+
 def test_a_session_with_the_jar_is_configured_again_and_one_without_it_is_not(
     spark, store, monkeypatch
 ):

@@ -5,6 +5,7 @@ import java.util.Locale
 import scala.util.Try
 
 import org.apache.spark.SparkEnv
+import org.apache.spark.sql.connector.catalog.TableCatalog
 
 /** The options of a read, by lower-case name. Python validates and interprets them; the jar uses
   * only those that locate the store and that control push-down.
@@ -39,6 +40,17 @@ private[spark] final class Settings private (val texts: Map[String, String]) {
 private[spark] object Settings {
   def apply(options: Map[String, String]): Settings =
     new Settings(options.map { case (name, text) => name.toLowerCase(Locale.ROOT) -> text })
+
+  /** The options of a read or of a table of Spark's own catalog (`CREATE TABLE ... USING theflash OPTIONS (...)`).
+    * Spark passes such a table's properties, where the options have a prefix and are repeated without.
+    */
+  def ofTable(properties: Map[String, String]): Settings =
+    if (!properties.contains(TableCatalog.PROP_PROVIDER)) Settings(properties)
+    else
+      Settings(properties.collect {
+        case (name, text) if name.startsWith(TableCatalog.OPTION_PREFIX) =>
+          name.stripPrefix(TableCatalog.OPTION_PREFIX) -> text
+      })
 
   /** The Python that has the package: that of `configure_spark`, or that of Spark's workers. */
   def python(): String =

@@ -24,7 +24,7 @@ class TheFlashProvider extends TableProvider with DataSourceRegister {
   override def supportsExternalMetadata(): Boolean = true
 
   override def inferSchema(options: CaseInsensitiveStringMap): StructType = Errors.planning {
-    reading(Settings(options.asScala.toMap)).schema
+    reading(Settings.ofTable(options.asScala.toMap)).schema
   }
 
   override def getTable(
@@ -32,7 +32,7 @@ class TheFlashProvider extends TableProvider with DataSourceRegister {
       partitioning: Array[Transform],
       properties: JavaMap[String, String]
   ): Table = {
-    val settings = Settings(properties.asScala.toMap)
+    val settings = Settings.ofTable(properties.asScala.toMap)
     new TheFlashTable(settings, () => reading(settings), Option(schema))
   }
 
