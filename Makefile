@@ -63,8 +63,12 @@ test: jar ## Run the tests, except those marked slow or long and those of `make 
 test-long: jar ## Run the tests marked long, which repeat for more inputs what shorter ones show
 	$(python) -m pytest -m "long and not slow" $(side_by_side)
 
+# Delta Lake replaces a session's own catalog, so its tests have a session of their own.
+delta_tests = $(wildcard tests/*/test_spark_delta*.py)
+
 test-all: jar ## Run all tests
-	$(python) -m pytest
+	$(python) -m pytest $(addprefix --ignore=,$(delta_tests))
+	$(python) -m pytest $(delta_tests)
 
 golden-rewrite: setup ## Replace expected by actual output in the golden scripts
 	@$(python) -m tests.golden.rewrite
