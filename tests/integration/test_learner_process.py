@@ -49,6 +49,7 @@ from pyspark_theflash.tikv.wire import decode_commands
 from tests.support.fake_tikv import FakeTiKV
 from tests.support.kv_table import HISTORY, TABLE, commit, key, locked
 from tests.support.learn_command import write_schema
+from tests.support.processes import wait_until
 from tests.support.raft_cluster import Ends, Sender, cluster_of
 from tests.support.raft_tikv import FakeRaftCluster, batch
 
@@ -179,7 +180,7 @@ def test_a_bulk_load_is_shown_and_an_error_of_reads(world: World) -> None:
         with world.cluster.cluster.mutex:
             world.tikv.ingest("write", [(key(2), b"a file's value")], b"u")
         world.sender.send()
-        assert process.figures()["regions"] == {"followed": 0, "stopped": 1}
+        wait_until(lambda: process.figures()["regions"] == {"followed": 0, "stopped": 1})
         with pytest.raises(RegionStoppedError, match="bulk load"):
             read(api, 20)
 
