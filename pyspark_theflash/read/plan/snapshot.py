@@ -46,7 +46,7 @@ from pyspark_theflash.read.plan.metadata import (
     split_name,
 )
 from pyspark_theflash.read.plan.origin import FILES, Origin
-from pyspark_theflash.read.plan.read import LeaseKeeper, read_region
+from pyspark_theflash.read.plan.read import LeaseKeeper, read_region, read_regions
 from pyspark_theflash.read.plan.scan_plan import ScanPlan, ScanTask, native_strings
 from pyspark_theflash.read.present import NATIVE, TEXT, Presentation, as_texts
 from pyspark_theflash.read.pushdown.pushdown import NOTHING, Filter, Pushdown
@@ -244,7 +244,7 @@ class ReadSnapshot:
             regions: the regions to read, from an earlier plan of the same scan under the same
                 latch.
                 None: all.
-            pushed: operations on the rows of each region.
+            pushed: operations on the rows, of one region or of several.
 
         Raises:
             TableNotFoundError, ColumnNotFoundError: There is no such table or column at
@@ -317,8 +317,7 @@ class ReadSnapshot:
             UnrepresentableValueError: A date does not exist, and `presentation` does not allow for
                 it.
         """
-        for task in self.plan(name, columns, presentation, where).tasks:
-            yield from read_region(self._engine, task, self._keeper)
+        yield from self._results(self.plan(name, columns, presentation, where), self._keeper)
 
     def reader(
         self,
@@ -337,7 +336,7 @@ class ReadSnapshot:
 
     def held(self, plan: ScanPlan) -> Iterator[pa.RecordBatch]:
         """Yield the rows of a plan of this snapshot, in any thread; see `reader`."""
-        return HeldBatches(self._hold, self._held(plan))
+        return HeldBatches(self._hold, self._results(plan, self._hold.keeper))
 
     def repeating(self, plan: ScanPlan) -> Collection[ColumnID]:
         """Return the string columns of a plan that are mostly stored as dictionaries.
@@ -387,9 +386,11 @@ class ReadSnapshot:
             return run_sql(text, tables, parameters, None, self._clock)
         return run_confined(text, tables, parameters, limits, self._clock)
 
-    def _held(self, plan: ScanPlan) -> Iterator[pa.RecordBatch]:
-        for task in plan.tasks:
-            yield from read_region(self._engine, task, self._hold.keeper)
+    def _results(self, plan: ScanPlan, keeper: LeaseKeeper) -> Iterator[pa.RecordBatch]:
+        # The tasks differ in their regions only.
+        for task in plan.tasks[:1]:
+            regions = [each.region for each in plan.tasks]
+            yield from read_regions(self._engine, task, regions, keeper)
 
     def texts(self, plan: ScanPlan) -> Iterator[list[pa.Array]]:
         """Yield the columns of the batches of a plan of this snapshot as TiDB's text."""

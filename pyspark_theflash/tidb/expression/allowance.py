@@ -83,8 +83,11 @@ def reserve_decoded(values: pa.Array) -> None:
     allowance = _current.get()
     if allowance is None:
         return
-    longest = pc.max(pc.binary_length(values.dictionary)).as_py() or 0
-    size_bytes = (longest + _TEXT) * len(values)
+    # No string is longer than the dictionary, whose size is known.
+    size_bytes = (values.dictionary.nbytes + _TEXT) * len(values)
+    if size_bytes > allowance.left_bytes // 16:
+        longest = pc.max(pc.binary_length(values.dictionary)).as_py() or 0
+        size_bytes = (longest + _TEXT) * len(values)
     # The exact size takes a quarter of the time of decoding.
     reserve(size_bytes if size_bytes <= allowance.left_bytes else decoded_bytes(values))
 
