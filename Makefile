@@ -45,8 +45,9 @@ wheel: jar ## Build the package with its jar, into dist
 demo: java setup ## Replicate a TiDB history and read it with Spark
 	@$(python) -m demo
 
-# Three processes for two cores, since tests wait; one runs all tests of Spark first (tests/conftest.py).
 by_file := --dist loadfile --no-loadscope-reorder
+
+# Three processes for two cores, since tests wait; one runs all tests of Spark first (tests/conftest.py).
 side_by_side := -n 3 $(by_file)
 
 # Files of unit tests are in memory if it has room: writing each commit to disk takes a third of their CPU time.
@@ -54,7 +55,8 @@ side_by_side := -n 3 $(by_file)
 in_memory = $(if $(shell df -Pk /dev/shm 2>/dev/null | awk 'END {if ($$4 > 2000000) print $$4}'),TMPDIR=/dev/shm)
 
 unit: setup ## Run the unit tests that need neither Java nor other processes
-	$(in_memory) $(python) -m pytest -m "not slow and not long and not spark and not peer and not processes" -n 2 $(by_file) \
+	$(in_memory) $(python) -m pytest -n 2 $(by_file) \
+		-m "not slow and not long and not spark and not peer and not processes" \
 		-o tmp_path_retention_policy=failed -o tmp_path_retention_count=1 tests/golden tests/unit
 
 test: jar ## Run the tests, except those marked slow or long and those of `make check`

@@ -75,13 +75,13 @@ def pytest_xdist_make_scheduler(
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     no_peer = pytest.mark.skip(reason="needs a TiDB: run `make peer`, for which Go is needed")
-    listed = {mark: _lines(Path(__file__).with_name(f"{mark}.txt")) for mark in LISTED}
+    lists = {mark: listed(mark) for mark in LISTED}
     for item in items:
         # A line of a list is a test, with or without its parameters, a class, a file or a folder.
         name = item.nodeid.partition("[")[0]
         folder = name.partition("::")[0].rpartition("/")[0]
         places = {item.nodeid, folder, *accumulate(name.split("::"), "{}::{}".format)}
-        for mark, lines in listed.items():
+        for mark, lines in lists.items():
             if not lines.isdisjoint(places):
                 item.add_marker(getattr(pytest.mark, mark))
         if SPARK in name:
@@ -94,7 +94,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: SPARK not in item.nodeid)
 
 
-def _lines(path: Path) -> set[str]:
+def listed(mark: str) -> set[str]:
+    """Return the lines of the list of a mark, without comments."""
+    path = Path(__file__).with_name(f"{mark}.txt")
     return {line for line in path.read_text().splitlines() if line and not line.startswith("#")}
 
 

@@ -2,15 +2,14 @@
 
 import pytest
 
-from tests.conftest import LISTED
+from tests.conftest import LISTED, listed
 from tests.tidy.sources import ROOT
 
 KIT = "".join(
     path.read_text() for path in sorted((ROOT / "pyspark_theflash" / "testing").glob("*.py"))
 )
 """Its tests are run by subclasses in other files."""
-LINES = [line for mark in LISTED for line in (ROOT / f"tests/{mark}.txt").read_text().splitlines()]
-NAMES = [line for line in LINES if not line.startswith("#")]
+NAMES = sorted(line for mark in LISTED for line in listed(mark))
 
 
 @pytest.mark.parametrize("name", NAMES)

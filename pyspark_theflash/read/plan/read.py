@@ -66,7 +66,7 @@ def read_task(
         keeper = LeaseKeeper(LeaseTable(manifest, clock), task.lease, clock, budget)
         keeper.renew()
         with closing(over(registry.open_reader(path, identity, fs, clock))) as engine:
-            yield from read_region(engine, task, keeper)
+            yield from read_regions(engine, task, [task.region], keeper)
 
 
 def as_dictionaries(task: ScanTask, engine: EngineReader) -> ScanTask:
@@ -81,17 +81,13 @@ def as_dictionaries(task: ScanTask, engine: EngineReader) -> ScanTask:
     return task.with_dictionaries(engine.repeating(task.region, stored))
 
 
-def read_region(
-    engine: EngineReader, task: ScanTask, keeper: "LeaseKeeper"
-) -> Iterator[pa.RecordBatch]:
-    """Yield the results of a task whose store is open; see `read_task`."""
-    return read_regions(engine, task, [task.region], keeper)
-
-
 def read_regions(
     engine: EngineReader, task: ScanTask, regions: Iterable[RegionScan], keeper: "LeaseKeeper"
 ) -> Iterator[pa.RecordBatch]:
-    """Yield the combined results of `regions`, which replace the task's region."""
+    """Yield the combined results of `regions`, which replace that of a task whose store is open.
+
+    See `read_task`.
+    """
     condition = _TaskCondition(task, keeper) if _TaskCondition.has_any(task) else None
     rows = (b for r in regions for b in _rows(engine, replace(task, region=r), keeper, condition))
     return task.pushed.of(rows, task.rows_schema, task.shown, keeper.budget)

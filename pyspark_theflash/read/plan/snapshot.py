@@ -46,7 +46,7 @@ from pyspark_theflash.read.plan.metadata import (
     split_name,
 )
 from pyspark_theflash.read.plan.origin import FILES, Origin
-from pyspark_theflash.read.plan.read import LeaseKeeper, read_region, read_regions
+from pyspark_theflash.read.plan.read import LeaseKeeper, read_regions
 from pyspark_theflash.read.plan.scan_plan import ScanPlan, ScanTask, native_strings
 from pyspark_theflash.read.present import NATIVE, TEXT, Presentation, as_texts
 from pyspark_theflash.read.pushdown.pushdown import NOTHING, Filter, Pushdown
@@ -317,7 +317,8 @@ class ReadSnapshot:
             UnrepresentableValueError: A date does not exist, and `presentation` does not allow for
                 it.
         """
-        yield from self._results(self.plan(name, columns, presentation, where), self._keeper)
+        plan = self.plan(name, columns, presentation, where)
+        yield from self._results(plan.tasks, self._keeper)
 
     def reader(
         self,
@@ -336,7 +337,7 @@ class ReadSnapshot:
 
     def held(self, plan: ScanPlan) -> Iterator[pa.RecordBatch]:
         """Yield the rows of a plan of this snapshot, in any thread; see `reader`."""
-        return HeldBatches(self._hold, self._results(plan, self._hold.keeper))
+        return HeldBatches(self._hold, self._results(plan.tasks, self._hold.keeper))
 
     def repeating(self, plan: ScanPlan) -> Collection[ColumnID]:
         """Return the string columns of a plan that are mostly stored as dictionaries.
@@ -386,18 +387,17 @@ class ReadSnapshot:
             return run_sql(text, tables, parameters, None, self._clock)
         return run_confined(text, tables, parameters, limits, self._clock)
 
-    def _results(self, plan: ScanPlan, keeper: LeaseKeeper) -> Iterator[pa.RecordBatch]:
-        # The tasks differ in their regions only.
-        for task in plan.tasks[:1]:
-            regions = [each.region for each in plan.tasks]
-            yield from read_regions(self._engine, task, regions, keeper)
+    def _results(self, tasks: Sequence[ScanTask], keeper: LeaseKeeper) -> Iterator[pa.RecordBatch]:
+        """Yield the combined results of tasks that differ in their regions only."""
+        if tasks:
+            regions = [task.region for task in tasks]
+            yield from read_regions(self._engine, tasks[0], regions, keeper)
 
     def texts(self, plan: ScanPlan) -> Iterator[list[pa.Array]]:
         """Yield the columns of the batches of a plan of this snapshot as TiDB's text."""
-        for task in plan.tasks:
-            as_text = replace(task, presentation=TEXT)
-            for batch in read_region(self._engine, as_text, self._keeper):
-                yield batch.columns
+        as_text = [replace(task, presentation=TEXT) for task in plan.tasks]
+        for batch in self._results(as_text, self._keeper):
+            yield batch.columns
 
     def handles_and_texts(
         self, table: TableInfo

@@ -21,6 +21,8 @@ from pyspark_theflash.base.errors import UnsupportedError
 SLICE_ROWS: Final = 1 << 16
 _TEXT: Final = 24
 """The offsets of a string, besides its bytes."""
+_ROUGH_PARTS: Final = 16
+"""A rough estimate is enough if that many of its size are allowed."""
 _Result = TypeVar("_Result")
 
 
@@ -85,7 +87,7 @@ def reserve_decoded(values: pa.Array) -> None:
         return
     # No string is longer than the dictionary, whose size is known.
     size_bytes = (values.dictionary.nbytes + _TEXT) * len(values)
-    if size_bytes > allowance.left_bytes // 16:
+    if size_bytes > allowance.left_bytes // _ROUGH_PARTS:
         longest = pc.max(pc.binary_length(values.dictionary)).as_py() or 0
         size_bytes = (longest + _TEXT) * len(values)
     # The exact size takes a quarter of the time of decoding.

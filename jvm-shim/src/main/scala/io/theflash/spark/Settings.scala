@@ -41,8 +41,9 @@ private[spark] object Settings {
   def apply(options: Map[String, String]): Settings =
     new Settings(options.map { case (name, text) => name.toLowerCase(Locale.ROOT) -> text })
 
-  /** The options of a read or of a table of Spark's own catalog (`CREATE TABLE ... USING theflash OPTIONS (...)`).
-    * Spark passes such a table's properties, where the options have a prefix and are repeated without.
+  /** The options of a read, or of a table of Spark's own catalog, which `CREATE TABLE ... USING
+    * theflash OPTIONS (...)` creates. Spark passes the properties of such a table. Its options are
+    * among them with a prefix and once more without.
     */
   def ofTable(properties: Map[String, String]): Settings =
     if (!properties.contains(TableCatalog.PROP_PROVIDER)) Settings(properties)
