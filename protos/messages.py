@@ -27,7 +27,7 @@ Generated from `protos/theflash/v1/theflash.proto` by `make proto`. Do not edit.
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
-from pyspark_theflash.base.options import timestamp_option
+from pyspark_theflash.base.read_options import timestamp_option
 
 _Bytes: TypeAlias = bytes
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pyspark_theflash.base.errors import OptionError, UsageError
-from pyspark_theflash.base.options import SCAN_OPTIONS
+from pyspark_theflash.base.read_options import SCAN_OPTIONS
 from pyspark_theflash.net.address import is_address
 from pyspark_theflash.spark.jar import JAR, spark_conf
 from pyspark_theflash.version import __version__

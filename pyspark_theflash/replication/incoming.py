@@ -29,7 +29,7 @@ from pyspark_theflash.storage.mvcc.version import (
 )
 from pyspark_theflash.storage.mvcc.visibility import TimeStamps, same_as_next
 from pyspark_theflash.tidb.codec.arrow import arrow_type
-from pyspark_theflash.tidb.partitioning.assign import assign_partitions
+from pyspark_theflash.tidb.partitioning.row_partition import assign_partitions
 from pyspark_theflash.tidb.schema.history import SchemaHistory
 from pyspark_theflash.tidb.schema.model import TableInfo
 

@@ -76,8 +76,8 @@ from pyspark_theflash.storage.store.feed import (
     main_feed,
 )
 from pyspark_theflash.storage.store.folder import IDENTITY_KIND, StoreIdentity, open_manifest
-from pyspark_theflash.storage.store.latch.grants import Grants
 from pyspark_theflash.storage.store.latch.latch import Grant, LatchClaim, LatchKind, LatchScope
+from pyspark_theflash.storage.store.latch.queue import LatchQueue
 from pyspark_theflash.storage.store.manifest import ManifestChange, Record, View
 from pyspark_theflash.storage.store.progress import FOLLOWING_KIND, PROGRESS_KIND, Progress
 from pyspark_theflash.storage.store.raft_fed import RAFT_FED_KIND, check_not_learned
@@ -154,12 +154,12 @@ def ingest(
     """
     with ExitStack() as undo:
         manifest = undo.enter_context(closing(open_manifest(path, fs)))
-        grants = Grants(manifest, clock)
+        queue = LatchQueue(manifest, clock)
         identity = StoreIdentity.of(manifest.read([IDENTITY_KIND]))
-        held = [grants.look(claim) for claim in ingestion.latches]
+        held = [queue.look(claim) for claim in ingestion.latches]
         _check_covered(ingestion, held)
         main = main_feed(manifest.read([FEED_KIND])) or Feed.API
-        guard = all_guards(grants.guard(ingestion.latches), feed_guard(main))
+        guard = all_guards(queue.guard(ingestion.latches), feed_guard(main))
         while True:
             try:
                 engine = registry.open_engine(path, identity, fs, clock, guard)

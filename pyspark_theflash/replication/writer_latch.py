@@ -18,9 +18,9 @@ from pyspark_theflash.base.clock import Clock
 from pyspark_theflash.base.errors import LatchLostError, TheFlashError
 from pyspark_theflash.base.fs import FileSystem
 from pyspark_theflash.storage.store.folder import open_manifest
-from pyspark_theflash.storage.store.latch.grants import Grants
 from pyspark_theflash.storage.store.latch.holder import Holder
 from pyspark_theflash.storage.store.latch.latch import STORE, LatchClaim, LatchKind, LatchRequest
+from pyspark_theflash.storage.store.latch.queue import LatchQueue
 from pyspark_theflash.storage.store.manifest import Manifest
 
 TTL_MS: Final = 600_000
@@ -48,7 +48,7 @@ class WriterLatch:
 
     def guard(self, db: sqlite3.Connection) -> None:
         """Raise `LatchLostError` if the latch is not held; called in a commit's transaction."""
-        Grants(self._manifest, self._clock).guard([self._held])(db)
+        LatchQueue(self._manifest, self._clock).guard([self._held])(db)
 
     def close(self) -> None:
         """Release the latch."""
@@ -56,11 +56,11 @@ class WriterLatch:
         if self._thread.ident is not None:
             self._thread.join()
         with closing(self._manifest), suppress(TheFlashError):
-            Grants(self._manifest, self._clock).release(self._held)
+            LatchQueue(self._manifest, self._clock).release(self._held)
 
     def _acquire(self, manifest: Manifest, wait_ms: int) -> None:
-        grants = Grants(manifest, self._clock)
-        self._held = grants.acquire(self._request, wait_ms=wait_ms, holder=self._holder).claim
+        queue = LatchQueue(manifest, self._clock)
+        self._held = queue.acquire(self._request, wait_ms=wait_ms, holder=self._holder).claim
 
     def _keep(self) -> None:
         due_ms = self._next_ms()
@@ -77,7 +77,7 @@ class WriterLatch:
     def _renew(self) -> None:
         with closing(open_manifest(self._path, self._fs)) as manifest:
             try:
-                Grants(manifest, self._clock).renew(self._held)
+                LatchQueue(manifest, self._clock).renew(self._held)
             except LatchLostError:
                 self._acquire(manifest, 0)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pyspark_theflash.base.errors import OptionError, SparkStartedError
-from pyspark_theflash.base.options import TOKEN
+from pyspark_theflash.base.read_options import TOKEN
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from pyspark_theflash.base.errors import OptionError
-from pyspark_theflash.base.options import (
+from pyspark_theflash.base.read_options import (
     SERVER_OPTIONS,
     STORE,
     TLS_CA,

@@ -18,7 +18,7 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import StructType
 
 from pyspark_theflash.base.errors import CorruptionError, LeaseExpiredError, UnsupportedError
-from pyspark_theflash.base.options import WAIT, ScanOptions
+from pyspark_theflash.base.read_options import WAIT, ScanOptions
 from pyspark_theflash.base.types import ColumnID
 from pyspark_theflash.read.present import Presentation, ZeroDates
 from pyspark_theflash.service.client.theflash import SHORT_MS, TheFlash

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, Union
 from pyspark.sql import DataFrame, SparkSession
 
 from pyspark_theflash.base.errors import OptionError
-from pyspark_theflash.base.options import STORE, ReadPoint, timestamp_option
+from pyspark_theflash.base.read_options import STORE, ReadPoint, timestamp_option
 from pyspark_theflash.base.timestamp import AnyTimestamp, shown
 from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.service.client.theflash import SHORT_MS

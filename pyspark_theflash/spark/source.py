@@ -28,7 +28,7 @@ from pyspark_theflash.spark.schema import columns_of, spark_schema
 
 
 class TheFlashDataSource(DataSource):
-    """A table of a store at one timestamp. The options are in `pyspark_theflash.base.options`."""
+    """A table of a store at one timestamp; options are those of `base.read_options`."""
 
     def __init__(self, options: Mapping[str, str]) -> None:
         super().__init__(dict(options))

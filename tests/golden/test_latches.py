@@ -29,9 +29,9 @@ from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.types import FencingToken, TimeStamp
 from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.store.folder import open_manifest
-from pyspark_theflash.storage.store.latch.grants import Grants
 from pyspark_theflash.storage.store.latch.latch import Latch, LatchKind, LatchRequest, LatchScope
 from pyspark_theflash.storage.store.latch.lease import LeaseTable, ReadLease
+from pyspark_theflash.storage.store.latch.queue import LatchQueue
 from pyspark_theflash.storage.store.manifest import ManifestChange
 from pyspark_theflash.testing.script import check_script
 from tests.support.golden_scripts import script_paths
@@ -85,10 +85,8 @@ class Waiter:
     def _run(self) -> None:
         try:
             with closing(open_manifest(self._store, FS)) as manifest:
-                grants = Grants(manifest, self._clock, lambda: self._wanted.name)
-                self.outcome = grants.acquire(
-                    self._wanted, wait_ms=self._wait_ms, check=self._check
-                )
+                queue = LatchQueue(manifest, self._clock, lambda: self._wanted.name)
+                self.outcome = queue.acquire(self._wanted, wait_ms=self._wait_ms, check=self._check)
         except TheFlashError as error:
             self.outcome = error
         finally:
@@ -121,7 +119,7 @@ class Latches:
         self, by: str, kind: str, scope: str = "store", ttl: str = "1000", id: str | None = None
     ) -> Iterator[str]:
         name = id or by
-        latch = self._grants(name).acquire(_request(by, kind, scope, ttl))
+        latch = self._queue(name).acquire(_request(by, kind, scope, ttl))
         yield self._granted(name, latch)
 
     def do_queue(
@@ -148,18 +146,18 @@ class Latches:
         self._clock.boot, self._clock.now_ms = "the next run", 0
 
     def do_renew(self, id: str) -> None:
-        self._grants(id).renew(self._latches[id].claim)
+        self._queue(id).renew(self._latches[id].claim)
 
     def do_release(self, id: str) -> None:
-        self._grants(id).release(self._latches[id].claim)
+        self._queue(id).release(self._latches[id].claim)
 
     def do_commit(self, id: str) -> Iterator[str]:
-        guard = self._grants(id).guard([self._latches[id].claim])
+        guard = self._queue(id).guard([self._latches[id].claim])
         generation = self._manifest.commit(ManifestChange(), FencingToken(0), guard)
         yield f"committed generation {generation}"
 
     def do_waiting(self) -> list[str]:
-        return [str(each.wanted) for each in self._grants("").waiting()] or ["nobody"]
+        return [str(each.wanted) for each in self._queue("").waiting()] or ["nobody"]
 
     def do_read(self, by: str, ts: str, ttl: str = "1000") -> None:
         leases = LeaseTable(self._manifest, self._clock, lambda: by)
@@ -172,8 +170,8 @@ class Latches:
         oldest = LeaseTable(self._manifest, self._clock).oldest_snapshot_ts()
         yield "nothing" if oldest is None else str(oldest)
 
-    def _grants(self, name: str) -> Grants:
-        return Grants(self._manifest, self._clock, lambda: name)
+    def _queue(self, name: str) -> LatchQueue:
+        return LatchQueue(self._manifest, self._clock, lambda: name)
 
     def _token(self, id: str) -> int:
         grant = self._latches[id].grant

@@ -12,7 +12,7 @@ from pyspark_theflash.base.errors import NoPartitionError
 from pyspark_theflash.base.types import ColumnID
 from pyspark_theflash.testing.stores import column
 from pyspark_theflash.tidb.codec.field_type import ColumnFlag, MySQLType
-from pyspark_theflash.tidb.partitioning.assign import assign_partitions
+from pyspark_theflash.tidb.partitioning.row_partition import assign_partitions
 from pyspark_theflash.tidb.schema.model import TableInfo, parse_table_info
 from tests.support import partition_oracle as oracle
 

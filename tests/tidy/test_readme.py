@@ -5,7 +5,7 @@ import re
 import pytest
 
 from pyspark_theflash import errors
-from pyspark_theflash.base.options import SCAN_OPTIONS
+from pyspark_theflash.base.read_options import SCAN_OPTIONS
 from pyspark_theflash.cli.jobs.arguments import ArgumentParser
 from pyspark_theflash.cli.main import COMMANDS, command
 from tests.tidy.sources import ROOT, name

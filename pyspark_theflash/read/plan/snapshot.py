@@ -29,7 +29,7 @@ from pyspark_theflash.base.errors import (
     UnsupportedError,
 )
 from pyspark_theflash.base.fs import FileSystem, LocalFileSystem
-from pyspark_theflash.base.options import timestamp_option
+from pyspark_theflash.base.read_options import timestamp_option
 from pyspark_theflash.base.timestamp import AnyTimestamp, shown
 from pyspark_theflash.base.types import ColumnID, PhysicalTableID, RegionID, TableID, TimeStamp
 from pyspark_theflash.read.plan.columns import named_columns, output_columns

@@ -33,7 +33,7 @@ from pyspark_theflash.storage.store.base_load import BASE_LOAD_KIND, plan_source
 from pyspark_theflash.storage.store.coverage import BASE_KIND
 from pyspark_theflash.storage.store.manifest import ManifestChange, Record
 from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress
-from pyspark_theflash.tidb.partitioning.assign import assign_partitions
+from pyspark_theflash.tidb.partitioning.row_partition import assign_partitions
 from pyspark_theflash.tidb.schema.base import BaseTable, read_base, read_base_rows
 from pyspark_theflash.tidb.schema.default import origin_value
 from pyspark_theflash.tidb.schema.history import SchemaHistory

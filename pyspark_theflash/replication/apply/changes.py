@@ -43,7 +43,7 @@ from pyspark_theflash.tidb.codec.field_type import STRING_TYPES
 from pyspark_theflash.tidb.codec.handle import encode_common_handles, key_strings
 from pyspark_theflash.tidb.codec.row import DecodedRows, RowBuffer
 from pyspark_theflash.tidb.codec.row_v1 import decode_inserts_v1, decode_rows_v1, decode_updates_v1
-from pyspark_theflash.tidb.partitioning.assign import assign_partitions, partition_columns
+from pyspark_theflash.tidb.partitioning.row_partition import assign_partitions, partition_columns
 from pyspark_theflash.tidb.schema.lineage import DoubleWrites, double_writes
 from pyspark_theflash.tidb.schema.model import ROWID_COLUMN, ROWID_COLUMN_ID, ColumnInfo, TableInfo
 

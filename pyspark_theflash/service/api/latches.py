@@ -17,7 +17,6 @@ from pyspark_theflash.service.wire.method import Role
 from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.store.catalog import NOW_KINDS, schema_history, table_now
 from pyspark_theflash.storage.store.folder import open_manifest, read_identity
-from pyspark_theflash.storage.store.latch.grants import Grants
 from pyspark_theflash.storage.store.latch.latch import (
     NAME_CHARS_MAX,
     Latch,
@@ -27,6 +26,7 @@ from pyspark_theflash.storage.store.latch.latch import (
     LatchScope,
 )
 from pyspark_theflash.storage.store.latch.lease import LEASE_TTL_MS
+from pyspark_theflash.storage.store.latch.queue import LatchQueue
 from pyspark_theflash.storage.store.manifest import Manifest
 
 TTL_MS_MIN: Final = 1_000
@@ -55,7 +55,7 @@ class LatchDesk:
         """Wait for a latch and acquire it; a read latch pins `snapshot_ts`.
 
         Raises:
-            LatchHeldError, LatchOrderError: See `Grants.acquire`.
+            LatchHeldError, LatchOrderError: See `LatchQueue.acquire`.
             RoleError: The caller's role does not permit this kind of latch.
             OptionError, TableNotFoundError, RegionNotFoundError: The scope does not exist.
         """
@@ -65,7 +65,7 @@ class LatchDesk:
             checked = LatchRequest(
                 kind, scope, ttl_ms, request.name, call.identity, request.mutates
             )
-            return Grants(manifest, self._clock).acquire(
+            return LatchQueue(manifest, self._clock).acquire(
                 checked,
                 wait_ms=min(request.wait_ms, call.left_ms()),
                 check=call.check,
@@ -74,25 +74,25 @@ class LatchDesk:
 
     def renew_latch(self, request: message.LatchRequest, call: CallContext) -> message.Latch:
         """Restart a latch's time to live. Raises `LatchLostError`."""
-        with self._claimed(request, call) as (grants, claim):
-            return latch_message(grants.renew(claim), self._clock)
+        with self._claimed(request, call) as (queue, claim):
+            return latch_message(queue.renew(claim), self._clock)
 
     def release_latch(self, request: message.LatchRequest, call: CallContext) -> message.Done:
         """End a latch. Raises `LatchLostError`."""
-        with self._claimed(request, call) as (grants, claim):
-            grants.release(claim)
+        with self._claimed(request, call) as (queue, claim):
+            queue.release(claim)
         return message.Done("released")
 
     @contextmanager
     def _claimed(
         self, request: message.LatchRequest, call: CallContext
-    ) -> Iterator[tuple[Grants, LatchClaim]]:
+    ) -> Iterator[tuple[LatchQueue, LatchClaim]]:
         """Check that the caller holds the latch and that their role permits its kind."""
         claim = LatchClaim(request.id, request.token, call.identity)
         with closing(open_manifest(self._path, self._fs)) as manifest:
-            grants = Grants(manifest, self._clock)
-            check_role(call, grants.look(claim).wanted.kind)
-            yield grants, claim
+            queue = LatchQueue(manifest, self._clock)
+            check_role(call, queue.look(claim).wanted.kind)
+            yield queue, claim
 
     def _scope(self, scope: message.LatchScope, manifest: Manifest) -> LatchScope:
         """Resolve a scope to ids, and check that it exists, except a table that has only an id."""

@@ -22,7 +22,7 @@ from pyspark_theflash.base.errors import (
 )
 from pyspark_theflash.base.fs import FileSystem
 from pyspark_theflash.base.lru import LeastRecent
-from pyspark_theflash.base.options import STORE, ReadPoint, ScanOptions
+from pyspark_theflash.base.read_options import STORE, ReadPoint, ScanOptions
 from pyspark_theflash.base.types import TimeStamp, from_physical_ms
 from pyspark_theflash.read.plan.open_store import OpenStore
 from pyspark_theflash.read.plan.origin import FILES, Origin

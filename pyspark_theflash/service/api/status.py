@@ -39,10 +39,10 @@ from pyspark_theflash.storage.store.folder import (
     open_manifest,
     read_identity,
 )
-from pyspark_theflash.storage.store.latch.grants import Grants
 from pyspark_theflash.storage.store.latch.holder import Holder
 from pyspark_theflash.storage.store.latch.latch import Latch, LatchRequest
 from pyspark_theflash.storage.store.latch.lease import LeaseTable
+from pyspark_theflash.storage.store.latch.queue import LatchQueue
 from pyspark_theflash.storage.store.manifest import View
 from pyspark_theflash.storage.store.orphan import ORPHAN_KIND, orphans_of
 from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress, store_progress
@@ -95,7 +95,7 @@ def read_latches(path: Path, fs: FileSystem, clock: Clock) -> Latches:
     """Return the active latches on a store, sorted by expiry, and the pending requests."""
     with closing(open_manifest(path, fs)) as manifest:
         living = LeaseTable(manifest, clock).living()
-        waiting = Grants(manifest, clock).waiting()
+        waiting = LatchQueue(manifest, clock).waiting()
     latches = tuple(latch_message(latch, clock) for latch in living)
     queue = tuple(_with_request(LatchMessage(), ticket.wanted) for ticket in waiting)
     return Latches(process(current_writer(path, clock)), latches, queue)

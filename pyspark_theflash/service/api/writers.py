@@ -52,9 +52,9 @@ from pyspark_theflash.storage.engine.api import Engine, Publication, ScanSpec, V
 from pyspark_theflash.storage.mvcc.project import Absence, ScanColumn, StillAbsent
 from pyspark_theflash.storage.mvcc.version import absence, column_id
 from pyspark_theflash.storage.store.folder import open_manifest
-from pyspark_theflash.storage.store.latch.grants import Grants
 from pyspark_theflash.storage.store.latch.holder import Holder
 from pyspark_theflash.storage.store.latch.latch import STORE, LatchClaim, LatchKind
+from pyspark_theflash.storage.store.latch.queue import LatchQueue
 from pyspark_theflash.storage.store.manifest import Manifest, ManifestChange, Record, View
 from pyspark_theflash.storage.store.orphan import Orphan
 from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress
@@ -132,7 +132,7 @@ class Writers:
             if opened is None or opened.latch.id != latch_id:
                 return
             with suppress(TheFlashError):
-                Grants(opened.manifest, self._clock).release(opened.latch)
+                LatchQueue(opened.manifest, self._clock).release(opened.latch)
             self._close_engine()
 
     def open_writer(self, request: message.WriterRequest, call: CallContext) -> message.Done:
@@ -147,21 +147,21 @@ class Writers:
         latch = _claim(request.latch, call)
         with self._alone(call), ExitStack() as undo:
             manifest = undo.enter_context(closing(open_manifest(self._path, self._fs)))
-            grants = Grants(manifest, self._clock)
-            latched = grants.look(latch).wanted
+            queue = LatchQueue(manifest, self._clock)
+            latched = queue.look(latch).wanted
             if latched.kind is not LatchKind.WRITE or latched.scope != STORE:
                 raise OptionError("latch", "a stream's writer requires a write latch on the store")
             # The latch of a previous writer has ended, or this one would not have been granted.
             self._close_engine()
             engine = open_when_free(
-                *(self._path, self._fs, self._clock, grants.guard([latch])),
+                *(self._path, self._fs, self._clock, queue.guard([latch])),
                 wait_ms=request.wait_ms,
                 check=call.check,
             )
             undo.enter_context(closing(engine))
             check_not_learned(engine.read([RAFT_FED_KIND]))
             # The latch ends with this process, so others need not wait until it expires.
-            grants.hold_by(latch, Holder.here(self._clock))
+            queue.hold_by(latch, Holder.here(self._clock))
             memory = _RemoteMemory()
             thread = undo.enter_context(ThreadPoolExecutor(1, thread_name_prefix="compaction"))
             maintenance = Maintenance(engine, manifest, self._clock, memory=memory, thread=thread)
@@ -273,7 +273,7 @@ class Writers:
                 if opened is None:
                     continue
                 try:
-                    Grants(opened.manifest, self._clock).look(opened.latch)
+                    LatchQueue(opened.manifest, self._clock).look(opened.latch)
                 except LatchLostError:
                     _log.warning("the latch of a writer on another machine has ended")
                     self._close_engine()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
-from pyspark_theflash.base.options import timestamp_option
+from pyspark_theflash.base.read_options import timestamp_option
 from pyspark_theflash.base.timestamp import AnyTimestamp
 from pyspark_theflash.service.wire import message
 

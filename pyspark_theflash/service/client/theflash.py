@@ -17,7 +17,7 @@ import pyarrow as pa
 from pyspark_theflash.base.clock import Clock
 from pyspark_theflash.base.errors import TheFlashError
 from pyspark_theflash.base.fs import FileSystem
-from pyspark_theflash.base.options import timestamp_option
+from pyspark_theflash.base.read_options import timestamp_option
 from pyspark_theflash.base.timestamp import AnyTimestamp
 from pyspark_theflash.base.tls import TlsFiles, TlsMaterial
 from pyspark_theflash.service.api.token import AccessToken

@@ -6,7 +6,7 @@ Generated from `protos/theflash/v1/theflash.proto` by `make proto`. Do not edit.
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
-from pyspark_theflash.base.options import timestamp_option
+from pyspark_theflash.base.read_options import timestamp_option
 
 _Bytes: TypeAlias = bytes
 
@@ -163,7 +163,7 @@ class Setting:
 class ReadOptions:
     """The options of a Spark read.
 
-    Their names are those of pyspark_theflash.base.options, without those of the server and its
+    Their names are those of pyspark_theflash.base.read_options, without those of the server and its
     token.
     """
 

@@ -7,7 +7,7 @@ from google.protobuf import json_format
 from google.protobuf.message import DecodeError, Message
 
 from pyspark_theflash.base.errors import CodecError, UnsupportedError
-from pyspark_theflash.base.options import timestamp_option
+from pyspark_theflash.base.read_options import timestamp_option
 from pyspark_theflash.service.wire import message as values
 from pyspark_theflash.service.wire.extent import check_fields, check_json
 from pyspark_theflash.tidb.codec.document import SHAPE_ERRORS, brief

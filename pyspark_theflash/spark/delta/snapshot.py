@@ -18,7 +18,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 
 from pyspark_theflash.base.errors import PurgedError, TableNotReplicatedError, UnsupportedError
-from pyspark_theflash.base.options import timestamp_option
+from pyspark_theflash.base.read_options import timestamp_option
 from pyspark_theflash.base.timestamp import AnyTimestamp
 from pyspark_theflash.base.types import PhysicalTableID, TableID, TimeStamp
 from pyspark_theflash.read.plan.columns import named_columns

@@ -14,7 +14,7 @@ from pyspark_theflash.tidb.codec.arrow import arrow_type
 from pyspark_theflash.tidb.codec.digest import TableDigest
 from pyspark_theflash.tidb.codec.jsonl import parse_jsonl
 from pyspark_theflash.tidb.codec.text import format_column, parse_column
-from pyspark_theflash.tidb.partitioning.assign import partition_columns
+from pyspark_theflash.tidb.partitioning.row_partition import partition_columns
 from pyspark_theflash.tidb.schema.base import read_base, read_base_rows
 from pyspark_theflash.tidb.schema.default import origin_value
 from pyspark_theflash.tidb.schema.file import read_schema_file

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pyspark_theflash.base.options import ScanOptions
+from pyspark_theflash.base.read_options import ScanOptions
 from pyspark_theflash.cli.jobs import streams, writer
 from pyspark_theflash.cli.jobs.arguments import ArgumentParser, split_scheme
 from pyspark_theflash.cli.main import COMMANDS, command
@@ -25,7 +25,7 @@ from pyspark_theflash.tidb.codec.row import RowBuffer
 from pyspark_theflash.tidb.codec.row_v1 import decode_rows_v1
 from pyspark_theflash.tidb.codec.text import format_column, parse_column
 from pyspark_theflash.tidb.expression.evaluate import evaluate, parse
-from pyspark_theflash.tidb.partitioning.assign import assign_partitions, partition_columns
+from pyspark_theflash.tidb.partitioning.row_partition import assign_partitions, partition_columns
 from pyspark_theflash.tidb.schema.default import origin_value
 from pyspark_theflash.tidb.schema.model import parse_table_info
 from tests.fuzz.mutate import JSON_WORDS, TEXT_WORDS, bytes_like, sql_like

@@ -15,8 +15,8 @@ from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.engine.api import Publication
 from pyspark_theflash.storage.store import transient
 from pyspark_theflash.storage.store.folder import open_manifest, read_identity
-from pyspark_theflash.storage.store.latch.grants import Grants
 from pyspark_theflash.storage.store.latch.latch import STORE, LatchKind, LatchRequest
+from pyspark_theflash.storage.store.latch.queue import LatchQueue
 from pyspark_theflash.storage.store.manifest import Manifest, ManifestChange, Record
 
 FS, CLOCK = LocalFileSystem(), SystemClock()
@@ -40,18 +40,18 @@ def publication(n: int) -> Publication:
 
 
 def test_writers_and_callers_keep_each_other_out(path: Path, manifest: Manifest) -> None:
-    grants = Grants(manifest, CLOCK)
+    queue = LatchQueue(manifest, CLOCK)
     with closing(WriterLatch(path, FS, CLOCK)) as latch:
         latch.take(0)
         with pytest.raises(LatchHeldError, match="process"):
-            grants.acquire(OTHER)
+            queue.acquire(OTHER)
         with closing(WriterLatch(path, FS, CLOCK)) as second, pytest.raises(LatchHeldError):
             second.take(0)
-    held = grants.acquire(OTHER)
+    held = queue.acquire(OTHER)
     with closing(WriterLatch(path, FS, CLOCK)) as latch:
         with pytest.raises(LatchHeldError, match="loader"):
             latch.take(50)
-        grants.release(held.claim)
+        queue.release(held.claim)
 
 
 def test_nothing_is_published_without_it(
@@ -59,7 +59,7 @@ def test_nothing_is_published_without_it(
 ) -> None:
     """A latch that expired while the process was suspended is acquired again."""
     monkeypatch.setattr(writer_latch, "_LOOK_S", 0.05)
-    grants = Grants(manifest, CLOCK)
+    queue = LatchQueue(manifest, CLOCK)
     with closing(WriterLatch(path, FS, CLOCK, ttl_ms=300)) as latch:
         identity = read_identity(path, FS)
         with closing(registry.open_engine(path, identity, FS, CLOCK, latch.guard)) as engine:
@@ -70,13 +70,13 @@ def test_nothing_is_published_without_it(
             CLOCK.sleep_ms(700)
             engine.publish(publication(2))
             with pytest.raises(LatchHeldError):
-                grants.acquire(OTHER)
+                queue.acquire(OTHER)
             _end(manifest)
-            held = grants.acquire(OTHER)
+            held = queue.acquire(OTHER)
             with pytest.raises(LatchLostError):
                 engine.publish(publication(3))
             assert engine.read(["note"]).of_kind("note")["n"] == b"2"
-            grants.release(held.claim)
+            queue.release(held.claim)
             deadline_ms = CLOCK.boottime_ms() + 5_000
             while True:
                 try:

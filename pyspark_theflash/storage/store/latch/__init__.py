@@ -1,1 +1,1 @@
-"""Latches: leases with fencing tokens on parts of a store, and the queue that grants them."""
+"""Latches: leases with fencing tokens on parts of a store, and their queue."""

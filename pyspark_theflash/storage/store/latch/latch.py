@@ -23,7 +23,7 @@ caller (`grant`) without a holder does not end with a connection or a process.
 
 Each grant has a fencing token larger than those of all earlier grants, also across restarts. A
 write under a latch passes its id and token, which are checked in the transaction of the commit
-(`grants.py`). So a write after its latch has ended is rejected, even if the latch has not been
+(`queue.py`). So a write after its latch has ended is rejected, even if the latch has not been
 granted again.
 
 A latch records the identity of its caller, and every use of it is by a `LatchClaim` of that
@@ -189,7 +189,7 @@ class Latch:
     expires_ms: int
     holder: Holder | None
     grant: Grant | None = None
-    """None or with token 0 if the latch was not granted (`grants.py`) but taken (`lease.py`)."""
+    """None or with token 0 if the latch was not granted (`queue.py`) but taken (`lease.py`)."""
 
     @property
     def identity(self) -> str:

@@ -4,7 +4,7 @@ A lease is a latch (`latch.py`) that pins: a timestamp against garbage collectio
 generation against the removal of its files. It ends when it is released, when it expires on the
 boot-time clock, or when the machine restarts; changes of the wall clock do not matter. A lease of
 another host retains what it pins for its time to live after this host has first seen it. Latches
-that exclude others are granted by `grants.py`.
+that exclude others are granted by `queue.py`.
 
 In a read-only folder or on a full disk no latch can be written. There a reader locks `readers.lock`
 (`readers_lock.py`), which pins everything; its lease is `shared`. The floor, a transient record, is

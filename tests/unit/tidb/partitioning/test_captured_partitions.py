@@ -10,7 +10,7 @@ import pytest
 from pyspark_theflash.base.errors import NoPartitionError, UnsupportedError
 from pyspark_theflash.tidb.codec.collation import sort_keys
 from pyspark_theflash.tidb.codec.key import RawKey, decode_record_key
-from pyspark_theflash.tidb.partitioning.assign import assign_partitions, partition_columns
+from pyspark_theflash.tidb.partitioning.row_partition import assign_partitions, partition_columns
 from pyspark_theflash.tidb.schema.model import TableInfo, parse_table_info
 from tests.support.golden_vectors import (
     VECTORS,

@@ -22,7 +22,6 @@ from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.types import FencingToken, RegionID, TimeStamp
 from pyspark_theflash.storage.store import transient
 from pyspark_theflash.storage.store.folder import open_manifest
-from pyspark_theflash.storage.store.latch.grants import TICKET_MS, Grants
 from pyspark_theflash.storage.store.latch.latch import (
     STORE,
     Latch,
@@ -32,6 +31,7 @@ from pyspark_theflash.storage.store.latch.latch import (
     LatchWaiter,
 )
 from pyspark_theflash.storage.store.latch.lease import LeaseTable
+from pyspark_theflash.storage.store.latch.queue import TICKET_MS, LatchQueue
 from pyspark_theflash.storage.store.manifest import Manifest, ManifestChange
 from tests.support.manual_clock import ManualClock
 
@@ -62,12 +62,12 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture
-def grants(open_again: Callable[[], Manifest], clock: ManualClock) -> Grants:
-    return Grants(open_again(), clock)
+def queue(open_again: Callable[[], Manifest], clock: ManualClock) -> LatchQueue:
+    return LatchQueue(open_again(), clock)
 
 
-def held(grants: Grants, wanted: LatchRequest, wait_ms: int = 0) -> Latch:
-    return grants.acquire(wanted, wait_ms=wait_ms)
+def held(queue: LatchQueue, wanted: LatchRequest, wait_ms: int = 0) -> Latch:
+    return queue.acquire(wanted, wait_ms=wait_ms)
 
 
 def token(latch: Latch) -> int:
@@ -88,7 +88,7 @@ def test_scopes_overlap_what_they_contain() -> None:
 @pytest.mark.parametrize("first", ["read", "write", "admin", "mutating"])
 @pytest.mark.parametrize(("one", "two"), [(STORE, TABLE), (REGION, TABLE), (TABLE, OTHER)])
 def test_the_matrix(
-    grants: Grants, first: str, second: str, one: LatchScope, two: LatchScope
+    queue: LatchQueue, first: str, second: str, one: LatchScope, two: LatchScope
 ) -> None:
     exclusive = {"write", "mutating"}
     kinds = {
@@ -101,60 +101,60 @@ def test_the_matrix(
         LatchRequest(kinds[kind], scope, 100, name, "", kind == "mutating")
         for kind, scope, name in ((first, one, "a"), (second, two, "b"))
     ]
-    held(grants, wanted[0])
+    held(queue, wanted[0])
     if {first, second} <= exclusive and (one, two) != (TABLE, OTHER):
         with pytest.raises(LatchHeldError):
-            held(grants, wanted[1])
+            held(queue, wanted[1])
     else:
-        held(grants, wanted[1])
+        held(queue, wanted[1])
 
 
 def test_tokens_grow_over_everything(
-    grants: Grants, clock: ManualClock, open_again: Callable[[], Manifest]
+    queue: LatchQueue, clock: ManualClock, open_again: Callable[[], Manifest]
 ) -> None:
-    seen = [token(held(grants, write(OTHER))), token(held(grants, write(TABLE)))]
+    seen = [token(held(queue, write(OTHER))), token(held(queue, write(TABLE)))]
     clock.boot, clock.now_ms = "another run", 0
     for manifest in (open_again(), open_again()):
-        seen.append(token(held(Grants(manifest, clock), write(TABLE))))
+        seen.append(token(held(LatchQueue(manifest, clock), write(TABLE))))
         clock.now_ms += 100
     assert seen == sorted(set(seen))
 
 
-def test_time_ends_a_latch(grants: Grants, clock: ManualClock) -> None:
-    first = held(grants, write())
+def test_time_ends_a_latch(queue: LatchQueue, clock: ManualClock) -> None:
+    first = held(queue, write())
     clock.now_ms += 60
-    grants.renew(first.claim)
+    queue.renew(first.claim)
     clock.now_ms += 99
-    grants.look(first.claim)
+    queue.look(first.claim)
     with pytest.raises(LatchHeldError):
-        held(grants, write(name="b"))
+        held(queue, write(name="b"))
     clock.now_ms += 1
-    second = held(grants, write(name="b"))
+    second = held(queue, write(name="b"))
     assert token(second) > token(first)
-    for act in (grants.renew, grants.release, grants.look):
+    for act in (queue.renew, queue.release, queue.look):
         with pytest.raises(LatchLostError):
             act(first.claim)
         with pytest.raises(LatchLostError):
             act(replace(second.claim, token=token(second) - 1))
-    grants.release(second.claim)
-    held(grants, write(name="c"))
+    queue.release(second.claim)
+    held(queue, write(name="c"))
 
 
-def test_a_latch_is_its_identitys(grants: Grants, open_again: Callable[[], Manifest]) -> None:
+def test_a_latch_is_its_identitys(queue: LatchQueue, open_again: Callable[[], Manifest]) -> None:
     """Another caller's latch is treated as one that does not exist, also by a commit."""
-    latch, manifest = held(grants, write()), open_again()
+    latch, manifest = held(queue, write()), open_again()
     other = replace(latch.claim, identity="user 1")
     for claim in (other, replace(latch.claim, id="none"), replace(latch.claim, identity="")):
-        for act in (grants.renew, grants.release, grants.look):
+        for act in (queue.renew, queue.release, queue.look):
             with pytest.raises(LatchLostError, match=f"latch {claim.id} .* is not held by this"):
                 act(claim)
         with pytest.raises(LatchLostError):
-            manifest.commit(ManifestChange(), FencingToken(0), grants.guard([claim]))
-    grants.release(latch.claim)
+            manifest.commit(ManifestChange(), FencingToken(0), queue.guard([claim]))
+    queue.release(latch.claim)
 
 
 def test_a_lease_is_no_granted_latch(
-    grants: Grants, clock: ManualClock, open_again: Callable[[], Manifest]
+    queue: LatchQueue, clock: ManualClock, open_again: Callable[[], Manifest]
 ) -> None:
     leases = LeaseTable(open_again(), clock)
     lease = leases.take(TimeStamp(5), 100, identity="user 0")
@@ -164,16 +164,16 @@ def test_a_lease_is_no_granted_latch(
     assert sorted(latch.identity for latch in leases.living()) == ["", "user 0"]
     for latch in leases.living():
         with pytest.raises(LatchLostError):
-            grants.release(latch.claim)
+            queue.release(latch.claim)
 
 
 def test_a_commit_under_a_latch_that_has_ended(
-    grants: Grants, clock: ManualClock, open_again: Callable[[], Manifest]
+    queue: LatchQueue, clock: ManualClock, open_again: Callable[[], Manifest]
 ) -> None:
     """Writes are rejected although the latch was not granted again."""
     manifest = open_again()
-    latch = held(grants, write())
-    guard = grants.guard([latch.claim])
+    latch = held(queue, write())
+    guard = queue.guard([latch.claim])
     before = manifest.commit(ManifestChange(), FencingToken(0), guard)
     clock.now_ms += 100
     with pytest.raises(LatchLostError):
@@ -189,84 +189,84 @@ def test_first_come_first_served(store: Path) -> None:
 
     def wait(name: str) -> None:
         with closing(open_manifest(store, LocalFileSystem())) as manifest:
-            mine = Grants(manifest, clock)
+            mine = LatchQueue(manifest, clock)
             latch = held(mine, write(TABLE, name, 20_000), 20_000)
             order.append((name, token(latch)))
             mine.release(latch.claim)
 
     with closing(open_manifest(store, LocalFileSystem())) as manifest:
-        grants = Grants(manifest, clock)
-        first = held(grants, write(TABLE, "first", 20_000))
+        queue = LatchQueue(manifest, clock)
+        first = held(queue, write(TABLE, "first", 20_000))
         threads = [threading.Thread(target=wait, args=(f"{n}",)) for n in range(5)]
         for thread in threads:
             thread.start()
             tickets += 1
-            while len(grants.waiting()) < tickets:
+            while len(queue.waiting()) < tickets:
                 clock.sleep_ms(2)
-        held(grants, LatchRequest(LatchKind.READ, TABLE, 100))
+        held(queue, LatchRequest(LatchKind.READ, TABLE, 100))
         with pytest.raises(LatchHeldError):
-            held(grants, write(TABLE, "late"))
-        held(grants, write(OTHER, "elsewhere"))
-        grants.release(first.claim)
+            held(queue, write(TABLE, "late"))
+        held(queue, write(OTHER, "elsewhere"))
+        queue.release(first.claim)
         for thread in threads:
             thread.join()
         assert [name for name, _ in order] == ["0", "1", "2", "3", "4"]
         assert [number for _, number in order] == sorted(number for _, number in order)
-        assert grants.waiting() == []
+        assert queue.waiting() == []
 
 
-def test_a_wait_ends(grants: Grants, clock: ManualClock) -> None:
-    held(grants, write(ttl_ms=100_000))
+def test_a_wait_ends(queue: LatchQueue, clock: ManualClock) -> None:
+    held(queue, write(ttl_ms=100_000))
     begin = clock.now_ms
     with pytest.raises(LatchHeldError, match="a \\(user 0\\)"):
-        held(grants, write(name="b"), 5_000)
+        held(queue, write(name="b"), 5_000)
     assert 5_000 <= clock.now_ms - begin < 5_100
-    assert grants.waiting() == []
+    assert queue.waiting() == []
 
     def check() -> None:
         if clock.now_ms > begin + 6_000:
             raise DeadlineExceededError("AcquireLatch", 1)
 
     with pytest.raises(DeadlineExceededError):
-        grants.acquire(write(name="b"), wait_ms=5_000, check=check)
-    assert grants.waiting() == []
+        queue.acquire(write(name="b"), wait_ms=5_000, check=check)
+    assert queue.waiting() == []
 
 
-def test_who_died_waiting_is_passed(grants: Grants, clock: ManualClock) -> None:
+def test_who_died_waiting_is_passed(queue: LatchQueue, clock: ManualClock) -> None:
     def die() -> None:
         raise SystemExit
 
-    latch = held(grants, write(ttl_ms=100_000))
+    latch = held(queue, write(ttl_ms=100_000))
     with pytest.raises(SystemExit):
-        grants.acquire(write(name="b"), wait_ms=50_000, check=die)
+        queue.acquire(write(name="b"), wait_ms=50_000, check=die)
     ticket = LatchWaiter("dead", 99, clock.boot_id(), clock.now_ms + TICKET_MS, write(name="b"))
-    with transient.opened(grants._manifest, write=True) as rows:
+    with transient.opened(queue._manifest, write=True) as rows:
         rows.put(transient.TICKET_KIND, ticket.id, ticket.to_body())
-    grants.release(latch.claim)
+    queue.release(latch.claim)
     with pytest.raises(LatchHeldError):
-        held(grants, write(name="c"))
+        held(queue, write(name="c"))
     clock.now_ms += TICKET_MS
-    held(grants, write(name="c"))
+    held(queue, write(name="c"))
 
 
-def test_who_holds_waits_only_for_what_is_behind(grants: Grants) -> None:
+def test_who_holds_waits_only_for_what_is_behind(queue: LatchQueue) -> None:
     """Otherwise two holders could wait for each other's latches."""
-    held(grants, write(TABLE, "a"))
-    held(grants, write(OTHER, "b"))
+    held(queue, write(TABLE, "a"))
+    held(queue, write(OTHER, "b"))
     with pytest.raises(LatchOrderError):
-        held(grants, write(TABLE, "b"), 1_000)
+        held(queue, write(TABLE, "b"), 1_000)
     with pytest.raises(LatchHeldError):
-        held(grants, write(TABLE, "b"))
+        held(queue, write(TABLE, "b"))
     with pytest.raises(LatchHeldError, match="same caller"):
-        held(grants, write(STORE, "a"), 1_000)
+        held(queue, write(STORE, "a"), 1_000)
 
 
 def test_nobody_waits_for_who_waits_for_him(
-    grants: Grants, clock: ManualClock, open_again: Callable[[], Manifest]
+    queue: LatchQueue, clock: ManualClock, open_again: Callable[[], Manifest]
 ) -> None:
     """`b` waits for the store, a part of which `a` holds; `a` may acquire another part."""
-    held(grants, write(TABLE, "a", 100_000))
-    other, looks = Grants(open_again(), clock), 0
+    held(queue, write(TABLE, "a", 100_000))
+    other, looks = LatchQueue(open_again(), clock), 0
 
     def look() -> None:
         nonlocal looks
@@ -277,15 +277,15 @@ def test_nobody_waits_for_who_waits_for_him(
                 held(other, write(LatchScope(9), "c"))
 
     with pytest.raises(LatchHeldError):
-        grants.acquire(write(STORE, "b"), wait_ms=100, check=look)
+        queue.acquire(write(STORE, "b"), wait_ms=100, check=look)
     assert looks
 
 
-def test_what_pins_pins(grants: Grants, clock: ManualClock) -> None:
-    leases = LeaseTable(grants._manifest, clock)
+def test_what_pins_pins(queue: LatchQueue, clock: ManualClock) -> None:
+    leases = LeaseTable(queue._manifest, clock)
     wanted = LatchRequest(LatchKind.READ, TABLE, 100, "r", "")
-    latch = grants.acquire(wanted, snapshot_ts=TimeStamp(5))
-    held(grants, write())
+    latch = queue.acquire(wanted, snapshot_ts=TimeStamp(5))
+    held(queue, write())
     assert leases.oldest_snapshot_ts() == 5
     assert leases.oldest_generation() == latch.generation
     clock.now_ms += 100
@@ -295,11 +295,11 @@ def test_what_pins_pins(grants: Grants, clock: ManualClock) -> None:
 @pytest.mark.parametrize(
     "kind", [transient.TICKET_KIND, transient.FENCE_KIND, transient.LATCH_KIND]
 )
-def test_a_row_that_is_none(grants: Grants, kind: str) -> None:
-    with transient.opened(grants._manifest, write=True) as rows:
+def test_a_row_that_is_none(queue: LatchQueue, kind: str) -> None:
+    with transient.opened(queue._manifest, write=True) as rows:
         rows.put(kind, "token", b"[1, 2]")
     with pytest.raises(CorruptionError):
-        held(grants, write())
+        held(queue, write())
 
 
 # -- many readers
@@ -313,7 +313,7 @@ def readers(manifest: Manifest, clock: ManualClock, count: int) -> LeaseTable:
 
 
 def test_read_latches_are_not_read(
-    grants: Grants,
+    queue: LatchQueue,
     clock: ManualClock,
     open_again: Callable[[], Manifest],
     monkeypatch: pytest.MonkeyPatch,
@@ -326,67 +326,67 @@ def test_read_latches_are_not_read(
         verified.append(kind)
         return check(self, kind, *row)
 
-    grants.release(held(grants, write()).claim)
+    queue.release(held(queue, write()).claim)
     monkeypatch.setattr(transient.TransientRecords, "_checked", counted)
     costs = []
     for count in (10, 90):
         readers(open_again(), clock, count)
         verified.clear()
-        latch = held(grants, write(TABLE))
+        latch = held(queue, write(TABLE))
         with pytest.raises(LatchHeldError):
-            held(grants, write(TABLE, "b"))
-        grants.release(latch.claim)
+            held(queue, write(TABLE, "b"))
+        queue.release(latch.claim)
         costs.append(len(verified))
     assert costs[0] == costs[1] < 40
 
 
-def test_a_grant_of_an_earlier_version(grants: Grants, clock: ManualClock) -> None:
+def test_a_grant_of_an_earlier_version(queue: LatchQueue, clock: ManualClock) -> None:
     """It counts tokens, and does not note which latches exclude others."""
-    first = held(grants, write(TABLE))
+    first = held(queue, write(TABLE))
     latch = replace(first, id="unnoted", grant=replace(first.grant, token=FencingToken(99)))
     latch = replace(latch, grant=replace(latch.grant, wanted=write(OTHER, "b")))
-    with transient.opened(grants._manifest, write=True) as rows:
+    with transient.opened(queue._manifest, write=True) as rows:
         rows.put(transient.FENCE_KIND, "token", b"99")
         rows.put(transient.LATCH_KIND, latch.id, latch.to_body())
     with pytest.raises(LatchHeldError, match="latch of b"):
-        held(grants, write(OTHER, "c"))
-    grants.release(first.claim)
-    assert token(held(grants, write(TABLE, "c"))) == 100
+        held(queue, write(OTHER, "c"))
+    queue.release(first.claim)
+    assert token(held(queue, write(TABLE, "c"))) == 100
     with pytest.raises(LatchHeldError, match="latch of b"):
-        held(grants, write(OTHER, "c"))
+        held(queue, write(OTHER, "c"))
 
 
 def test_latches_that_were_removed(
-    grants: Grants, clock: ManualClock, open_again: Callable[[], Manifest]
+    queue: LatchQueue, clock: ManualClock, open_again: Callable[[], Manifest]
 ) -> None:
     leases = readers(open_again(), clock, 2)
-    first, _ = held(grants, write(TABLE)), held(grants, write(OTHER, "b"))
+    first, _ = held(queue, write(TABLE)), held(queue, write(OTHER, "b"))
     leases.remove(first.id)
-    held(grants, write(TABLE, "c"))
+    held(queue, write(TABLE, "c"))
     with pytest.raises(LatchHeldError, match="latch of b"):
-        held(grants, write(OTHER, "c"))
+        held(queue, write(OTHER, "c"))
 
 
-def test_a_latch_that_damage_hides(grants: Grants, open_again: Callable[[], Manifest]) -> None:
-    latch = held(grants, write())
+def test_a_latch_that_damage_hides(queue: LatchQueue, open_again: Callable[[], Manifest]) -> None:
+    latch = held(queue, write())
     with open_again().transient_transaction(write=True) as db:
         db.execute("DELETE FROM board WHERE key = ?", (latch.id,))
     with pytest.raises(CorruptionError):
-        held(grants, write(name="b"))
+        held(queue, write(name="b"))
 
 
 def test_the_read_latches_of_a_caller(
-    grants: Grants, clock: ManualClock, open_again: Callable[[], Manifest]
+    queue: LatchQueue, clock: ManualClock, open_again: Callable[[], Manifest]
 ) -> None:
     leases = readers(open_again(), clock, 3)
-    LeaseTable(grants._manifest, clock).take(TimeStamp(5), 1_000, identity="another")
-    LeaseTable(grants._manifest, clock).take(TimeStamp(5), 1_000)
+    LeaseTable(queue._manifest, clock).take(TimeStamp(5), 1_000, identity="another")
+    LeaseTable(queue._manifest, clock).take(TimeStamp(5), 1_000)
     first = set(leases.ids_of("a reader", 9))
     clock.now_ms += 500
-    readers(grants._manifest, clock, 1)
+    readers(queue._manifest, clock, 1)
     wanted = LatchRequest(LatchKind.READ, TABLE, 1_000, "r", "a reader")
-    last = grants.acquire(wanted, snapshot_ts=TimeStamp(5))
-    held(grants, write())
+    last = queue.acquire(wanted, snapshot_ts=TimeStamp(5))
+    held(queue, write())
     later = set(leases.ids_of("a reader", 9)) - first
     assert (len(first), len(later), last.id in later) == (3, 2, True)
     assert leases.ids_of("nobody", 9) == leases.ids_of("", 9) == []

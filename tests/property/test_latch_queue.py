@@ -12,13 +12,13 @@ from pyspark_theflash.base.errors import LatchHeldError, LatchLostError
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.types import RegionID
 from pyspark_theflash.storage.store.folder import StoreIdentity, create_store, open_manifest
-from pyspark_theflash.storage.store.latch.grants import Grants
 from pyspark_theflash.storage.store.latch.latch import (
     LatchClaim,
     LatchKind,
     LatchRequest,
     LatchScope,
 )
+from pyspark_theflash.storage.store.latch.queue import LatchQueue
 from tests.support.manual_clock import ManualClock
 
 KINDS = (
@@ -44,7 +44,7 @@ class Callers(RuleBasedStateMachine):
         create_store(path, StoreIdentity("id", "magic"), fs)
         self.manifests = [open_manifest(path, fs) for _ in range(2)]
         self.clock = ManualClock()
-        self.services = [Grants(manifest, self.clock) for manifest in self.manifests]
+        self.services = [LatchQueue(manifest, self.clock) for manifest in self.manifests]
         self.held: dict[LatchClaim, tuple[bool, tuple[int, ...], int, int]] = {}
         self.newest_token = 0
 
@@ -98,9 +98,9 @@ class Callers(RuleBasedStateMachine):
         # In the order of the grants: ids are random, and Hypothesis repeats its choices.
         key = which.choice(list(self.held))  # type: ignore[attr-defined]
         alive = key in self.living()
-        grants = self.services[service]
+        queue = self.services[service]
         try:
-            grants.release(key) if release else grants.renew(key)
+            queue.release(key) if release else queue.renew(key)
         except LatchLostError:
             assert not alive
             return

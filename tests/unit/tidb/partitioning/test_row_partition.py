@@ -12,7 +12,7 @@ from pyspark_theflash.base.types import ColumnID, PhysicalTableID
 from pyspark_theflash.testing.stores import column, table_info
 from pyspark_theflash.tidb.codec.field_type import ColumnFlag, MySQLType
 from pyspark_theflash.tidb.partitioning import assign
-from pyspark_theflash.tidb.partitioning.assign import assign_partitions, partition_columns
+from pyspark_theflash.tidb.partitioning.row_partition import assign_partitions, partition_columns
 from pyspark_theflash.tidb.schema.model import (
     PartitionDefinition,
     PartitionInfo,

@@ -46,8 +46,8 @@ TICKET_MS: Final = 3_000
 LOOK_MS: Final = 20
 
 
-class Grants:
-    """The granted latches of a store."""
+class LatchQueue:
+    """The granted latches of a store, and the requests that wait for them."""
 
     def __init__(
         self, manifest: Manifest, clock: Clock, new_id: Callable[[], str] = lambda: uuid.uuid4().hex

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pyspark_theflash.base.errors import OptionError
-from pyspark_theflash.base.options import SCAN_OPTIONS, ReadPoint, ScanOptions
+from pyspark_theflash.base.read_options import SCAN_OPTIONS, ReadPoint, ScanOptions
 from pyspark_theflash.base.timestamp import parse_timestamp
 
 
