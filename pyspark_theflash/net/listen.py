@@ -19,16 +19,21 @@ from pyspark_theflash.net.bind import make_way, private_sockets
 from pyspark_theflash.net.channel import IDENTITY_ONLY, grpc
 
 _PENDING_MAX: Final = 8_192
-PENDING_CALLS: Final = (
+COMMON_OPTIONS: Final = (
+    *IDENTITY_ONLY,
+    # Of a message that the server has not requested yet.
+    ("grpc.http2.lookahead_bytes", 1 << 16),
+    ("grpc.http2.bdp_probe", 0),
+    # Calls of about 7 KB that wait until they are handled. Above that number, gRPC drops calls,
+    # anyone's, with the status CANCELLED; by default above 1,000, at random.
     ("grpc.server.max_pending_requests", _PENDING_MAX),
     ("grpc.server.max_pending_requests_hard_limit", _PENDING_MAX),
+    # Answer pings. By default a third one closes the connection, and while that waits, each
+    # further one adds its error to those before, in quadratic time.
+    ("grpc.http2.max_ping_strikes", 0),
+    ("grpc.so_reuseport", 0),
 )
-"""Options of servers for the number of calls, of about 7 KB, that wait until they are handled.
-
-Above it gRPC drops calls, anyone's, with the status CANCELLED; by default above 1,000, at random.
-"""
-WINDOW: Final = (("grpc.http2.lookahead_bytes", 1 << 16), ("grpc.http2.bdp_probe", 0))
-"""Options for what is buffered of a message that the server has not requested yet."""
+"""Options of all gRPC servers."""
 _OPTION: Final = "listen"
 _HANDSHAKE_MS: Final = 10_000
 _log = logging.getLogger(__name__)
@@ -44,11 +49,8 @@ def server_options(max_message_bytes: int, max_streams: int) -> list[tuple[str, 
     return [
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_concurrent_streams", max_streams),
-        *WINDOW,
-        *IDENTITY_ONLY,
-        *PENDING_CALLS,
         ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
-        ("grpc.so_reuseport", 0),
+        *COMMON_OPTIONS,
     ]
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import ssl
+import struct
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
@@ -40,6 +41,7 @@ from pyspark_theflash.service.wire.protobuf import decode, encode
 from pyspark_theflash.service.wire.stream import StreamEncoder
 
 CONNECT_MS: Final = 5_000
+_CONNECT_TIMEVAL: Final = struct.pack("@ll", CONNECT_MS // 1000, 0)
 SEND_MS: Final = 30_000
 GRACE_MS: Final = 2_000
 """The time after a call's deadline for the server to report its own timeout error."""
@@ -263,9 +265,11 @@ def _connected(address: str, tls: ssl.SSLContext | None) -> socket.socket:
     try:
         if address.startswith(UNIX):
             sock = socket.socket(socket.AF_UNIX)
-            sock.settimeout(CONNECT_MS / 1000)
+            # With a timeout of Python, it fails at once if too many wait for the server.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _CONNECT_TIMEVAL)
             try:
                 sock.connect(address.removeprefix(UNIX))
+                sock.settimeout(CONNECT_MS / 1000)
             except BaseException:
                 sock.close()
                 raise

@@ -30,9 +30,9 @@ from pyspark_theflash.base.errors import (
 )
 from pyspark_theflash.base.tls import ServerTls
 from pyspark_theflash.net.bind import check_names, check_safe
-from pyspark_theflash.net.channel import IDENTITY_ONLY, grpc
+from pyspark_theflash.net.channel import grpc
 from pyspark_theflash.net.inflow import Inflow, InflowGuard
-from pyspark_theflash.net.listen import PENDING_CALLS, WINDOW, bind_server, server_credentials
+from pyspark_theflash.net.listen import COMMON_OPTIONS, bind_server, server_credentials
 from pyspark_theflash.service.api.call import CallContext, local_identity
 from pyspark_theflash.service.api.error import encode_error
 from pyspark_theflash.service.api.limits import SMALL_BYTES, Quota, Reserve
@@ -143,10 +143,7 @@ class Listener:
                 ("grpc.server_handshake_timeout_ms", self._timeouts.greeting_ms),
                 ("grpc.max_connection_idle_ms", self._timeouts.pending_ms),
                 ("grpc.http2.settings_timeout", self._timeouts.pending_ms),
-                *IDENTITY_ONLY,
-                *WINDOW,
-                *PENDING_CALLS,
-                ("grpc.so_reuseport", 0),
+                *COMMON_OPTIONS,
                 ("grpc.http.tarpit_max_duration_ms", _TARPIT_MS_MAX),
             ],
             maximum_concurrent_rpcs=_QUEUED * threads,
