@@ -5,9 +5,13 @@ itself would reject new ones, anyone's.
 
 gRPC limits the size of a call's metadata only when the client has acknowledged its settings. Until
 then it keeps up to 16 MiB of a block of headers that does not end, in 24 MiB of memory, on each
-connection, and no call starts. So connections that send more than a call needs are closed, too:
+connection, and no call starts. So connections that send more than a call needs are muted, that is,
+the kernel drops their packets, and closed if no call has started after a while. To close them at
+once would not stop a peer that opens others, and after a shutdown gRPC would read on:
 
-    FREE_BYTES                 since the last step of an authenticated call, or the connection began
+    FREE_BYTES                 since the connection began or the last step of an authenticated call;
+                               more than the flow control allows for a call that has not started,
+                               and less than the kernel buffers, so that waiting ones count
     the limit of a message     for each call that is receiving its message
     a 16th of what they get    flow control and acknowledgements of rows that they read
 
@@ -15,33 +19,46 @@ Connections of trusted peers are not limited. The kernel counts the bytes, and l
 /proc; on systems without it none are closed. Callers on unix sockets belong to the server's user.
 """
 
+import ctypes
 import logging
 import os
 import socket
+import stat
 import struct
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import unquote
 
 from pyspark_theflash.base.memory import return_freed_memory
 from pyspark_theflash.net.address import UNIX
 
-FREE_BYTES: Final = 128 << 10
+FREE_BYTES: Final = 96 << 10
 PENDING_MAX: Final = 256
 """Connections without an authenticated call."""
 _SENT_PART: Final = 16
 _LOOK_S: Final = 0.1
-_LOG_LOOKS: Final = 10
-"""One line is logged in so many looks."""
+_NEXT_LOOK_S: Final = 0.02
+"""The time between two looks, and after one that has muted connections."""
+_LOG_S: Final = 1.0
+"""The least time between two lines of the log."""
 _DESCRIPTORS: Final = "/proc/self/fd"
 _INFO_BYTES: Final = 256
 _COUNTS: Final = struct.Struct("@QQ")
 _COUNTS_AT: Final = 120
 """The position of `tcpi_bytes_acked` and `tcpi_bytes_received` in the kernel's `tcp_info`."""
+MUTED_S: Final = 10.0
+"""The time for which a connection is muted before it is closed."""
+_ATTACH_FILTER, _DETACH_FILTER = 26, 27
+_RETURN: Final = ctypes.create_string_buffer(struct.pack("@HBBI", 6, 0, 0, 0), 8)
+"""The BPF instruction to accept 0 bytes of a packet, which drops it."""
+_DROP_ALL: Final = struct.pack("@HP", 1, ctypes.addressof(_RETURN))
+_LIBC: Final = ctypes.CDLL(None, use_errno=True)
+_ADDRESS_BYTES: Final = 16
+"""The size of an address. One of the family AF_UNSPEC, which is 0, ends a connection of TCP."""
 _log = logging.getLogger(__name__)
 
 
@@ -53,7 +70,6 @@ class _Counts:
     sent: int = 0
     granted: int = 0
     """Received bytes that are not counted."""
-    is_over: bool = False
 
 
 class Inflow:
@@ -121,12 +137,8 @@ class Inflow:
                 if not self._receiving[place]:
                     del self._receiving[place]
 
-    def check(self, connections: Mapping[str, tuple[int, int]]) -> list[str]:
-        """Return connections to close.
-
-        They are those that have sent too much now and at the last check, since a message may arrive
-        before its call starts, and the oldest ones of too many without an authenticated call, first
-        those of which a call was rejected.
+    def check(self, connections: Mapping[str, tuple[int, int]]) -> "Verdict":
+        """Decide which connections send too much, and which ones are too many.
 
         Args:
             connections: All connections by place, with the bytes received from and sent to each.
@@ -147,7 +159,7 @@ class Inflow:
         for release in released:
             release()
         before, self._counts = self._counts, {}
-        excessive = []
+        over = []
         for place, (received, sent) in connections.items():
             counts = before.get(place) or _Counts(self._checks)
             self._counts[place] = counts
@@ -157,82 +169,154 @@ class Inflow:
             counts.granted = received if place in called else counts.granted + more
             counts.received, counts.sent = received, sent
             limit = FREE_BYTES + self._message_bytes * receiving.get(place, 0)
-            was_over, counts.is_over = counts.is_over, received - counts.granted > limit
-            if was_over and counts.is_over:
-                excessive.append(place)
+            if received - counts.granted > limit:
+                over.append(place)
         pending = [place for place in connections if place not in authenticated]
         number = max(len(pending) - self._pending_max, 0)
         last = sorted(pending, key=lambda each: (each not in rejected, self._counts[each].since))
-        return list(dict.fromkeys(excessive + last[:number]))
+        return Verdict(over, last[:number])
+
+
+class Verdict(NamedTuple):
+    """Connections by place.
+
+    Attributes:
+        over: Those that have sent too much. A message may arrive before its call starts, and then
+            they have not.
+        surplus: The oldest of too many without an authenticated call, first those of which a call
+            was rejected.
+    """
+
+    over: list[str]
+    surplus: list[str]
+
+
+@dataclass(slots=True)
+class _File:
+    """A file that is open in this process.
+
+    Attributes:
+        inode: Its number; another file with the same descriptor has another.
+        place: The peer if it is a connection of the server, or "".
+        muted_s: The time at which it was muted; None: it is not.
+    """
+
+    inode: int
+    place: str
+    muted_s: float | None = None
+
+    def is_at(self, fd: int) -> bool:
+        """Return whether it has this descriptor still. Raises `OSError`: it is closed."""
+        return os.fstat(fd).st_ino == self.inode
 
 
 class InflowGuard:
-    """Closes connections of a server until it is stopped."""
+    """Mutes and closes connections of a server until it is stopped."""
 
     def __init__(self, address: str, inflow: Inflow) -> None:
         """`address` is the server's, with its actual port."""
         is_socket = address.startswith(UNIX)
         self._port = None if is_socket else int(address.rpartition(":")[2])
         self._inflow, self._ended = inflow, threading.Event()
-        self._looks = self._closed = 0
+        self._files: dict[int, _File] = {}
+        self._closed: list[str] = []
+        """Connections that were closed since the last line of the log."""
+        self._now_s = self._logged_s = 0.0
+        """The time that it has waited, and of the last line of the log."""
         self._thread = threading.Thread(target=self._run, name="inflow", daemon=True)
 
     def start(self) -> None:
-        """Start closing connections."""
+        """Start looking at connections."""
         if self._port is not None and os.path.isdir(_DESCRIPTORS):
             self._look()
             self._thread.start()
 
     def stop(self) -> None:
-        """Close no more connections."""
+        """Mute and close no more connections."""
         self._ended.set()
 
     def _run(self) -> None:
-        while not self._ended.wait(_LOOK_S):
-            self._look()
+        pause_s = _LOOK_S
+        while not self._ended.wait(pause_s):
+            self._now_s += pause_s
+            pause_s = _NEXT_LOOK_S if self._look() else _LOOK_S
+            if self._closed and self._now_s - self._logged_s >= _LOG_S:
+                self._log()
 
-    def _look(self) -> None:
+    def _look(self) -> bool:
+        """Mute and close connections; return whether any was muted."""
         with suppress(OSError):  # such as too many open files; the next look may succeed
-            self._close(*self._connections())
+            places = self._list()
+            verdict = self._inflow.check({place: _bytes(fd) for place, fd in places.items()})
+            is_new = self._mute(set(verdict.over))
+            late = [
+                file.place
+                for file in self._files.values()
+                if file.muted_s is not None and self._now_s - file.muted_s >= MUTED_S
+            ]
+            for place in dict.fromkeys(late + verdict.surplus):
+                self._reset(places[place])
+                self._closed.append(place)
+            return is_new
+        return False
 
-    def _connections(self) -> tuple[dict[str, int], dict[str, tuple[int, int]]]:
-        """Return the descriptors of the server's connections, and their bytes, by place."""
-        descriptors: dict[str, int] = {}
-        connections: dict[str, tuple[int, int]] = {}
-        for fd in map(int, os.listdir(_DESCRIPTORS)):
-            with suppress(OSError), _borrowed(fd) as sock:
-                if sock.family in (socket.AF_INET, socket.AF_INET6) and self._is_own(sock):
-                    place = _place_of(sock)
-                    descriptors[place], connections[place] = fd, _bytes(sock)
-        return descriptors, connections
+    def _mute(self, over: Collection[str]) -> bool:
+        """Mute the connections that are over their limit, and no others; return if any is new."""
+        is_new = False
+        for fd, file in self._files.items():
+            is_over = file.place in over
+            if is_over != (file.muted_s is not None):
+                self._filter(fd, file, is_muted=is_over)
+                file.muted_s = self._now_s if is_over else None
+                is_new |= is_over
+        return is_new
 
-    def _close(
-        self, descriptors: Mapping[str, int], connections: Mapping[str, tuple[int, int]]
-    ) -> None:
-        closing = self._inflow.check(connections)
-        for place in closing:
+    def _filter(self, fd: int, file: _File, *, is_muted: bool) -> None:
+        with suppress(OSError), _borrowed(fd) as sock:
+            if is_muted:
+                sock.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, _DROP_ALL)
             # gRPC may have closed it meanwhile, and opened another.
-            with suppress(OSError), _borrowed(descriptors[place]) as sock:
-                if _place_of(sock) == place:
-                    sock.shutdown(socket.SHUT_RDWR)
-        if closing:
-            return_freed_memory()
-        self._log(closing)
+            if not is_muted or not file.is_at(fd):
+                sock.setsockopt(socket.SOL_SOCKET, _DETACH_FILTER, 0)
 
-    def _log(self, closed: list[str]) -> None:
-        """Log the number of closed connections, and the last one, at most once a second."""
-        self._looks += 1
-        self._closed += len(closed)
-        if closed and self._looks >= _LOG_LOOKS:
-            _log.warning(
-                "connections closed: number=%s peer=%s: they send more than calls, or have none",
-                self._closed,
-                closed[-1],
-            )
-            self._looks = self._closed = 0
+    def _list(self) -> dict[str, int]:
+        """Return the descriptors of the server's connections, by place."""
+        before, self._files = self._files, {}
+        for fd in map(int, os.listdir(_DESCRIPTORS)):
+            with suppress(OSError):
+                file = os.fstat(fd)
+                known = before.get(fd)
+                if known is None or known.inode != file.st_ino:
+                    known = _File(file.st_ino, self._place_at(fd, file.st_mode))
+                self._files[fd] = known
+        return {file.place: fd for fd, file in self._files.items() if file.place}
 
-    def _is_own(self, sock: socket.socket) -> bool:
-        return bool(sock.getsockname()[1] == self._port)
+    def _place_at(self, fd: int, mode: int) -> str:
+        """Return a connection's peer like `_place`; "" for what is no connection of the server."""
+        if not stat.S_ISSOCK(mode):
+            return ""
+        with suppress(OSError), _borrowed(fd) as sock:
+            is_tcp = sock.family in (socket.AF_INET, socket.AF_INET6)
+            if is_tcp and sock.getsockname()[1] == self._port:
+                host, port = sock.getpeername()[:2]  # raises OSError if it listens
+                return _joined(host.removeprefix("::ffff:"), port)
+        return ""
+
+    def _reset(self, fd: int) -> None:
+        """Drop what a connection has received, and reset it."""
+        with suppress(OSError):
+            if self._files[fd].is_at(fd):
+                _LIBC.connect(fd, bytes(_ADDRESS_BYTES), _ADDRESS_BYTES)
+
+    def _log(self) -> None:
+        """Log the number of closed connections, and the last one."""
+        return_freed_memory()
+        _log.warning(
+            "connections closed: number=%s peer=%s: they send more than calls, or have none",
+            len(self._closed),
+            self._closed[-1],
+        )
+        self._closed, self._logged_s = [], self._now_s
 
 
 @contextmanager
@@ -245,24 +329,23 @@ def _borrowed(fd: int) -> Iterator[socket.socket]:
         sock.detach()
 
 
-def _bytes(sock: socket.socket) -> tuple[int, int]:
-    """Return the bytes received and sent."""
-    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES)
-    if len(info) < _COUNTS_AT + _COUNTS.size:
+def _bytes(fd: int) -> tuple[int, int]:
+    """Return the bytes that a connection has received and sent."""
+    info, size = ctypes.create_string_buffer(_INFO_BYTES), ctypes.c_uint(_INFO_BYTES)
+    options = socket.IPPROTO_TCP, socket.TCP_INFO
+    is_error = _LIBC.getsockopt(fd, *options, info, ctypes.byref(size))
+    if is_error or size.value < _COUNTS_AT + _COUNTS.size:
         return 0, 0
     sent, received = _COUNTS.unpack_from(info, _COUNTS_AT)
     return received, sent
 
 
-def _place_of(sock: socket.socket) -> str:
-    """Return a connection's peer like `_place`. Raises `OSError`: it listens."""
-    host, port = sock.getpeername()[:2]
-    host = host.removeprefix("::ffff:").partition("%")[0]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
 def _place(peer: str) -> str:
     """Return HOST:PORT of a peer in gRPC, such as `ipv6:%5B::1%5D:9000`."""
     host, _, port = unquote(peer).partition(":")[2].rpartition(":")
-    host = host.partition("%")[0].strip("[]")
+    return _joined(host.strip("[]"), port)
+
+
+def _joined(host: str, port: object) -> str:
+    host = host.partition("%")[0]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -9,7 +9,7 @@ PEER, PLACE = "ipv4:127.0.0.1:9000", "127.0.0.1:9000"
 
 
 def check(inflow, received, sent=0):
-    return inflow.check({PLACE: (received, sent)})
+    return inflow.check({PLACE: (received, sent)}).over
 
 
 @pytest.fixture
@@ -17,22 +17,19 @@ def inflow():
     return Inflow(MESSAGE)
 
 
-def test_a_connection_without_a_call_is_closed_above_a_limit(inflow):
+def test_a_connection_without_a_call_has_a_limit(inflow):
     for _ in range(3):
         assert check(inflow, FREE_BYTES) == []
-    assert check(inflow, FREE_BYTES + 1) == []
     assert check(inflow, FREE_BYTES + 1) == [PLACE]
 
 
-def test_one_that_continues_with_a_call_is_not(inflow):
-    assert check(inflow, 2 * FREE_BYTES) == []
+def test_a_call_that_starts_late_raises_it(inflow):
+    assert check(inflow, 2 * FREE_BYTES) == [PLACE]
     with inflow.receiving(PEER):
         pass
     for _ in range(3):
         assert check(inflow, 2 * FREE_BYTES) == []
-    for _ in range(2):
-        closed = check(inflow, 4 * FREE_BYTES)
-    assert closed == [PLACE]
+    assert check(inflow, 4 * FREE_BYTES) == [PLACE]
 
 
 def test_a_call_may_receive_its_message(inflow):
@@ -81,7 +78,7 @@ def test_a_connection_may_begin_after_they_were_listed(inflow):
         pass
     inflow.check({})
     for _ in range(3):
-        assert inflow.check({PLACE: (1 << 30, 0), "127.0.0.1:9001": (MESSAGE, 0)}) == []
+        assert inflow.check({PLACE: (1 << 30, 0), "127.0.0.1:9001": (MESSAGE, 0)}).over == []
 
 
 @pytest.mark.parametrize(
@@ -91,7 +88,7 @@ def test_a_connection_may_begin_after_they_were_listed(inflow):
 def test_names_of_grpc_are_places(inflow, peer, place):
     inflow.trust(peer)
     for _ in range(3):
-        assert inflow.check({place: (1 << 30, 0)}) == []
+        assert inflow.check({place: (1 << 30, 0)}).over == []
 
 
 def places(*ports):
@@ -100,14 +97,14 @@ def places(*ports):
 
 def test_the_oldest_of_too_many_without_a_call_are_closed():
     inflow = Inflow(MESSAGE, 2)
-    assert inflow.check(places(3, 4)) == []
-    assert inflow.check(places(1, 2, 3, 4)) == ["127.0.0.1:3", "127.0.0.1:4"]
+    assert inflow.check(places(3, 4)).surplus == []
+    assert inflow.check(places(1, 2, 3, 4)).surplus == ["127.0.0.1:3", "127.0.0.1:4"]
     inflow.trust("ipv4:127.0.0.1:1")
     inflow.admit("ipv4:127.0.0.1:2", lambda: lambda: None)
-    assert inflow.check(places(1, 2, 5, 6)) == []
-    assert inflow.check(places(1, 2, 5, 6, 7)) == ["127.0.0.1:5"]
+    assert inflow.check(places(1, 2, 5, 6)).surplus == []
+    assert inflow.check(places(1, 2, 5, 6, 7)).surplus == ["127.0.0.1:5"]
     inflow.reject("ipv4:127.0.0.1:7")
-    assert inflow.check(places(1, 2, 6, 7, 8)) == ["127.0.0.1:7"]
+    assert inflow.check(places(1, 2, 6, 7, 8)).surplus == ["127.0.0.1:7"]
 
 
 def test_connections_are_counted_from_their_first_call_to_their_end(inflow):

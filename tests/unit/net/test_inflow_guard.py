@@ -1,6 +1,7 @@
 """Headers without an end, sent to each gRPC server on TCP: their connections are closed."""
 
 import select
+import socket
 from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ import pytest
 from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.base.errors import OptionError, ServiceUnavailableError
 from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.net import inflow
 from pyspark_theflash.net.access import Access
 from pyspark_theflash.net.inflow import PENDING_MAX
 from pyspark_theflash.replication.pump.server import PumpServer
@@ -76,7 +78,8 @@ SERVERS = {
 
 
 @pytest.mark.parametrize("kind", SERVERS)
-def test_endless_headers_are_cut(kind, tmp_path):
+def test_endless_headers_are_cut(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(inflow, "MUTED_S", 0.5)
     with SERVERS[kind](tmp_path) as address, dial(address) as sock:
         sock.settimeout(TIMEOUT_S)
         data = HTTP2_PREFACE + http2_frame(1, 0, 3, PART) + MORE * 100
@@ -84,6 +87,45 @@ def test_endless_headers_are_cut(kind, tmp_path):
             sock.sendall(data)
             while sock.recv(1 << 16):
                 pass
+
+
+def send_endlessly(sock):
+    while True:
+        sock.sendall(MORE)
+
+
+@pytest.mark.parametrize("kind", SERVERS)
+def test_endless_headers_are_muted(kind, tmp_path):
+    """The sender waits for acknowledgements that never come."""
+    with SERVERS[kind](tmp_path) as address, dial(address) as sock:
+        sock.settimeout(1)
+        sock.sendall(HTTP2_PREFACE + http2_frame(1, 0, 3, PART))
+        with pytest.raises(TimeoutError):
+            send_endlessly(sock)
+
+
+def test_a_connection_is_muted_until_a_call_starts():
+    with socket.create_server(("127.0.0.1", 0)) as listener, ExitStack() as undo:
+        port = listener.getsockname()[1]
+        client = undo.enter_context(socket.create_connection(("127.0.0.1", port)))
+        server, (host, peer_port) = listener.accept()
+        undo.enter_context(server)
+        server.settimeout(TIMEOUT_S)
+        decisions = inflow.Inflow(1 << 20)
+        guard = inflow.InflowGuard(f"127.0.0.1:{port}", decisions)
+
+        def receive(count):
+            while count:
+                count -= len(server.recv(count))
+
+        client.sendall(bytes(inflow.FREE_BYTES + 1))
+        receive(inflow.FREE_BYTES + 1)
+        assert guard._look()
+        client.sendall(b"more")
+        assert select.select([server], [], [], 0.5)[0] == []
+        with decisions.receiving(f"ipv4:{host}:{peer_port}"):
+            assert not guard._look()
+            receive(4)
 
 
 @pytest.mark.parametrize("kind", ["grpc", "flight"])
