@@ -219,6 +219,7 @@ class InflowGuard:
         self._port = None if is_socket else int(address.rpartition(":")[2])
         self._inflow, self._ended = inflow, threading.Event()
         self._files: dict[int, _File] = {}
+        self._muted_max_s = MUTED_S
         self._closed: list[str] = []
         """Connections that were closed since the last line of the log."""
         self._now_s = self._logged_s = 0.0
@@ -230,6 +231,10 @@ class InflowGuard:
         if self._port is not None and os.path.isdir(_DESCRIPTORS):
             self._look()
             self._thread.start()
+
+    def drain(self) -> None:
+        """Close muted connections at once, since they do not notice that the server stops."""
+        self._muted_max_s = 0
 
     def stop(self) -> None:
         """Mute and close no more connections."""
@@ -252,7 +257,7 @@ class InflowGuard:
             late = [
                 file.place
                 for file in self._files.values()
-                if file.muted_s is not None and self._now_s - file.muted_s >= MUTED_S
+                if file.muted_s is not None and self._now_s - file.muted_s >= self._muted_max_s
             ]
             for place in dict.fromkeys(late + verdict.surplus):
                 self._reset(places[place])
@@ -284,11 +289,11 @@ class InflowGuard:
         before, self._files = self._files, {}
         for fd in map(int, os.listdir(_DESCRIPTORS)):
             with suppress(OSError):
-                file = os.fstat(fd)
-                known = before.get(fd)
-                if known is None or known.inode != file.st_ino:
-                    known = _File(file.st_ino, self._place_at(fd, file.st_mode))
-                self._files[fd] = known
+                status = os.fstat(fd)
+                file = before.get(fd)
+                if file is None or file.inode != status.st_ino:
+                    file = _File(status.st_ino, self._place_at(fd, status.st_mode))
+                self._files[fd] = file
         return {file.place: fd for fd, file in self._files.items() if file.place}
 
     def _place_at(self, fd: int, mode: int) -> str:

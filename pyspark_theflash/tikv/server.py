@@ -120,6 +120,7 @@ class EngineServer:
     def stop(self) -> None:
         """Finish running calls, and stop. The learner remains open."""
         self._stopping.set()
+        self._guard.drain()
         self._server.stop(_STOP_MS / 1000).wait()
         self._guard.stop()
         if self._ticker.ident is not None:

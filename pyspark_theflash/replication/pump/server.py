@@ -200,6 +200,7 @@ class PumpServer:
         self.pause()
         self._clock.sleep_ms(drain_ms)
         self._stopping = True
+        self._guard.drain()
         self._run(self._server.stop(_STOP_MS / 1000))
         self._guard.stop()
         self._end()

@@ -170,6 +170,7 @@ class Listener:
 
     def stop(self) -> None:
         """Reject new calls, wait up to 5 s for calls in progress, then end all."""
+        self._guard.drain()
         self._server.stop(_STOP_S).wait()
         self._watch.stop()
         self._guard.stop()
