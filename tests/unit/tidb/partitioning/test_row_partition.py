@@ -11,7 +11,7 @@ from pyspark_theflash.base.errors import NoPartitionError, UnsupportedError
 from pyspark_theflash.base.types import ColumnID, PhysicalTableID
 from pyspark_theflash.testing.stores import column, table_info
 from pyspark_theflash.tidb.codec.field_type import ColumnFlag, MySQLType
-from pyspark_theflash.tidb.partitioning import assign
+from pyspark_theflash.tidb.partitioning import row_partition
 from pyspark_theflash.tidb.partitioning.row_partition import assign_partitions, partition_columns
 from pyspark_theflash.tidb.schema.model import (
     PartitionDefinition,
@@ -111,14 +111,14 @@ def test_null_has_to_be_listed(columns: tuple[str, ...]) -> None:
 
 def test_definitions_are_read_once_and_forgotten_with_the_table() -> None:
     gc.collect()
-    before = len(assign._PLACEMENTS)
+    before = len(row_partition._PLACEMENTS)
     table = partitioned()
     place(table, pa.array([1], pa.int64()))
     place(table, pa.array([2], pa.int64()))
-    assert len(assign._PLACEMENTS) == before + 1
+    assert len(row_partition._PLACEMENTS) == before + 1
     del table
     gc.collect()
-    assert len(assign._PLACEMENTS) == before
+    assert len(row_partition._PLACEMENTS) == before
 
 
 @pytest.mark.parametrize(
