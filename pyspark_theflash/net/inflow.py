@@ -277,12 +277,15 @@ class InflowGuard:
         return is_new
 
     def _filter(self, fd: int, file: _File, *, is_muted: bool) -> None:
-        with suppress(OSError), _borrowed(fd) as sock:
-            if is_muted:
-                sock.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, _DROP_ALL)
-            # gRPC may have closed it meanwhile, and opened another.
-            if not is_muted or not file.is_at(fd):
-                sock.setsockopt(socket.SOL_SOCKET, _DETACH_FILTER, 0)
+        try:
+            with _borrowed(fd) as sock:
+                if is_muted:
+                    sock.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, _DROP_ALL)
+                # gRPC may have closed it meanwhile, and opened another.
+                if not is_muted or not file.is_at(fd):
+                    sock.setsockopt(socket.SOL_SOCKET, _DETACH_FILTER, 0)
+        except OSError:  # it is closed, or filters are not allowed here
+            self._reset(fd)
 
     def _list(self) -> dict[str, int]:
         """Return the descriptors of the server's connections, by place."""
