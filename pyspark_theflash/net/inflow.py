@@ -52,7 +52,9 @@ _COUNTS_AT: Final = 120
 """The position of `tcpi_bytes_acked` and `tcpi_bytes_received` in the kernel's `tcp_info`."""
 MUTED_S: Final = 10.0
 """The time for which a connection is muted before it is closed."""
-_ATTACH_FILTER, _DETACH_FILTER = 26, 27
+_ATTACH_FILTER: Final = 26
+_DETACH_FILTER: Final = 27
+"""SO_ATTACH_FILTER and SO_DETACH_FILTER of Linux, which Python does not name."""
 _RETURN: Final = ctypes.create_string_buffer(struct.pack("@HBBI", 6, 0, 0, 0), 8)
 """The BPF instruction to accept 0 bytes of a packet, which drops it."""
 _DROP_ALL: Final = struct.pack("@HP", 1, ctypes.addressof(_RETURN))
