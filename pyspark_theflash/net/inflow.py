@@ -1,7 +1,8 @@
 """TCP connections of a gRPC server, before, between and beside authenticated calls.
 
 Connections without an authenticated call have a budget: above it, the oldest are closed. gRPC
-itself would reject new ones, anyone's.
+itself would reject new ones, anyone's. A call waits while many connect, so connections that are new
+have a larger budget.
 
 gRPC limits the size of a call's metadata only when the client has acknowledged its settings. Until
 then it keeps up to 16 MiB of a block of headers that does not end, in 24 MiB of memory, on each
@@ -39,6 +40,10 @@ from pyspark_theflash.net.address import UNIX
 FREE_BYTES: Final = 96 << 10
 PENDING_MAX: Final = 256
 """Connections without an authenticated call."""
+NEW_S: Final = 2.0
+"""The time for which a connection is new."""
+NEW_FACTOR: Final = 3
+"""The budget with new connections, for each connection of the other."""
 _SENT_PART: Final = 16
 _LOOK_S: Final = 0.1
 _NEXT_LOOK_S: Final = 0.02
@@ -66,8 +71,8 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Counts:
-    since: int
-    """The check that listed the connection first."""
+    since_s: float
+    """The time of the check that listed the connection first."""
     received: int = 0
     sent: int = 0
     granted: int = 0
@@ -82,10 +87,10 @@ class Inflow:
 
         Args:
             message_bytes: The limit of a message that authenticated callers send.
-            pending_max: The limit of connections without an authenticated call.
+            pending_max: The limit of connections without an authenticated call that are not new.
         """
         self._message_bytes, self._mutex = message_bytes, threading.Lock()
-        self._pending_max, self._checks = pending_max, 0
+        self._pending_max, self._is_checked = pending_max, False
         self._receiving: Counter[str] = Counter()
         self._called: set[str] = set()
         """Connections with a step of a call since the last check."""
@@ -112,7 +117,7 @@ class Inflow:
         """
         place = _place(peer)
         with self._mutex:
-            if not self._checks or place in self._admitted:
+            if not self._is_checked or place in self._admitted:
                 return
             self._rejected.add(place)
             self._admitted[place] = acquire()
@@ -139,14 +144,15 @@ class Inflow:
                 if not self._receiving[place]:
                     del self._receiving[place]
 
-    def check(self, connections: Mapping[str, tuple[int, int]]) -> "Verdict":
+    def check(self, connections: Mapping[str, tuple[int, int]], now_s: float) -> "Verdict":
         """Decide which connections send too much, and which ones are too many.
 
         Args:
             connections: All connections by place, with the bytes received from and sent to each.
+            now_s: The time.
         """
         with self._mutex:
-            self._checks += 1
+            self._is_checked = True
             called, trusted = self._called, set(self._trusted)
             receiving = dict(self._receiving)
             noted = called | trusted | self._admitted.keys() | self._rejected
@@ -163,7 +169,7 @@ class Inflow:
         before, self._counts = self._counts, {}
         over = []
         for place, (received, sent) in connections.items():
-            counts = before.get(place) or _Counts(self._checks)
+            counts = before.get(place) or _Counts(now_s)
             self._counts[place] = counts
             if place in trusted:
                 continue
@@ -174,9 +180,18 @@ class Inflow:
             if received - counts.granted > limit:
                 over.append(place)
         pending = [place for place in connections if place not in authenticated]
+        pending.sort(key=lambda each: (each not in rejected, self._counts[each].since_s))
         number = max(len(pending) - self._pending_max, 0)
-        last = sorted(pending, key=lambda each: (each not in rejected, self._counts[each].since))
-        return Verdict(over, last[:number])
+        old = [
+            place
+            for place in pending[:number]
+            if place in rejected or now_s - self._counts[place].since_s >= NEW_S
+        ]
+        new_number = max(len(pending) - self._pending_max * NEW_FACTOR, 0)
+        surplus = max(old, pending[:new_number], key=len)
+        with self._mutex:  # another connection may have the same place next
+            self._rejected.difference_update(surplus)
+        return Verdict(over, surplus)
 
 
 class Verdict(NamedTuple):
@@ -186,7 +201,7 @@ class Verdict(NamedTuple):
         over: Those that have sent too much. A message may arrive before its call starts, and then
             they have not.
         surplus: The oldest of too many without an authenticated call, first those of which a call
-            was rejected.
+            was rejected; new ones only above their own limit.
     """
 
     over: list[str]
@@ -254,7 +269,8 @@ class InflowGuard:
         """Mute and close connections; return whether any was muted."""
         with suppress(OSError):  # such as too many open files; the next look may succeed
             places = self._list()
-            verdict = self._inflow.check({place: _bytes(fd) for place, fd in places.items()})
+            counts = {place: _bytes(fd) for place, fd in places.items()}
+            verdict = self._inflow.check(counts, self._now_s)
             is_new = self._mute(set(verdict.over))
             late = [
                 file.place

@@ -31,7 +31,7 @@ from pyspark_theflash.base.errors import (
 from pyspark_theflash.base.tls import ServerTls
 from pyspark_theflash.net.bind import check_names, check_safe
 from pyspark_theflash.net.channel import grpc
-from pyspark_theflash.net.inflow import Inflow, InflowGuard
+from pyspark_theflash.net.inflow import NEW_FACTOR, Inflow, InflowGuard
 from pyspark_theflash.net.listen import COMMON_OPTIONS, bind_server, server_credentials
 from pyspark_theflash.service.api.call import CallContext, local_identity
 from pyspark_theflash.service.api.error import encode_error
@@ -139,7 +139,7 @@ class Listener:
                 ("grpc.max_receive_message_length", UNARY_BYTES_MAX),
                 ("grpc.max_send_message_length", self.SEND_BYTES_MAX),
                 ("grpc.max_concurrent_streams", limits.calls),
-                ("grpc.max_allowed_incoming_connections", _SPARE * connections),
+                ("grpc.max_allowed_incoming_connections", NEW_FACTOR * _SPARE * connections),
                 ("grpc.server_handshake_timeout_ms", self._timeouts.greeting_ms),
                 ("grpc.max_connection_idle_ms", self._timeouts.pending_ms),
                 ("grpc.http2.settings_timeout", self._timeouts.pending_ms),

@@ -2,14 +2,14 @@
 
 import pytest
 
-from pyspark_theflash.net.inflow import FREE_BYTES, Inflow
+from pyspark_theflash.net.inflow import FREE_BYTES, NEW_FACTOR, NEW_S, Inflow
 
 MESSAGE = 1 << 20
 PEER, PLACE = "ipv4:127.0.0.1:9000", "127.0.0.1:9000"
 
 
 def check(inflow, received, sent=0):
-    return inflow.check({PLACE: (received, sent)}).over
+    return inflow.check({PLACE: (received, sent)}, 0).over
 
 
 @pytest.fixture
@@ -64,10 +64,10 @@ def test_trusted_connections_have_no_limit_until_they_end(inflow):
     inflow.trust(PEER)
     for n in range(3):
         assert check(inflow, n << 30) == []
-    inflow.check({})
+    inflow.check({}, 0)
     assert check(inflow, 1 << 30) == []
     for _ in range(2):
-        inflow.check({})
+        inflow.check({}, 0)
     check(inflow, 1 << 30)
     assert check(inflow, 1 << 30) == [PLACE]
 
@@ -76,9 +76,9 @@ def test_a_connection_may_begin_after_they_were_listed(inflow):
     inflow.trust(PEER)
     with inflow.receiving("ipv4:127.0.0.1:9001"):
         pass
-    inflow.check({})
+    inflow.check({}, 0)
     for _ in range(3):
-        assert inflow.check({PLACE: (1 << 30, 0), "127.0.0.1:9001": (MESSAGE, 0)}).over == []
+        assert inflow.check({PLACE: (1 << 30, 0), "127.0.0.1:9001": (MESSAGE, 0)}, 0).over == []
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_a_connection_may_begin_after_they_were_listed(inflow):
 def test_names_of_grpc_are_places(inflow, peer, place):
     inflow.trust(peer)
     for _ in range(3):
-        assert inflow.check({place: (1 << 30, 0)}).over == []
+        assert inflow.check({place: (1 << 30, 0)}, 0).over == []
 
 
 def places(*ports):
@@ -97,14 +97,28 @@ def places(*ports):
 
 def test_the_oldest_of_too_many_without_a_call_are_closed():
     inflow = Inflow(MESSAGE, 2)
-    assert inflow.check(places(3, 4)).surplus == []
-    assert inflow.check(places(1, 2, 3, 4)).surplus == ["127.0.0.1:3", "127.0.0.1:4"]
+
+    def closed(now_s, *ports):
+        return [int(each.split(":")[1]) for each in inflow.check(places(*ports), now_s).surplus]
+
+    assert closed(0, 3, 4) == []
+    assert closed(1, 1, 2, 3, 4, 5, 6) == []
+    assert closed(NEW_S, 1, 2, 3, 4, 5, 6) == [3, 4]
     inflow.trust("ipv4:127.0.0.1:1")
     inflow.admit("ipv4:127.0.0.1:2", lambda: lambda: None)
-    assert inflow.check(places(1, 2, 5, 6)).surplus == []
-    assert inflow.check(places(1, 2, 5, 6, 7)).surplus == ["127.0.0.1:5"]
+    assert closed(NEW_S + 1, 1, 2, 5, 6) == []
+    assert closed(NEW_S + 1, 1, 2, 5, 6, 7) == [5]
     inflow.reject("ipv4:127.0.0.1:7")
-    assert inflow.check(places(1, 2, 6, 7, 8)).surplus == ["127.0.0.1:7"]
+    assert closed(NEW_S + 1, 1, 2, 6, 7, 8) == [7]
+    # Another connection has the place of the one that was rejected.
+    assert closed(NEW_S + 1, 1, 2, 6, 7, 8) == [6]
+
+
+def test_the_oldest_of_far_too_many_new_ones_are_closed():
+    inflow = Inflow(MESSAGE, 2)
+    assert inflow.check(places(*range(2 * NEW_FACTOR)), 0).surplus == []
+    closed = inflow.check(places(*range(2 * NEW_FACTOR + 1)), 0).surplus
+    assert closed == ["127.0.0.1:0"]
 
 
 def test_connections_are_counted_from_their_first_call_to_their_end(inflow):
@@ -121,13 +135,13 @@ def test_connections_are_counted_from_their_first_call_to_their_end(inflow):
 
     admit(1)
     assert counted == []  # no check has begun
-    inflow.check({})
+    inflow.check({}, 0)
     for port in (1, 2, 1):
         admit(port)
     with pytest.raises(ValueError, match="two already"):
         admit(3)
-    inflow.check(places(1))
+    inflow.check(places(1), 0)
     assert len(counted) == 2  # the second may have begun after they were listed
-    inflow.check(places(1))
+    inflow.check(places(1), 0)
     assert len(counted) == 1
     admit(3)
