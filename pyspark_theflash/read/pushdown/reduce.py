@@ -63,11 +63,15 @@ _SPARSE: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """Groups of rows: `codes[row]` is below `count`; `keys` has one array per grouping column."""
+    """Groups of rows: `codes[row]` is below `count`; `keys` has one array per grouping column.
+
+    `sizes` has the number of rows of each group; None: it has not been counted.
+    """
 
     codes: Codes
     count: int
     keys: tuple[pa.Array, ...]
+    sizes: Codes | None = None
 
 
 def groups_of(columns: Sequence[pa.Array], rows: int) -> Groups:
@@ -84,11 +88,11 @@ def groups_of(columns: Sequence[pa.Array], rows: int) -> Groups:
     codes, size, are_places = parts[0][0], len(parts[0][1]), True
     for part, values in parts[1:]:
         if size * len(values) > np.iinfo(np.int64).max:
-            codes, distinct_codes = _dense(codes, size)
+            codes, distinct_codes, _ = _dense(codes, size)
             size, are_places = len(distinct_codes), False
         codes = codes * len(values) + part
         size *= len(values)
-    codes, distinct_codes = _dense(codes, size)
+    codes, distinct_codes, sizes = _dense(codes, size)
     if are_places:
         chosen = _places(distinct_codes, [len(values) for _, values in parts])
     else:
@@ -98,7 +102,7 @@ def groups_of(columns: Sequence[pa.Array], rows: int) -> Groups:
     keys = [
         values.take(pa.array(indices)) for indices, (_, values) in zip(chosen, parts, strict=True)
     ]
-    return Groups(codes, len(distinct_codes), tuple(keys))
+    return Groups(codes, len(distinct_codes), tuple(keys), sizes)
 
 
 def groups_apart(columns: Sequence[pa.Array], rows: int) -> Groups:
@@ -177,19 +181,22 @@ def _ranged(values: pa.Array) -> tuple[Codes, pa.Array] | None:
     return codes, distinct
 
 
-def _dense(codes: Codes, size: int) -> tuple[Codes, Codes]:
-    """Renumber codes below `size` without gaps; also return the original codes."""
+def _dense(codes: Codes, size: int) -> tuple[Codes, Codes, Codes | None]:
+    """Renumber codes below `size` without gaps.
+
+    Returns also the original codes, and the number of rows of each, if it was counted.
+    """
     if size <= max(_SPARSE * len(codes), 1 << 10):
         counts = np.bincount(codes, minlength=size)
         distinct_codes = np.flatnonzero(counts)
         if len(distinct_codes) == size:
-            return codes, distinct_codes
+            return codes, distinct_codes, counts
         places = np.zeros(size, np.int64)
         places[distinct_codes] = np.arange(len(distinct_codes))
-        return places[codes], distinct_codes
+        return places[codes], distinct_codes, counts[distinct_codes]
     encoded = pc.dictionary_encode(pa.array(codes))
     numbers: Codes = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-    return numbers, encoded.dictionary.to_numpy(zero_copy_only=False)
+    return numbers, encoded.dictionary.to_numpy(zero_copy_only=False), None
 
 
 def reduced_type(function: AggregateFunction, tp: pa.DataType) -> pa.DataType:
@@ -216,7 +223,7 @@ class Reduction:
 
     def __init__(self, groups: Groups) -> None:
         self._groups = groups
-        self._rows: pa.Array | None = None
+        self._sizes = groups.sizes
 
     def run(self, function: AggregateFunction, value: Rows | None, to: pa.DataType) -> pa.Array:
         """Apply a function; the result type is `to`. COUNT of None counts rows.
@@ -245,9 +252,9 @@ class Reduction:
             return pa.array([rows])
         if valid is not None:
             return pa.array(np.bincount(self._groups.codes[valid], minlength=self._groups.count))
-        if self._rows is None:
-            self._rows = pa.array(np.bincount(self._groups.codes, minlength=self._groups.count))
-        return self._rows
+        if self._sizes is None:
+            self._sizes = np.bincount(self._groups.codes, minlength=self._groups.count)
+        return pa.array(self._sizes)
 
     def _exact(self, function: AggregateFunction, value: Exact, to: pa.DataType) -> pa.Array:
         ints = value.ints
