@@ -13,7 +13,8 @@ once would not stop a peer that opens others, and after a shutdown gRPC would re
     FREE_BYTES                 since the connection began or the last step of an authenticated call;
                                more than the flow control allows for a call that has not started,
                                and less than the kernel buffers, so that waiting ones count
-    the limit of a message     for each call that is receiving its message
+    the limit of a message     for each call that is receiving its message; twice this for all calls
+                               of a caller together, first those that have received little
     a 16th of what they get    flow control and acknowledgements of rows that they read
 
 Connections of trusted peers are not limited. The kernel counts the bytes, and lists connections in
@@ -31,6 +32,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Final, NamedTuple
 from urllib.parse import unquote
 
@@ -44,6 +46,8 @@ NEW_S: Final = 2.0
 """The time for which a connection is new."""
 NEW_FACTOR: Final = 3
 """The budget with new connections, for each connection of the other."""
+MESSAGES_MAX: Final = 2
+"""Messages of the largest size that a caller may be sending at a time."""
 _SENT_PART: Final = 16
 _LOOK_S: Final = 0.1
 _NEXT_LOOK_S: Final = 0.02
@@ -60,9 +64,20 @@ MUTED_S: Final = 10.0
 _ATTACH_FILTER: Final = 26
 _DETACH_FILTER: Final = 27
 """SO_ATTACH_FILTER and SO_DETACH_FILTER of Linux, which Python does not name."""
-_RETURN: Final = ctypes.create_string_buffer(struct.pack("@HBBI", 6, 0, 0, 0), 8)
-"""The BPF instruction to accept 0 bytes of a packet, which drops it."""
-_DROP_ALL: Final = struct.pack("@HP", 1, ctypes.addressof(_RETURN))
+_INSTRUCTIONS: Final = (
+    (0x30, 0, 0, 13),  # load the flags of TCP
+    (0x45, 0, 1, 0b111),  # skip the next one unless FIN, SYN or RST is set
+    (0x06, 0, 0, (1 << 32) - 1),  # accept all bytes
+    (0x06, 0, 0, 0),  # accept none, which drops the packet
+)
+"""A BPF program: code, jumps if true and if false, operand.
+
+Without these flags the end of a connection would not be noticed, nor a new one from its place.
+"""
+_PROGRAM: Final = ctypes.create_string_buffer(
+    b"".join(struct.pack("@HBBI", *each) for each in _INSTRUCTIONS)
+)
+_DROP_DATA: Final = struct.pack("@HP", len(_INSTRUCTIONS), ctypes.addressof(_PROGRAM))
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _ADDRESS_BYTES: Final = 16
 """The size of an address. One of the family AF_UNSPEC, which is 0, ends a connection of TCP."""
@@ -92,6 +107,8 @@ class Inflow:
         self._message_bytes, self._mutex = message_bytes, threading.Lock()
         self._pending_max, self._is_checked = pending_max, False
         self._receiving: Counter[str] = Counter()
+        self._callers: dict[str, str] = {}
+        """The identity of the last of these calls on each connection."""
         self._called: set[str] = set()
         """Connections with a step of a call since the last check."""
         self._trusted: set[str] = set()
@@ -129,11 +146,12 @@ class Inflow:
             self._rejected.add(_place(peer))
 
     @contextmanager
-    def receiving(self, peer: str) -> Iterator[None]:
-        """Expect a message of an authenticated call on a connection during a block."""
+    def receiving(self, peer: str, identity: str) -> Iterator[None]:
+        """Expect a message of an authenticated caller on a connection during a block."""
         place = _place(peer)
         with self._mutex:
             self._receiving[place] += 1
+            self._callers[place] = identity
             self._called.add(place)
         try:
             yield
@@ -142,7 +160,7 @@ class Inflow:
                 self._called.add(place)
                 self._receiving[place] -= 1
                 if not self._receiving[place]:
-                    del self._receiving[place]
+                    del self._receiving[place], self._callers[place]
 
     def check(self, connections: Mapping[str, tuple[int, int]], now_s: float) -> "Verdict":
         """Decide which connections send too much, and which ones are too many.
@@ -154,7 +172,7 @@ class Inflow:
         with self._mutex:
             self._is_checked = True
             called, trusted = self._called, set(self._trusted)
-            receiving = dict(self._receiving)
+            receiving, callers = dict(self._receiving), dict(self._callers)
             noted = called | trusted | self._admitted.keys() | self._rejected
             absent = noted - connections.keys()
             ended = absent & self._absent
@@ -168,6 +186,7 @@ class Inflow:
             release()
         before, self._counts = self._counts, {}
         over = []
+        messages: dict[str, list[tuple[int, str]]] = {}
         for place, (received, sent) in connections.items():
             counts = before.get(place) or _Counts(now_s)
             self._counts[place] = counts
@@ -176,9 +195,18 @@ class Inflow:
             more = min(received - counts.received, (sent - counts.sent) // _SENT_PART)
             counts.granted = received if place in called else counts.granted + more
             counts.received, counts.sent = received, sent
-            limit = FREE_BYTES + self._message_bytes * receiving.get(place, 0)
-            if received - counts.granted > limit:
+            size_bytes = received - counts.granted - FREE_BYTES
+            if size_bytes > self._message_bytes * receiving.get(place, 0):
                 over.append(place)
+            elif size_bytes > 0:
+                messages.setdefault(callers[place], []).append((size_bytes, place))
+        for sizes in messages.values():
+            sizes.sort()
+            totals = accumulate(size_bytes for size_bytes, _ in sizes)
+            limit = MESSAGES_MAX * self._message_bytes
+            over += [
+                place for total, (_, place) in zip(totals, sizes, strict=True) if total > limit
+            ]
         pending = [place for place in connections if place not in authenticated]
         pending.sort(key=lambda each: (each not in rejected, self._counts[each].since_s))
         number = max(len(pending) - self._pending_max, 0)
@@ -298,7 +326,7 @@ class InflowGuard:
         try:
             with _borrowed(fd) as sock:
                 if is_muted:
-                    sock.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, _DROP_ALL)
+                    sock.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, _DROP_DATA)
                 # gRPC may have closed it meanwhile, and opened another.
                 if not is_muted or not file.is_at(fd):
                     sock.setsockopt(socket.SOL_SOCKET, _DETACH_FILTER, 0)

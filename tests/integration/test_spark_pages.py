@@ -4,31 +4,16 @@ import gzip
 import json
 import re
 import shutil
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 
 import pytest
 
-from tests.support.page_commands import blocks_of, output_of
+from tests.support.page_commands import output_of, script_of
 
 PROJECT = Path(__file__).parents[2]
 TIMEOUT_S = 600
 NOT_RUN = ("make demo", "make wheel")
 """Starts of the blocks that install the package, which the tests have."""
-
-
-def script(page: Path, store: Path) -> str:
-    """Return a script of bash that runs the page's blocks, in order.
-
-    Consecutive blocks of Python are one program.
-    """
-    run = [block for block in blocks_of(page.read_text()) if not block[1].startswith(NOT_RUN)]
-    parts = ["set -euo pipefail\n"]
-    for language, blocks in groupby(run, key=itemgetter(0)):
-        content = "".join(block for _, block in blocks)
-        parts.append(content if language == "sh" else f"python - <<'END'\n{content}END\n")
-    return "".join(parts).replace("/tmp/bank", str(store))
 
 
 def tidbs_sum() -> int:
@@ -45,6 +30,8 @@ def tidbs_sum() -> int:
 def test_the_page_does_what_it_says(page: str, sums: int, last: str, tmp_path: Path) -> None:
     bank = "tests/fixtures/bank"
     shutil.copytree(PROJECT / bank, tmp_path / bank)
-    output = output_of(script(PROJECT / page, tmp_path / "store"), tmp_path, TIMEOUT_S)
+    folders = {"/tmp/bank": tmp_path / "store"}
+    script = script_of((PROJECT / page).read_text(), folders, NOT_RUN)
+    output = output_of(script, tmp_path, TIMEOUT_S)
     assert len(re.findall(rf"\b{tidbs_sum()}\b", output)) == sums, output
     assert last in output.splitlines()[-1], output

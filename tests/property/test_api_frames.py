@@ -209,7 +209,7 @@ def test_a_proof_is_of_one_nonce(one, other):
         token = TOKENS[Role.WRITE]
         stored = tokens.by_proof(one, token.proof(one))
         assert tokens.role(stored) is Role.WRITE
-        assert stored == tokens.by_token(token.value)
+        assert tokens.by_token(token.value) == (stored, Role.WRITE)
         assert (tokens.by_proof(other, token.proof(one)) is None) == (one != other)
         assert tokens.by_proof(one, AccessToken("another-token-than-those").proof(one)) is None
 

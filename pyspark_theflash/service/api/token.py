@@ -15,8 +15,7 @@ import hashlib
 import hmac
 import os
 import stat
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -61,45 +60,50 @@ class Tokens:
 
     def __init__(self, path: Path) -> None:
         """Raises `OptionError`: the file is invalid, or other users can read it."""
-        self._path, self._mutex = path, threading.Lock()
-        self._stamp: object = None
-        self._roles: dict[bytes, Role] = {}
+        self._path = path
+        self._read: tuple[object, dict[bytes, Role]] = None, {}
+        """The status of the file before it was read, and its tokens."""
         self._current()
 
     def by_proof(self, nonce: bytes, proof: bytes) -> bytes | None:
         """Return the stored form of the token that a proof is valid for, or None."""
         if len(proof) != PROOF_BYTES:
             return None
-        return self._matching(lambda stored: _sha256(_xor(proof, _mask(stored, nonce))))
+        roles = self._current()
+        return _matching(roles, lambda stored: _sha256(_xor(proof, _mask(stored, nonce))))
 
-    def by_token(self, token: str) -> bytes | None:
-        """Return the stored form of a token, or None if it is not valid."""
-        hashed = _sha256(_sha256(token.encode("utf-8", "surrogatepass")))
-        return self._matching(lambda _: hashed)
+    def by_token(self, token: str) -> tuple[bytes, Role] | None:
+        """Return the stored form of a token and its role, or None if it is not valid."""
+        hashed, roles = _sha256(_sha256(token.encode("utf-8", "surrogatepass"))), self._current()
+        stored = _matching(roles, lambda _: hashed)
+        return None if stored is None else (stored, roles[stored])
 
     def role(self, stored: bytes) -> Role | None:
         """Return the current role of a token; None if it was revoked."""
         return self._current().get(stored)
 
-    def _matching(self, hashed: Callable[[bytes], bytes]) -> bytes | None:
-        """Compare with all tokens, so that the time does not depend on the one that matches."""
-        match = None
-        for stored in self._current():
-            if hmac.compare_digest(hashed(stored), stored):
-                match = stored
-        return match
-
     def _current(self) -> dict[bytes, Role]:
-        with self._mutex:
-            try:
-                status = self._path.stat()
-            except OSError as error:
-                raise OptionError(_OPTION, f"cannot read {self._path}: {error.strerror}") from error
-            stamp = (status.st_mtime_ns, status.st_ino, status.st_size, status.st_mode)
-            if stamp != self._stamp:
-                self._roles = _parse(read_private(self._path))
-                self._stamp = stamp
-            return self._roles
+        # Without a lock: calls that authenticate at the same time would wait for each other, since
+        # a thread that asks for the status gives up the interpreter meanwhile.
+        try:
+            status = os.stat(self._path)
+        except OSError as error:
+            raise OptionError(_OPTION, f"cannot read {self._path}: {error.strerror}") from error
+        stamp = (status.st_mtime_ns, status.st_ino, status.st_size, status.st_mode)
+        before, roles = self._read
+        if stamp != before:
+            roles = _parse(read_private(self._path))
+            self._read = stamp, roles
+        return roles
+
+
+def _matching(stored_tokens: Iterable[bytes], hashed: Callable[[bytes], bytes]) -> bytes | None:
+    """Compare with all tokens, so that the time does not depend on the one that matches."""
+    match = None
+    for stored in stored_tokens:
+        if hmac.compare_digest(hashed(stored), stored):
+            match = stored
+    return match
 
 
 def identity_of(stored: bytes) -> str:

@@ -223,7 +223,7 @@ class Listener:
                 context.peer(), partial(self._connections.acquired, identity, is_admin=is_admin)
             )
             with self._slot(context, identity, is_admin=is_admin) as reserve:
-                body = self._message(requests, context)
+                body = self._message(requests, context, identity)
                 reserve(len(body))
                 yield body, reserve
         except Exception as error:  # noqa: BLE001 (all are sent to the caller)
@@ -263,10 +263,12 @@ class Listener:
             if not is_active:
                 end()
 
-    def _message(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+    def _message(
+        self, requests: Iterator[bytes], context: grpc.ServicerContext, identity: str
+    ) -> bytes:
         """Receive the message of a call. Raises `CallCancelledError`: it does not arrive."""
         with (
-            self._inflow.receiving(context.peer()),
+            self._inflow.receiving(context.peer(), identity),
             self._watch.within(context, self._timeouts.frame_ms),
         ):
             try:
@@ -333,13 +335,13 @@ class Listener:
         if not isinstance(header, str) or not header.startswith(_BEARER):
             raise AuthenticationError(self.address, "the call has no bearer token")
         try:
-            stored = self._tokens.by_token(header.removeprefix(_BEARER))
-            role = None if stored is None else self._tokens.role(stored)
+            caller = self._tokens.by_token(header.removeprefix(_BEARER))
         except OptionError as error:
             _log.error("tokens cannot be read: %s", error)
             raise AuthenticationError(self.address, "the server cannot read its tokens") from None
-        if stored is None or role is None:
+        if caller is None:
             raise AuthenticationError(self.address, "this token is not valid")
+        stored, role = caller
         return role, identity_of(stored)
 
     def _abort(self, context: grpc.ServicerContext, error: Exception) -> NoReturn:

@@ -1,11 +1,14 @@
 """Connections that send more than authenticated calls need."""
 
+from contextlib import ExitStack
+
 import pytest
 
 from pyspark_theflash.net.inflow import FREE_BYTES, NEW_FACTOR, NEW_S, Inflow
 
 MESSAGE = 1 << 20
 PEER, PLACE = "ipv4:127.0.0.1:9000", "127.0.0.1:9000"
+ME, OTHER = "token 1", "token 2"
 
 
 def check(inflow, received, sent=0):
@@ -25,7 +28,7 @@ def test_a_connection_without_a_call_has_a_limit(inflow):
 
 def test_a_call_that_starts_late_raises_it(inflow):
     assert check(inflow, 2 * FREE_BYTES) == [PLACE]
-    with inflow.receiving(PEER):
+    with inflow.receiving(PEER, ME):
         pass
     for _ in range(3):
         assert check(inflow, 2 * FREE_BYTES) == []
@@ -33,9 +36,9 @@ def test_a_call_that_starts_late_raises_it(inflow):
 
 
 def test_a_call_may_receive_its_message(inflow):
-    with inflow.receiving(PEER):
+    with inflow.receiving(PEER, ME):
         assert check(inflow, 0) == []
-        with inflow.receiving(PEER):
+        with inflow.receiving(PEER, ME):
             assert check(inflow, 0) == []
             for _ in range(3):
                 assert check(inflow, 2 * MESSAGE + FREE_BYTES) == []
@@ -44,10 +47,21 @@ def test_a_call_may_receive_its_message(inflow):
 
 
 def test_a_call_whose_message_is_larger_is_closed(inflow):
-    with inflow.receiving(PEER):
+    with inflow.receiving(PEER, ME):
         check(inflow, 0)
         check(inflow, MESSAGE + FREE_BYTES + 1)
         assert check(inflow, MESSAGE + FREE_BYTES + 1) == [PLACE]
+
+
+def test_a_caller_may_send_a_few_large_messages_at_a_time(inflow):
+    sizes = {1: MESSAGE, 2: MESSAGE // 2, 3: MESSAGE, 4: 1, 5: MESSAGE}
+    connections = {f"127.0.0.1:{port}": (FREE_BYTES + size, 0) for port, size in sizes.items()}
+    with ExitStack() as calls:
+        for port in sizes:
+            identity = OTHER if port == 5 else ME
+            calls.enter_context(inflow.receiving(f"ipv4:127.0.0.1:{port}", identity))
+        inflow.check(dict.fromkeys(connections, (0, 0)), 0)
+        assert inflow.check(connections, 0).over == ["127.0.0.1:3"]
 
 
 def test_readers_of_rows_acknowledge_them(inflow):
@@ -74,7 +88,7 @@ def test_trusted_connections_have_no_limit_until_they_end(inflow):
 
 def test_a_connection_may_begin_after_they_were_listed(inflow):
     inflow.trust(PEER)
-    with inflow.receiving("ipv4:127.0.0.1:9001"):
+    with inflow.receiving("ipv4:127.0.0.1:9001", ME):
         pass
     inflow.check({}, 0)
     for _ in range(3):

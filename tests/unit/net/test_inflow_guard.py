@@ -2,6 +2,7 @@
 
 import select
 import socket
+import struct
 from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
 from types import SimpleNamespace
@@ -104,7 +105,9 @@ def test_endless_headers_are_muted(kind, tmp_path):
             send_endlessly(sock)
 
 
-def test_a_connection_is_muted_until_a_call_starts():
+@contextmanager
+def muted():
+    """Yield the client and server of a muted connection, the peer's name, and what muted it."""
     with socket.create_server(("127.0.0.1", 0)) as listener, ExitStack() as undo:
         port = listener.getsockname()[1]
         client = undo.enter_context(socket.create_connection(("127.0.0.1", port)))
@@ -113,19 +116,31 @@ def test_a_connection_is_muted_until_a_call_starts():
         server.settimeout(TIMEOUT_S)
         decisions = inflow.Inflow(1 << 20)
         guard = inflow.InflowGuard(f"127.0.0.1:{port}", decisions)
-
-        def receive(count):
-            while count:
-                count -= len(server.recv(count))
-
         client.sendall(bytes(inflow.FREE_BYTES + 1))
-        receive(inflow.FREE_BYTES + 1)
+        receive(server, inflow.FREE_BYTES + 1)
         assert guard._look()
         client.sendall(b"more")
         assert select.select([server], [], [], 0.5)[0] == []
-        with decisions.receiving(f"ipv4:{host}:{peer_port}"):
-            assert not guard._look()
-            receive(4)
+        yield client, server, f"ipv4:{host}:{peer_port}", guard
+
+
+def receive(sock, count):
+    while count:
+        count -= len(sock.recv(count))
+
+
+def test_a_connection_is_muted_until_a_call_starts():
+    with muted() as (_, server, peer, guard), guard._inflow.receiving(peer, "token 1"):
+        assert not guard._look()
+        receive(server, 4)
+
+
+def test_the_end_of_a_muted_connection_is_noticed():
+    with muted() as (client, server, _, _):
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+        with pytest.raises(ConnectionResetError):
+            server.recv(1)
 
 
 @pytest.mark.parametrize("kind", ["grpc", "flight"])
