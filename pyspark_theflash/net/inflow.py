@@ -78,7 +78,7 @@ _PROGRAM: Final = ctypes.create_string_buffer(
     b"".join(struct.pack("@HBBI", *each) for each in _INSTRUCTIONS)
 )
 _DROP_DATA: Final = struct.pack("@HP", len(_INSTRUCTIONS), ctypes.addressof(_PROGRAM))
-_LIBC: Final = ctypes.CDLL(None, use_errno=True)
+_LIBC: Final = ctypes.CDLL(None)
 _ADDRESS_BYTES: Final = 16
 """The size of an address. One of the family AF_UNSPEC, which is 0, ends a connection of TCP."""
 _log = logging.getLogger(__name__)
