@@ -35,7 +35,7 @@ class MySqlError(Exception):
 class MySqlConnection:
     """One session, as `root` without a password."""
 
-    def __init__(self, host: str, port: int, timeout_s: float = 60.0) -> None:
+    def __init__(self, host: str, port: int, timeout_s: float = 300.0) -> None:
         self._socket = socket.create_connection((host, port), timeout_s)
         self._stream = self._socket.makefile("rb")
         self._sequence = 0
