@@ -13,8 +13,9 @@ once would not stop a peer that opens others, and after a shutdown gRPC would re
     FREE_BYTES                 since the connection began or the last step of an authenticated call;
                                more than the flow control allows for a call that has not started,
                                and less than the kernel buffers, so that waiting ones count
-    the limit of a message     for each call that is receiving its message; twice this for all calls
-                               of a caller together, first those that have received little
+    the limit of a message     for each call that is receiving its message; when all calls of a
+                               caller have received twice this, only the two that have received
+                               most go on
     a 16th of what they get    flow control and acknowledgements of rows that they read
 
 Connections of trusted peers are not limited. The kernel counts the bytes, and lists connections in
@@ -25,14 +26,12 @@ import ctypes
 import logging
 import os
 import socket
-import stat
 import struct
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Final, NamedTuple
 from urllib.parse import unquote
 
@@ -56,6 +55,8 @@ _LOG_S: Final = 1.0
 """The least time between two lines of the log."""
 _DESCRIPTORS: Final = "/proc/self/fd"
 _INFO_BYTES: Final = 256
+_COOKIE: Final = 57
+"""SO_COOKIE of Linux, which Python does not name: a number that no other socket has."""
 _COUNTS: Final = struct.Struct("@QQ")
 _COUNTS_AT: Final = 120
 """The position of `tcpi_bytes_acked` and `tcpi_bytes_received` in the kernel's `tcp_info`."""
@@ -78,7 +79,8 @@ _PROGRAM: Final = ctypes.create_string_buffer(
     b"".join(struct.pack("@HBBI", *each) for each in _INSTRUCTIONS)
 )
 _DROP_DATA: Final = struct.pack("@HP", len(_INSTRUCTIONS), ctypes.addressof(_PROGRAM))
-_LIBC: Final = ctypes.CDLL(None)
+_LIBC: Final = ctypes.PyDLL(None)
+"""Its functions keep the interpreter's lock: to get it back takes long while many calls start."""
 _ADDRESS_BYTES: Final = 16
 """The size of an address. One of the family AF_UNSPEC, which is 0, ends a connection of TCP."""
 _log = logging.getLogger(__name__)
@@ -152,7 +154,6 @@ class Inflow:
         with self._mutex:
             self._receiving[place] += 1
             self._callers[place] = identity
-            self._called.add(place)
         try:
             yield
         finally:
@@ -185,7 +186,7 @@ class Inflow:
         for release in released:
             release()
         before, self._counts = self._counts, {}
-        over = []
+        over = set()
         messages: dict[str, list[tuple[int, str]]] = {}
         for place, (received, sent) in connections.items():
             counts = before.get(place) or _Counts(now_s)
@@ -197,16 +198,13 @@ class Inflow:
             counts.received, counts.sent = received, sent
             size_bytes = received - counts.granted - FREE_BYTES
             if size_bytes > self._message_bytes * receiving.get(place, 0):
-                over.append(place)
-            elif size_bytes > 0:
+                over.add(place)
+            if size_bytes > 0 and place in callers:
                 messages.setdefault(callers[place], []).append((size_bytes, place))
         for sizes in messages.values():
-            sizes.sort()
-            totals = accumulate(size_bytes for size_bytes, _ in sizes)
-            limit = MESSAGES_MAX * self._message_bytes
-            over += [
-                place for total, (_, place) in zip(totals, sizes, strict=True) if total > limit
-            ]
+            if sum(size_bytes for size_bytes, _ in sizes) > MESSAGES_MAX * self._message_bytes:
+                sizes.sort(reverse=True)
+                over.update(place for _, place in sizes[MESSAGES_MAX:])
         pending = [place for place in connections if place not in authenticated]
         pending.sort(key=lambda each: (each not in rejected, self._counts[each].since_s))
         number = max(len(pending) - self._pending_max, 0)
@@ -232,27 +230,27 @@ class Verdict(NamedTuple):
             was rejected; new ones only above their own limit.
     """
 
-    over: list[str]
+    over: set[str]
     surplus: list[str]
 
 
 @dataclass(slots=True)
-class _File:
-    """A file that is open in this process.
+class _Socket:
+    """A socket that is open in this process.
 
     Attributes:
-        inode: Its number; another file with the same descriptor has another.
+        cookie: Its number in the kernel.
         place: The peer if it is a connection of the server, or "".
         muted_s: The time at which it was muted; None: it is not.
     """
 
-    inode: int
+    cookie: bytes
     place: str
     muted_s: float | None = None
 
     def is_at(self, fd: int) -> bool:
-        """Return whether it has this descriptor still. Raises `OSError`: it is closed."""
-        return os.fstat(fd).st_ino == self.inode
+        """Return whether it has this descriptor still."""
+        return _option(fd, socket.SOL_SOCKET, _COOKIE) == self.cookie
 
 
 class InflowGuard:
@@ -263,7 +261,7 @@ class InflowGuard:
         is_socket = address.startswith(UNIX)
         self._port = None if is_socket else int(address.rpartition(":")[2])
         self._inflow, self._ended = inflow, threading.Event()
-        self._files: dict[int, _File] = {}
+        self._sockets: dict[int, _Socket] = {}
         self._muted_max_s = MUTED_S
         self._closed: list[str] = []
         """Connections that were closed since the last line of the log."""
@@ -299,11 +297,11 @@ class InflowGuard:
             places = self._list()
             counts = {place: _bytes(fd) for place, fd in places.items()}
             verdict = self._inflow.check(counts, self._now_s)
-            is_new = self._mute(set(verdict.over))
+            is_new = self._mute(verdict.over)
             late = [
-                file.place
-                for file in self._files.values()
-                if file.muted_s is not None and self._now_s - file.muted_s >= self._muted_max_s
+                each.place
+                for each in self._sockets.values()
+                if each.muted_s is not None and self._now_s - each.muted_s >= self._muted_max_s
             ]
             for place in dict.fromkeys(late + verdict.surplus):
                 self._reset(places[place])
@@ -314,41 +312,39 @@ class InflowGuard:
     def _mute(self, over: Collection[str]) -> bool:
         """Mute the connections that are over their limit, and no others; return if any is new."""
         is_new = False
-        for fd, file in self._files.items():
-            is_over = file.place in over
-            if is_over != (file.muted_s is not None):
-                self._filter(fd, file, is_muted=is_over)
-                file.muted_s = self._now_s if is_over else None
+        for fd, each in self._sockets.items():
+            is_over = each.place in over
+            if is_over != (each.muted_s is not None):
+                self._filter(fd, each, is_muted=is_over)
+                each.muted_s = self._now_s if is_over else None
                 is_new |= is_over
         return is_new
 
-    def _filter(self, fd: int, file: _File, *, is_muted: bool) -> None:
+    def _filter(self, fd: int, muted: _Socket, *, is_muted: bool) -> None:
         try:
             with _borrowed(fd) as sock:
                 if is_muted:
                     sock.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, _DROP_DATA)
                 # gRPC may have closed it meanwhile, and opened another.
-                if not is_muted or not file.is_at(fd):
+                if not is_muted or not muted.is_at(fd):
                     sock.setsockopt(socket.SOL_SOCKET, _DETACH_FILTER, 0)
         except OSError:  # it is closed, or filters are not allowed here
             self._reset(fd)
 
     def _list(self) -> dict[str, int]:
         """Return the descriptors of the server's connections, by place."""
-        before, self._files = self._files, {}
+        before, self._sockets = self._sockets, {}
         for fd in map(int, os.listdir(_DESCRIPTORS)):
-            with suppress(OSError):
-                status = os.fstat(fd)
-                file = before.get(fd)
-                if file is None or file.inode != status.st_ino:
-                    file = _File(status.st_ino, self._place_at(fd, status.st_mode))
-                self._files[fd] = file
-        return {file.place: fd for fd, file in self._files.items() if file.place}
+            cookie = _option(fd, socket.SOL_SOCKET, _COOKIE)
+            if cookie:
+                each = before.get(fd)
+                if each is None or each.cookie != cookie:
+                    each = _Socket(cookie, self._place_at(fd))
+                self._sockets[fd] = each
+        return {each.place: fd for fd, each in self._sockets.items() if each.place}
 
-    def _place_at(self, fd: int, mode: int) -> str:
+    def _place_at(self, fd: int) -> str:
         """Return a connection's peer like `_place`; "" for what is no connection of the server."""
-        if not stat.S_ISSOCK(mode):
-            return ""
         with suppress(OSError), _borrowed(fd) as sock:
             is_tcp = sock.family in (socket.AF_INET, socket.AF_INET6)
             if is_tcp and sock.getsockname()[1] == self._port:
@@ -358,9 +354,8 @@ class InflowGuard:
 
     def _reset(self, fd: int) -> None:
         """Drop what a connection has received, and reset it."""
-        with suppress(OSError):
-            if self._files[fd].is_at(fd):
-                _LIBC.connect(fd, bytes(_ADDRESS_BYTES), _ADDRESS_BYTES)
+        if self._sockets[fd].is_at(fd):
+            _LIBC.connect(fd, bytes(_ADDRESS_BYTES), _ADDRESS_BYTES)
 
     def _log(self) -> None:
         """Log the number of closed connections, and the last one."""
@@ -385,13 +380,18 @@ def _borrowed(fd: int) -> Iterator[socket.socket]:
 
 def _bytes(fd: int) -> tuple[int, int]:
     """Return the bytes that a connection has received and sent."""
-    info, size = ctypes.create_string_buffer(_INFO_BYTES), ctypes.c_uint(_INFO_BYTES)
-    options = socket.IPPROTO_TCP, socket.TCP_INFO
-    is_error = _LIBC.getsockopt(fd, *options, info, ctypes.byref(size))
-    if is_error or size.value < _COUNTS_AT + _COUNTS.size:
+    info = _option(fd, socket.IPPROTO_TCP, socket.TCP_INFO)
+    if len(info) < _COUNTS_AT + _COUNTS.size:
         return 0, 0
     sent, received = _COUNTS.unpack_from(info, _COUNTS_AT)
     return received, sent
+
+
+def _option(fd: int, level: int, name: int) -> bytes:
+    """Return an option of a socket; empty: it is no socket, or does not have it."""
+    value, size = ctypes.create_string_buffer(_INFO_BYTES), ctypes.c_uint(_INFO_BYTES)
+    is_error = _LIBC.getsockopt(fd, level, name, value, ctypes.byref(size))
+    return b"" if is_error else value.raw[: size.value]
 
 
 def _place(peer: str) -> str:

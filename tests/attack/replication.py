@@ -1,6 +1,7 @@
 """TiDB's and TiKV's side: forged binlogs and snapshots, large messages, strangers."""
 
 import os
+import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -16,6 +17,7 @@ from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.testing.stores import OLDEST_TS
 from pyspark_theflash.tidb.codec.datum import DatumFlag
 from pyspark_theflash.tidb.schema.history import SchemaHistory
+from tests.attack.floods import flood
 from tests.attack.harness import BreachError, Target, attack, breach_if, run_command
 from tests.support.binlog_writer import commit, prewrite, prewrite_value
 from tests.support.engine_client import EngineClient
@@ -24,10 +26,13 @@ from tests.support.processes import CLOCK
 from tests.support.pump_client import CLUSTER, WRITE_BINLOG, PumpWriter
 from tests.support.raft_cluster import Ends, cluster_of
 from tests.support.raft_tikv import FakeRaftCluster
+from tests.support.raw_peer import HTTP2_PREFACE, http2_call, http2_data, http2_frame
 from tests.support.serving import command
 from tests.support.tls import FOLDER
 
 BIG_MIB = 500
+_PART = 16_000
+"""The size of a frame of HTTP/2."""
 TRANSACTION_S = 60
 START_S = 120
 """The time after which a command that should be rejected is taken to run."""
@@ -102,16 +107,35 @@ def large_transactions(target: Target) -> str:
 
 @attack("learn", over=["engine"], is_load=True, is_short=False)
 def large_snapshots(target: Target) -> str:
-    """Send eight snapshots of chunks of 120 MiB."""
+    """Send chunks of 120 MiB, eight at a time, again and again, and heed neither window nor answer.
+
+    One of gRPC's own calls shows the answer. It is not repeated, since gRPC copies each message
+    before it sends any, which takes the processor from the reader beside it.
+    """
+    size = 120 << 20
+    address = target.server.addresses["engine"]
 
     def send(channel: grpc.Channel) -> str:
         call = channel.stream_unary("/enginepb.Engine/ApplySnapshot")
-        call(iter([bytes(120 << 20)] * 2), timeout=30)
+        call(iter([bytes(size)]), timeout=30)
         return "done"
 
-    outcomes = _outcomes(target.server.addresses["engine"], send, 8)
+    outcomes = _outcomes(address, send, 1)
     breach_if("done" in outcomes, "a snapshot of zeros is applied")
-    return ", ".join(sorted(set(outcomes)))
+    begin = HTTP2_PREFACE + http2_call("/enginepb.Engine/ApplySnapshot")
+    begin += http2_data(size, bytes(_PART))
+    more = http2_frame(0, 0, 1, bytes(_PART))
+
+    def open_one() -> socket.socket:
+        sock = target.server.dial("engine")
+        with suppress(OSError):  # the server has ended it, which `flood` notices
+            sock.settimeout(1)
+            sock.sendall(begin)
+            for _ in range(size // _PART):
+                sock.sendall(more)
+        return sock
+
+    return f"{', '.join(outcomes)}; {flood(target, 8, open_one)}"
 
 
 @attack("learn", over=["engine"])

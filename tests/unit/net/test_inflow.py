@@ -4,7 +4,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from pyspark_theflash.net.inflow import FREE_BYTES, NEW_FACTOR, NEW_S, Inflow
+from pyspark_theflash.net.inflow import FREE_BYTES, MESSAGES_MAX, NEW_FACTOR, NEW_S, Inflow
 
 MESSAGE = 1 << 20
 PEER, PLACE = "ipv4:127.0.0.1:9000", "127.0.0.1:9000"
@@ -22,68 +22,85 @@ def inflow():
 
 def test_a_connection_without_a_call_has_a_limit(inflow):
     for _ in range(3):
-        assert check(inflow, FREE_BYTES) == []
-    assert check(inflow, FREE_BYTES + 1) == [PLACE]
+        assert check(inflow, FREE_BYTES) == set()
+    assert check(inflow, FREE_BYTES + 1) == {PLACE}
 
 
 def test_a_call_that_starts_late_raises_it(inflow):
-    assert check(inflow, 2 * FREE_BYTES) == [PLACE]
+    assert check(inflow, 2 * FREE_BYTES) == {PLACE}
     with inflow.receiving(PEER, ME):
         pass
     for _ in range(3):
-        assert check(inflow, 2 * FREE_BYTES) == []
-    assert check(inflow, 4 * FREE_BYTES) == [PLACE]
+        assert check(inflow, 2 * FREE_BYTES) == set()
+    assert check(inflow, 4 * FREE_BYTES) == {PLACE}
 
 
 def test_a_call_may_receive_its_message(inflow):
     with inflow.receiving(PEER, ME):
-        assert check(inflow, 0) == []
+        assert check(inflow, 0) == set()
         with inflow.receiving(PEER, ME):
-            assert check(inflow, 0) == []
+            assert check(inflow, 0) == set()
             for _ in range(3):
-                assert check(inflow, 2 * MESSAGE + FREE_BYTES) == []
+                assert check(inflow, 2 * MESSAGE + FREE_BYTES) == set()
     for _ in range(3):
-        assert check(inflow, 2 * MESSAGE + FREE_BYTES) == []
+        assert check(inflow, 2 * MESSAGE + FREE_BYTES) == set()
 
 
 def test_a_call_whose_message_is_larger_is_closed(inflow):
     with inflow.receiving(PEER, ME):
         check(inflow, 0)
         check(inflow, MESSAGE + FREE_BYTES + 1)
-        assert check(inflow, MESSAGE + FREE_BYTES + 1) == [PLACE]
+        assert check(inflow, MESSAGE + FREE_BYTES + 1) == {PLACE}
 
 
 def test_a_caller_may_send_a_few_large_messages_at_a_time(inflow):
-    sizes = {1: MESSAGE, 2: MESSAGE // 2, 3: MESSAGE, 4: 1, 5: MESSAGE}
+    sizes = {1: MESSAGE, 2: MESSAGE // 2, 3: MESSAGE - 1, 4: 1, 5: MESSAGE // 2}
     connections = {f"127.0.0.1:{port}": (FREE_BYTES + size, 0) for port, size in sizes.items()}
     with ExitStack() as calls:
         for port in sizes:
             identity = OTHER if port == 5 else ME
             calls.enter_context(inflow.receiving(f"ipv4:127.0.0.1:{port}", identity))
         inflow.check(dict.fromkeys(connections, (0, 0)), 0)
-        assert inflow.check(connections, 0).over == ["127.0.0.1:3"]
+        assert inflow.check(connections, 0).over == {"127.0.0.1:2", "127.0.0.1:4"}
+
+
+def test_messages_that_take_turns_have_a_limit_together(inflow):
+    places = [f"127.0.0.1:{port}" for port in range(20)]
+    received = dict.fromkeys(places, FREE_BYTES)
+    with ExitStack() as calls:
+        for place in places:
+            calls.enter_context(inflow.receiving(f"ipv4:{place}", ME))
+        inflow.check(dict.fromkeys(places, (0, 0)), 0)
+        step = MESSAGE // 10
+        for _ in range(100):
+            counts = {place: (size, 0) for place, size in received.items()}
+            for place in set(places) - inflow.check(counts, 0).over:
+                received[place] += step
+    sent = sum(received.values()) - FREE_BYTES * len(places)
+    assert sent <= 2 * MESSAGES_MAX * MESSAGE + step * len(places)
+    assert max(received.values()) > MESSAGE  # a message arrives
 
 
 def test_readers_of_rows_acknowledge_them(inflow):
     for n in range(100):
-        assert check(inflow, n << 20, n << 25) == []
+        assert check(inflow, n << 20, n << 25) == set()
     # What was not used is not saved.
     check(inflow, 100 << 20, 1 << 40)
     for _ in range(2):
         closed = check(inflow, 100 << 20 | FREE_BYTES + 1, 1 << 40)
-    assert closed == [PLACE]
+    assert closed == {PLACE}
 
 
 def test_trusted_connections_have_no_limit_until_they_end(inflow):
     inflow.trust(PEER)
     for n in range(3):
-        assert check(inflow, n << 30) == []
+        assert check(inflow, n << 30) == set()
     inflow.check({}, 0)
-    assert check(inflow, 1 << 30) == []
+    assert check(inflow, 1 << 30) == set()
     for _ in range(2):
         inflow.check({}, 0)
     check(inflow, 1 << 30)
-    assert check(inflow, 1 << 30) == [PLACE]
+    assert check(inflow, 1 << 30) == {PLACE}
 
 
 def test_a_connection_may_begin_after_they_were_listed(inflow):
@@ -92,7 +109,7 @@ def test_a_connection_may_begin_after_they_were_listed(inflow):
         pass
     inflow.check({}, 0)
     for _ in range(3):
-        assert inflow.check({PLACE: (1 << 30, 0), "127.0.0.1:9001": (MESSAGE, 0)}, 0).over == []
+        assert inflow.check({PLACE: (1 << 30, 0), "127.0.0.1:9001": (MESSAGE, 0)}, 0).over == set()
 
 
 @pytest.mark.parametrize(
@@ -102,7 +119,7 @@ def test_a_connection_may_begin_after_they_were_listed(inflow):
 def test_names_of_grpc_are_places(inflow, peer, place):
     inflow.trust(peer)
     for _ in range(3):
-        assert inflow.check({place: (1 << 30, 0)}, 0).over == []
+        assert inflow.check({place: (1 << 30, 0)}, 0).over == set()
 
 
 def places(*ports):
