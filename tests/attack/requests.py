@@ -24,14 +24,14 @@ GRACE_MS = 2_500
 """The time after its deadline at which a call may end, on a busy machine."""
 
 
-def _ask(target: Target, **plan: Any) -> str:
-    """Plan and read a scan, again and again, each within a deadline; return the last outcome."""
+def _ask(target: Target, *, table: str = "shop.items", **plan: Any) -> str:
+    """Plan and read a scan, again and again, each within a deadline; return the outcomes."""
     outcomes: dict[str, int] = {}
     slowest_ms = 0
     with target.server.client(ATTACKER) as api:
         while True:
             start_ms = CLOCK.boottime_ms()
-            outcome = _outcome(lambda: _read(api, plan))
+            outcome = _outcome(lambda: _read(api, table, plan))
             took_ms = CLOCK.boottime_ms() - start_ms
             slowest_ms = max(slowest_ms, took_ms)
             outcomes[outcome] = outcomes.get(outcome, 0) + 1
@@ -44,8 +44,8 @@ def _ask(target: Target, **plan: Any) -> str:
     return f"{json.dumps(outcomes)}, slowest {slowest_ms} ms"
 
 
-def _read(api: Any, plan: dict[str, Any]) -> str:
-    made = api.plan("shop.items", **plan, timeout_ms=DEADLINE_MS)
+def _read(api: Any, table: str, plan: dict[str, Any]) -> str:
+    made = api.plan(table, **plan, timeout_ms=DEADLINE_MS)
     try:
         rows = 0
         for split in made.splits:
@@ -144,6 +144,88 @@ def many_aggregates(target: Target) -> str:
     )
     keys = tuple(Expression("+", arguments=(column("id"), number(n))) for n in range(3))
     return _ask(target, aggregation=Aggregation((), minima, keys))
+
+
+@attack("tcp", over=["frames"], is_load=True, is_short=False)
+def many_text_maxima(target: Target) -> str:
+    """Ask for 9,000 maxima of a text, of all rows and by the key."""
+    maxima = (Aggregate("max", column("name")),) * 9_000
+    whole = _ask(target, aggregation=Aggregation((), maxima))
+    return f"{whole}; {_ask(target, aggregation=Aggregation(('id',), maxima))}"
+
+
+@attack("tcp", over=["frames"], is_load=True, is_short=False)
+def repeated_sort_keys(target: Target) -> str:
+    """Sort by one column 4,000 times."""
+    keys = [message.SortKey("name", descending=bool(n % 2)) for n in range(4_000)]
+    return _ask(target, columns=["id"], limit=1, order=keys)
+
+
+@attack("tcp", over=["frames"], is_load=True, is_short=False)
+def repeated_columns(target: Target) -> str:
+    """Read one column 4,000 times, as text."""
+    presentation = message.Presentation(as_text=True)
+    return _ask(target, columns=["id"] * 4_000, presentation=presentation)
+
+
+@attack("tcp", over=["frames"], is_load=True, is_short=False)
+def crossed_lists(target: Target) -> str:
+    """Intersect four lists of 4,000 keys each, of which no two are adjacent."""
+    lists = [
+        Expression("in", arguments=(column("id"), *(number(2 * n + at) for n in range(4_000))))
+        for at in range(2)
+    ]
+    texts = [f"id IN ({', '.join(str(2 * n + at) for n in range(4_000))})" for at in range(2)]
+    filter = Expression("and", arguments=tuple(lists))
+    return _ask(target, columns=["id"], where=" AND ".join(texts), filter=filter)
+
+
+@attack("tcp", over=["frames"], is_load=True)
+def metadata_of_metadata(target: Target) -> str:
+    """Name metadata tables of metadata tables, up to 2,500 deep."""
+    kinds = ("files", "locks", "raft", "regions", "latches", "progress", "schemas", "partitions")
+    outcomes = set()
+    with target.server.client(ATTACKER) as api:
+        for at in range(8 if target.is_short else 400):
+            suffix = "".join(f"${kinds[(at >> n % 9) % 8]}" for n in range(500 + at % 5 * 500))
+            name = f"shop.items{suffix}"[:16_000]
+            outcomes.add(_outcome(lambda name=name: str(api.describe(name))[:20]))  # type: ignore[misc]
+    breach_if(outcomes != {"TableNotFoundError"}, f"{sorted(outcomes)}")
+    return "400 names"
+
+
+@attack("tcp", over=["frames"], is_load=True, is_short=False)
+def plans_of_metadata(target: Target) -> str:
+    """Plan scans of metadata that differ in their limit only, in one snapshot."""
+    plans = 0
+    with target.server.client(ATTACKER) as api:
+        snapshot = api.snapshot()
+        moment = message.Moment(handle=snapshot.handle)
+        while target.goes_on():
+            plans += 1
+            api.plan("shop.items$schemas", (), moment=moment, limit=plans)
+    return f"{plans} plans"
+
+
+@attack("tcp", over=["frames"], is_load=True)
+def literals_out_of_range(target: Target) -> str:
+    """Use literals of 31 digits where 64 bits are expected, and a cast without an argument."""
+    huge = number(10**30)
+    day = Expression("literal", literal=Literal("date", str(10**30)))
+    filters = {
+        "a position": Expression("substring", arguments=(column("name"), huge)),
+        "a length": Expression("substring", arguments=(column("name"), number(1), huge)),
+        "a day": Expression("as date", arguments=(day,)),
+        "no argument": Expression("coalesce", arguments=(Expression("as int"),)),
+    }
+    outcomes = {
+        what: _ask(target, columns=["id"], filter=Expression("is null", arguments=(term,)))
+        for what, term in filters.items()
+    }
+    key = Expression("as date", arguments=(day,))
+    counts = Aggregation((), (Aggregate("count", column("id")),), (key,))
+    outcomes["a key"] = _ask(target, aggregation=counts)
+    return json.dumps(outcomes)
 
 
 @attack("tcp", over=["frames"], is_load=True)

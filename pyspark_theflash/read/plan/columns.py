@@ -35,5 +35,7 @@ def output_columns(
             )
         return named_columns(table, pushed.more_columns), None
     chosen = named_columns(table, names)
+    if len({column.name for column in chosen}) < len(chosen):
+        raise OptionError("columns", "a column is named twice")
     more = [c for c in named_columns(table, pushed.more_columns) if c not in chosen]
     return (*chosen, *more), len(chosen) if more else None

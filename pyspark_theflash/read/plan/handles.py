@@ -5,8 +5,10 @@ conditions keep every handle. Unsigned keys are stored as int64 with the same bi
 sorts before the lower.
 """
 
+import bisect
 from collections.abc import Iterable, Sequence
 from functools import reduce
+from operator import itemgetter
 from typing import Final, TypeAlias
 
 from pyspark_theflash.read.pushdown import term as term_module
@@ -38,6 +40,7 @@ class HandleRanges:
         for condition in conditions:
             ranges = _both(ranges, _ranges(condition, key.name.lower(), whole))
         self._ranges = _as_stored(ranges) if key.type.is_unsigned else ranges
+        """In order."""
 
     def reach(self, start: Handle | None, end: Handle | None) -> bool:
         """Return whether a range overlaps [start, end); None is unbounded."""
@@ -45,7 +48,8 @@ class HandleRanges:
             return True
         low = -_HALF if start is None else start
         high = _HALF if end is None else end
-        return any(max(low, first) < min(high, last) for first, last in self._ranges)
+        at = bisect.bisect_right(self._ranges, low, key=itemgetter(1))
+        return at < len(self._ranges) and self._ranges[at][0] < high
 
 
 def node_of(term: Term) -> Node:
@@ -64,7 +68,7 @@ def _as_stored(ranges: Iterable[Range]) -> Sequence[Range]:
     """Convert ranges of unsigned values to ranges of signed values with the same bits."""
     lower = [(first, min(last, _HALF)) for first, last in ranges if first < _HALF]
     upper = [(max(first, _HALF), last) for first, last in ranges if last > _HALF]
-    return [*lower, *((first - 2 * _HALF, last - 2 * _HALF) for first, last in upper)]
+    return [*((first - 2 * _HALF, last - 2 * _HALF) for first, last in upper), *lower]
 
 
 def _ranges(node: Node, key: str, whole: Range) -> Sequence[Range]:
@@ -76,11 +80,22 @@ def _ranges(node: Node, key: str, whole: Range) -> Sequence[Range]:
         if node.name == "or":
             return _merged(each for ranges in parts for each in ranges)
         return reduce(_both, parts)
-    return _both([whole], _compared(node, key, whole))
+    return _both([whole], _merged(_compared(node, key, whole)))
 
 
-def _both(left: Iterable[Range], right: Sequence[Range]) -> Sequence[Range]:
-    return _merged((max(a, c), min(b, d)) for a, b in left for c, d in right)
+def _both(left: Sequence[Range], right: Sequence[Range]) -> Sequence[Range]:
+    """Intersect ranges that are in order and do not overlap."""
+    result: list[Range] = []
+    i = j = 0
+    while i < len(left) and j < len(right):
+        first, last = max(left[i][0], right[j][0]), min(left[i][1], right[j][1])
+        if first < last:
+            result.append((first, last))
+        if left[i][1] < right[j][1]:
+            i += 1
+        else:
+            j += 1
+    return result
 
 
 def _merged(ranges: Iterable[Range]) -> Sequence[Range]:

@@ -16,7 +16,7 @@ name takes precedence.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from itertools import zip_longest
 from typing import Any, Final
 
@@ -52,6 +52,8 @@ _NUMBER: Final = FieldType(MySQLType.LONGLONG, ColumnFlag(0), 20, 0, "binary", "
 _TEXT: Final = FieldType(MySQLType.VARCHAR, ColumnFlag(0), 65_535, -1, "utf8mb4", "utf8mb4_bin")
 _TIME: Final = FieldType(MySQLType.TIMESTAMP, ColumnFlag(0), 23, 3, "binary", "binary")
 _TYPES: Final = {"": _NUMBER, "text": _TEXT, "time": _TIME}
+_TABLES: Final = 1024
+"""Definitions that are cached."""
 _Row = tuple[Any, ...]
 
 
@@ -73,7 +75,7 @@ def split_name(name: str) -> tuple[str, str] | None:
     return (table, kind.lower()) if separator and kind.lower() in _KINDS else None
 
 
-@cache
+@lru_cache(_TABLES)
 def metadata_table(db: str, name: str, kind: str) -> TableInfo:
     """Return the definition of a metadata table."""
     columns = tuple(

@@ -165,7 +165,8 @@ class _TaskCondition:
         self._condition, self._filter, self._keeper = task.condition, task.filter, keeper
         self._presentation = task.presentation
         self._keys = _late_keys(task)
-        self._leaders = FirstRows(task.pushed.order, task.pushed.limit) if self._keys else None
+        order, limit = task.pushed.order, task.pushed.limit
+        self._leaders = FirstRows(order, limit, keeper.budget) if self._keys else None
         read = [each.columns for each in (task.condition, task.filter) if each is not None]
         self._ids = {column.id for columns in (*read, self._keys) for column in columns}
         self.columns: Sequence[ScanColumn] = ()

@@ -195,13 +195,19 @@ class ReadSnapshot:
             TableNotLoadedError: It has rows from before the stream, and no base was loaded.
             TableSetAsideError: Its contents at the timestamp are not known.
         """
+        about = None
         try:
             table = self._history.table_by_name(name, self.snapshot_ts)
         except TableNotFoundError:
             if (about := split_name(name)) is None:
                 raise
-            table = self.table(about[0])
-            return metadata_table(table.db, table.name, about[1])
+            # Metadata tables have none, or there would be one for each sequence of suffixes.
+            table = self._history.table_by_name(about[0], self.snapshot_ts)
+        self._check(table)
+        return table if about is None else metadata_table(table.db, table.name, about[1])
+
+    def _check(self, table: TableInfo) -> None:
+        """Raise the error of a table that cannot be read; see `table`."""
         self._check_name(table)
         if not self._scope.contains(table.id):
             raise TableNotReplicatedError(table.full_name)
@@ -212,7 +218,6 @@ class ReadSnapshot:
         for physical_id in table.physical_ids:
             if (safe_point := purged_at(self._view, physical_id)) is not None:
                 raise PurgedError(table.full_name, safe_point)
-        return table
 
     def _check_name(self, table: TableInfo) -> None:
         """Raise `FeedConflictError` if a stream and the API both have a table of this name."""

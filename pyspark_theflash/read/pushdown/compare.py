@@ -26,6 +26,7 @@ from pyspark_theflash.read.pushdown.value import (
     ordered_floats,
     valid_of,
 )
+from pyspark_theflash.tidb.expression.allowance import reserve_decoded
 
 _SWAPPED: Final = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 _NUMPY: Final[dict[str, Callable[..., Any]]] = {
@@ -230,7 +231,10 @@ def _each_text(value: Texts, function: Callable[[pa.Array], pa.Array]) -> Truth:
 
 
 def _dense(values: pa.Array) -> pa.Array:
-    return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
+    if not pa.types.is_dictionary(values.type):
+        return values
+    reserve_decoded(values)
+    return values.dictionary_decode()
 
 
 def _arrow_truth(outcome: pa.Array) -> Truth:

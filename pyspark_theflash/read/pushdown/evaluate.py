@@ -308,6 +308,6 @@ def _may_raise(term: Term) -> bool:
     """Return whether the term computes anything beyond comparing columns and literals."""
     if not isinstance(term, FunctionTerm):
         return False
-    if term.name.startswith("as ") and isinstance(term.arguments[0], LiteralTerm):
+    if term.name.startswith("as ") and isinstance(next(iter(term.arguments), None), LiteralTerm):
         return False
     return term.name not in _NEVER_RAISE or any(map(_may_raise, term.arguments))

@@ -10,6 +10,7 @@ emitted, and the receiver gets several rows for a group. If nearly each row is a
 the next rows are emitted without grouping, so that aggregation costs little more than reading rows.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
@@ -18,7 +19,13 @@ import pyarrow as pa
 from pyspark_theflash.base.budget import DEFAULT_BUDGET, Budget
 from pyspark_theflash.base.errors import ColumnNotFoundError, UnsupportedError
 from pyspark_theflash.read.pushdown.evaluate import evaluate
-from pyspark_theflash.read.pushdown.memory import is_text, row_bytes, row_slices
+from pyspark_theflash.read.pushdown.memory import (
+    is_text,
+    literal_bytes,
+    row_bytes,
+    row_slices,
+    text_width,
+)
 from pyspark_theflash.read.pushdown.reduce import (
     Groups,
     Reduction,
@@ -35,6 +42,7 @@ from pyspark_theflash.read.pushdown.term import (
     Aggregation,
     ColumnTerm,
     Term,
+    column_names,
 )
 from pyspark_theflash.read.pushdown.value import (
     WHERE,
@@ -64,6 +72,7 @@ _MANY: Final = 1 / 16
 _NEARLY_ALL: Final = 0.95
 _HALF: Final = 0.5
 """Ratios of groups to rows: above `_MANY` more rows are grouped at once, above others none."""
+_ENDS: Final = (AggregateFunction.MIN, AggregateFunction.MAX)
 _MERGED_BY: Final = {AggregateFunction.COUNT: AggregateFunction.SUM}
 
 
@@ -83,6 +92,15 @@ class Folding:
             raise ColumnNotFoundError(_LABEL, error.column, tuple(schema.names)) from None
         self.schema: Final = pa.schema(fields)
         """Schema of partials: group columns, keys `k0`, `k1` ..., aggregates `a0`, `a1` ..."""
+        kept = [
+            each.argument
+            for each in aggregation.aggregates
+            if each.function in _ENDS and each.argument is not None
+        ]
+        kept += aggregation.by
+        self._copied = Counter(name for term in kept for name in column_names(term))
+        """The columns whose values a group may have as its keys, minima and maxima."""
+        self._literal_bytes = sum(map(literal_bytes, kept))
 
     def _fields(self) -> Iterator[tuple[str, pa.DataType]]:
         """Yield the columns of partials: groups, keys, aggregates."""
@@ -149,6 +167,12 @@ class Folding:
     def _row_bytes(self, rows: Batch) -> int:
         """Return the estimated memory for a row and its partial, twice, as partials are merged."""
         width = sum(_WIDTH if (w := _bits(tp)) is None else w // 8 + 1 for tp in self.schema.types)
+        if self._aggregation.by:
+            width += self._literal_bytes
+            wide = (
+                (max(text_width(rows.array(k)) - _WIDTH, 0), n) for k, n in self._copied.items()
+            )
+            width += sum(size * n for size, n in wide)
         keys = sum(row_bytes(term, rows) for term in self._aggregation.by)
         arguments = (a.argument for a in self._aggregation.aggregates if a.argument is not None)
         largest = max((row_bytes(argument, rows) for argument in arguments), default=0)
@@ -172,7 +196,8 @@ class Folding:
 
     def _folded(self, batch: pa.RecordBatch, *, are_apart: bool = False) -> pa.RecordBatch:
         rows = self._batch(batch)
-        keys = [_key(term, rows) for term in self._aggregation.by]
+        with arrow_limits(_LABEL):
+            keys = [_key(term, rows) for term in self._aggregation.by]
         types = self.schema.types[len(keys) :]
         # One after the other: arguments may take more memory than results.
         aggregates = (
@@ -193,9 +218,13 @@ class Folding:
             groups = groups or groups_of(keys, rows)
             reduction = Reduction(groups)
             arrays = list(groups.keys)
+            left_bytes = self._budget.memory_bytes - sum(each.nbytes for each in arrays)
             for each in aggregates:
                 self._budget.check()
                 arrays.append(reduction.run(*each))
+                left_bytes -= arrays[-1].nbytes
+                if left_bytes < 0:
+                    raise self._budget.exceeded()
         return batch_of(self.schema.names, arrays, groups.count)
 
     def _empty(self) -> pa.RecordBatch:

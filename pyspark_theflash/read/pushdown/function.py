@@ -74,6 +74,8 @@ _DOUBLE_DIGITS: Final = 15
 """Up to so many digits, unscaled / 10.0 ** scale is the double nearest to the decimal."""
 _LONG_FLOAT: Final = 2.0**63
 _TABLE_DAYS: Final = 1 << 20
+_NUMBER_MAX: Final = 1 << 62
+"""The largest literal argument; sums with microseconds or other arguments fit 64 bits."""
 _SECOND_US: Final = 1_000_000
 _DAY_US: Final = 86_400 * _SECOND_US
 _UNITS_US: Final = {
@@ -400,7 +402,9 @@ def _times(value: Value, tp: pa.DataType) -> Ordered:
 
 def _number(value: Value) -> int:
     if isinstance(value, Constant) and value.literal.kind is LiteralKind.INT:
-        return constant_ints(value.literal)[0]
+        number = constant_ints(value.literal)[0]
+        if abs(number) <= _NUMBER_MAX:
+            return number
     raise UnsupportedError("an argument that must be a literal integer", WHERE)
 
 

@@ -7,13 +7,16 @@ from collections.abc import Iterator
 from typing import Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pyspark_theflash.base.budget import Budget
-from pyspark_theflash.read.pushdown.term import ColumnTerm, FunctionTerm, Term
+from pyspark_theflash.read.pushdown.term import ColumnTerm, FunctionTerm, LiteralTerm, Term
 from pyspark_theflash.read.pushdown.value import Batch
 
 _VALUE: Final = 16
 """A number that is held while others are computed, with its validity."""
+_SHORT: Final = 64
+"""The size of a dictionary that need not be looked at."""
 _RESULT: Final = 64
 """A number while it is computed, which may be a Python integer."""
 
@@ -42,6 +45,27 @@ def _sizes(term: Term, batch: Batch) -> tuple[int, int]:
 def text_bytes(values: pa.Array) -> int:
     """Return the size of strings; of dictionary-encoded ones, that of the indices."""
     return int(values.nbytes) if is_text(values.type) else 0
+
+
+def literal_bytes(term: Term) -> int:
+    """Return the size of the strings that a term contains."""
+    if isinstance(term, FunctionTerm):
+        return sum(map(literal_bytes, term.arguments))
+    value = term.value if isinstance(term, LiteralTerm) else None
+    return len(value) if isinstance(value, str | bytes) else 0
+
+
+def text_width(values: pa.Array) -> int:
+    """Return about the size of one of a column's strings; 0 for other types.
+
+    Of dictionary-encoded ones, it is that of the longest, since each row may have it.
+    """
+    if not pa.types.is_dictionary(values.type):
+        return text_bytes(values) // max(len(values), 1)
+    size_bytes = int(values.dictionary.nbytes)
+    if size_bytes > _SHORT:
+        size_bytes = pc.max(pc.binary_length(values.dictionary)).as_py() or 0
+    return size_bytes
 
 
 def is_text(tp: pa.DataType) -> bool:

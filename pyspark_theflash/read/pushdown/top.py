@@ -12,13 +12,20 @@ from pyspark_theflash.base.errors import ColumnNotFoundError, UnsupportedError
 from pyspark_theflash.read.pushdown.memory import row_slices
 from pyspark_theflash.read.pushdown.term import SortKey
 from pyspark_theflash.read.pushdown.value import Mask, ordered_floats
-from pyspark_theflash.tidb.expression.allowance import arrow_limits, decoded_bytes
+from pyspark_theflash.tidb.expression.allowance import (
+    arrow_limits,
+    decoded_bytes,
+    reserve,
+    reserve_decoded,
+)
 
 ROWS_MAX: Final = 100_000
 """Largest limit that is pushed down with an order: so many rows are kept in memory."""
 LEADERS_MAX: Final = 1_000
 """With a larger limit, most row groups contain some of the first rows."""
 WHERE: Final = "order"
+_NUMBER_BYTES: Final = 24
+"""A number while it is converted."""
 
 
 def first_rows(
@@ -65,15 +72,23 @@ class FirstRows:
     It reads only the sort columns, so that the other columns of most rows are never read.
     """
 
-    def __init__(self, order: Sequence[SortKey], limit: int) -> None:
-        self._order, self._limit = order, limit
+    def __init__(
+        self, order: Sequence[SortKey], limit: int, budget: Budget = DEFAULT_BUDGET
+    ) -> None:
+        self._order, self._limit, self._budget = order, limit, budget
         self._best: pa.Table | None = None
 
     def rows(self, keys: pa.Table) -> Mask:
         """Return which rows are among the first so far; `keys` has the sort columns.
 
         The first of all selected rows are the first of all rows.
+
+        Raises:
+            TooLargeError: Fewer rows at a time need less memory; nothing has changed.
+            SqlMemoryError: The first rows are larger than the budget.
         """
+        for key in self._order:
+            _reserve_sortable(keys.column(_field(keys.schema, key).name))
         indices = _first(keys, self._order, self._limit).to_numpy()
         first = _dense(keys.take(pa.array(indices)))
         chosen = np.zeros(len(keys), np.bool_)
@@ -87,6 +102,8 @@ class FirstRows:
         chosen[indices[places[places >= kept_count] - kept_count]] = True
         if chosen.any():
             self._best = merged.take(pa.array(places))
+        if self._best.nbytes > self._budget.memory_bytes:
+            raise self._budget.exceeded()
         return chosen
 
 
@@ -130,6 +147,15 @@ def _first(rows: pa.Table, order: Sequence[SortKey], limit: int) -> pa.Array:
         columns[f"v{at}"] = _sortable(values)
         keys.append((f"v{at}", "descending" if key.descending else "ascending"))
     return pc.select_k_unstable(pa.table(columns), min(limit, len(rows)), keys)
+
+
+def _reserve_sortable(values: pa.ChunkedArray) -> None:
+    """Reserve the memory of `_sortable`. Raises `TooLargeError`."""
+    if pa.types.is_dictionary(values.type):
+        for chunk in values.chunks:
+            reserve_decoded(chunk)
+    else:
+        reserve(_NUMBER_BYTES * len(values))
 
 
 def _sortable(values: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -30,7 +30,10 @@ class Limits:
     """Limits of a server. Unless an attribute says otherwise, each listener has its own count."""
 
     pending: int = 256
-    """Connections whose callers are not authenticated yet; above it, the oldest is closed."""
+    """Connections whose callers are not authenticated yet; above it, the oldest is closed.
+
+    Those that are less than 2 s old are closed only above three times as many.
+    """
     connections: int = 256
     """Connections with frames whose callers are authenticated."""
     connections_per_identity: int = 128

@@ -4,7 +4,7 @@ import base64
 import re
 from collections.abc import Callable
 from decimal import Decimal
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final
 
 import numpy as np
@@ -47,8 +47,12 @@ def pushed_of(request: message.PlanRequest) -> Pushdown:
         aggregates = tuple(map(_aggregate, request.aggregation.aggregates))
         keys = tuple(map(_term, request.aggregation.keys))
         aggregation = Aggregation(request.aggregation.groups, aggregates, keys)
-    order = tuple(SortKey(k.column, k.descending, k.nulls_first) for k in request.order)
-    return Pushdown(filter, aggregation, request.limit, order)
+    order: dict[str, SortKey] = {}
+    for key in request.order:
+        # Later keys of the same column do not change the order.
+        name = key.column.lower()
+        order.setdefault(name, SortKey(key.column, key.descending, key.nulls_first))
+    return Pushdown(filter, aggregation, request.limit, tuple(order.values()))
 
 
 @lru_cache(2)
@@ -98,6 +102,14 @@ def _integer(literal: message.Literal) -> int:
     return int(_matching(_INTEGER, literal.text))
 
 
+def _signed(bits: int, literal: message.Literal) -> int:
+    """Parse a signed integer of so many bits."""
+    value = _integer(literal)
+    if not -1 << bits - 1 <= value < 1 << bits - 1:
+        raise ValueError("out of range")
+    return value
+
+
 def _float(literal: message.Literal) -> float:
     """Parse a number of 32 bits, whose text may have fewer digits than its value in 64."""
     with np.errstate(over="ignore"):
@@ -118,4 +130,8 @@ _READ: Final[dict[LiteralKind, Callable[[message.Literal], Any]]] = {
     LiteralKind.DECIMAL: lambda literal: Decimal(_matching(_DECIMAL, literal.text)),
     LiteralKind.STRING: lambda literal: literal.text,
     LiteralKind.BINARY: lambda literal: literal.bytes,
+    LiteralKind.DATE: partial(_signed, 32),
+    LiteralKind.TIMESTAMP: partial(_signed, 64),
+    LiteralKind.TIMESTAMP_NTZ: partial(_signed, 64),
+    LiteralKind.DURATION: partial(_signed, 64),
 }

@@ -210,14 +210,16 @@ class Reads:
 
     def scan(self, request: message.ScanRequest, call: CallContext) -> RowStream:
         sealer, engine = self._sealer, self._identity.get().engine
-        tickets = [Ticket.opened(t, sealer, engine) for t in (request.ticket, *request.more)]
-        ticket, *more = tickets
+        ticket = Ticket.opened(request.ticket, sealer, engine)
         self._check_store(ticket.store_id, "ticket")
-        if any(replace(each, region=ticket.region) != ticket for each in more):
-            raise TicketError("ticket", "it is from another plan than the first one")
-        regions = [each.region for each in tickets]
+        regions = [ticket.region]
+        for text in request.more:
+            other = Ticket.opened(text, sealer, engine)
+            if replace(other, region=ticket.region) != ticket:
+                raise TicketError("ticket", "it is from another plan than the first one")
+            regions.append(other.region)
         places = {(r.physical_id, r.region_id, region_texts(r)) for r in regions}
-        if len(places) < len(tickets):
+        if len(places) < len(regions):
             raise TicketError("ticket", "it is repeated in the request")
         task, schema = self._task(ticket, call)
         regions[0] = task.region
@@ -359,7 +361,7 @@ class Reads:
         """Cache a task and its schema for the other splits of its plan, and return them."""
         columns = len(task.output) + len(task.columns)
         parsed = _PARSED * len(self._ticket(shape, task))
-        size_bytes = _PLAN_BYTES + parsed + columns * _COLUMN_BYTES
+        size_bytes = _PLAN_BYTES + parsed + columns * _COLUMN_BYTES + len(task.stated or b"")
         planned = task, task.schema
         self._plans.put((task.lease.id, shape), planned, size_bytes)
         return planned

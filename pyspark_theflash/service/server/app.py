@@ -59,7 +59,7 @@ class SocketServer(Sessions):
         self._bound.sock.settimeout(_ACCEPT_S)
         self.address = self._bound.address
         """The listening address, with the actual port if `address` has port 0."""
-        self._admission: Admission[int] = Admission(service.usage.limits, self.address)
+        self._admission: Admission[int] = Admission(service.usage.limits, self.address, clock)
         self._acceptor = threading.Thread(target=self._accept, name="accept", daemon=True)
 
     def start(self) -> None:

@@ -154,7 +154,7 @@ class ConnectionRouter:
         self._numbers = itertools.count(1)
         self._workers: list[_Worker] = []
         self._connections: set[_Connection] = set()
-        self._admission: Admission[_Connection] = Admission(settings.limits, self.address)
+        self._admission: Admission[_Connection] = Admission(settings.limits, self.address, clock)
         self._unanswered: list[_Connection] = []
         """Connections with a pending call that no worker was ready for."""
         self._failures, self._start_after_ms, self._upkeep_at_ms = 0, 0, 0

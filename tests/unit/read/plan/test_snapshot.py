@@ -13,6 +13,7 @@ from pyspark_theflash.base.errors import (
     CorruptionError,
     LeaseExpiredError,
     NotCaughtUpError,
+    OptionError,
     SnapshotTooOldError,
     StoreMismatchError,
     TableNotFoundError,
@@ -58,6 +59,8 @@ def test_columns_in_any_order_and_the_hidden_rowid(store: Path) -> None:
     assert rows(store, 300, "shop.log", "_tidb_rowid", "line") == [(5, "hello")]
     with pytest.raises(ColumnNotFoundError, match="_tidb_rowid"):
         rows(store, 300, "shop.item", "_tidb_rowid")
+    with pytest.raises(OptionError, match="named twice"):
+        rows(store, 300, "shop.item", "id", "name", "ID")
 
 
 def test_only_what_can_be_answered_is(store: Path) -> None:

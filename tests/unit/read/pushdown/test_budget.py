@@ -24,8 +24,9 @@ from pyspark_theflash.read.pushdown.term import (
     SortKey,
     Term,
 )
-from pyspark_theflash.read.pushdown.top import first_rows
+from pyspark_theflash.read.pushdown.top import FirstRows, first_rows
 from pyspark_theflash.read.pushdown.value import Batch, Texts, value_of
+from pyspark_theflash.tidb.expression.allowance import in_slices
 from tests.support.memory import peak_memory
 
 ROWS = 10_000
@@ -230,3 +231,73 @@ def test_a_choice_between_dictionaries_larger_than_the_budget() -> None:
     assert chosen.values.to_pylist()[4:6] == ["a" * 1_000 + "4", "b" * 1_000 + "5"]
     with pytest.raises(SqlMemoryError):
         evaluate(choice, Batch(rows, 800, Budget(1 << 20)))
+
+
+def coded(words: list[str], count: int) -> pa.Array:
+    places = pa.array(np.arange(count, dtype=np.int32) % len(words))
+    return pa.DictionaryArray.from_arrays(places, pa.array(words))
+
+
+def test_maxima_of_long_repeated_texts() -> None:
+    rows = {"n": pa.array(np.arange(2000)), "s": coded(["x" * 10_000, "y" * 10_000], 2000)}
+    batch = pa.RecordBatch.from_pydict(rows)
+    schema = pa.schema([("n", pa.int64()), ("s", pa.string())])
+    by_key = Aggregation(("n",), (Aggregate(AggregateFunction.MAX, S),))
+    groups = 0
+    with peak_memory() as peak:
+        for partial in Folding(by_key, schema, SMALL).of([batch]):
+            groups += partial.num_rows
+            assert partial["a0"][0].as_py() == rows["s"][partial["n"][0].as_py()].as_py()
+    assert groups == 2000
+    assert peak.size_bytes < 4 * SMALL.memory_bytes
+
+
+def test_long_literals_of_each_group() -> None:
+    batch = pa.RecordBatch.from_pydict({"n": pa.array(np.arange(2000))})
+    text = call("as string", LiteralTerm(LiteralKind.STRING, "x" * 10_000))
+    folding = Folding(
+        Aggregation(("n",), (Aggregate(AggregateFunction.MAX, text),), (text,)), batch.schema, SMALL
+    )
+    groups = 0
+    with peak_memory() as peak:
+        for partial in folding.of([batch]):
+            groups += partial.num_rows
+    assert groups == 2000
+    assert peak.size_bytes < 4 * SMALL.memory_bytes
+
+
+def test_many_maxima_of_a_text() -> None:
+    batch = pa.RecordBatch.from_pydict({"s": pa.array(["x" * 10_000] * 10)})
+    maxima = (Aggregate(AggregateFunction.MAX, S),) * 1_000
+    with peak_memory() as peak, pytest.raises(SqlMemoryError):
+        list(Folding(Aggregation((), maxima), batch.schema, SMALL).of([batch]))
+    assert peak.size_bytes < 4 * SMALL.memory_bytes
+
+
+def test_leaders_among_long_repeated_texts() -> None:
+    leaders = FirstRows([SortKey("s", descending=True)], 2, SMALL)
+    keys = pa.table({"s": coded(["x" * 1_000, "y" * 1_000], 20_000)})
+    with peak_memory() as peak:
+        masks = in_slices(
+            20_000,
+            SMALL,
+            "scan",
+            lambda start, count: leaders.rows(keys.slice(start, count)),
+            20_000,
+        )
+        chosen = np.concatenate(list(masks))
+    assert np.count_nonzero(chosen) == 2
+    assert peak.size_bytes < 4 * SMALL.memory_bytes
+
+
+def test_comparing_long_repeated_texts() -> None:
+    words = coded(["x" * 1_000, "y" * 1_000], 20_000)
+    columns = {"s": words, "t": words}
+
+    def equal(start: int, count: int) -> Any:
+        batch = Batch({name: each.slice(start, count) for name, each in columns.items()}, count)
+        return rows_for_which(call("=", S, ColumnTerm("t")), batch)
+
+    with peak_memory() as peak:
+        assert np.concatenate(list(in_slices(20_000, SMALL, "scan", equal, 20_000))).all()
+    assert peak.size_bytes < 4 * SMALL.memory_bytes

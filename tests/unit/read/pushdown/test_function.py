@@ -191,6 +191,10 @@ REFUSED = [
     call("coalesce", X, Y),
     call("case", X),
     call("upper", ColumnTerm("t")),
+    call("substring", ColumnTerm("t"), whole(10**30)),
+    call("substring", ColumnTerm("t"), whole(1), whole(10**30)),
+    call("instant", ColumnTerm("z"), whole(10**30)),
+    call("coalesce", call("as int"), X),
     whole(1),
 ]
 
@@ -198,6 +202,7 @@ REFUSED = [
 @pytest.mark.parametrize("term", REFUSED)
 def test_what_is_not_told_exactly_is_refused_before_any_row(term):
     types = {"x": pa.int32(), "y": pa.float64(), "t": pa.string(), "d": pa.date32()}
+    types["z"] = pa.timestamp("us")
     with pytest.raises(UnsupportedError):
         Folding(Aggregation((), (), (term,)), pa.schema(list(types.items())))
 

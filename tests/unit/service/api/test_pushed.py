@@ -13,7 +13,7 @@ from pyspark_theflash.service.api.pushed import (
     sealed_request,
     sealed_text,
 )
-from pyspark_theflash.service.wire.message import Expression, Literal, PlanRequest
+from pyspark_theflash.service.wire.message import Expression, Literal, PlanRequest, SortKey
 from tests.support.pushed_cases import call, column, literal
 
 
@@ -70,6 +70,10 @@ def test_a_float_that_is_none():
         ("float", ""),
         ("bool", "1"),
         ("date", "2020-01-01"),
+        ("date", str(1 << 31)),
+        ("timestamp", str(1 << 63)),
+        ("timestamp_ntz", str((-1 << 63) - 1)),
+        ("duration", "9" * 31),
     ],
 )
 def test_what_is_no_literal(kind, text):
@@ -81,6 +85,15 @@ def test_what_is_no_literal(kind, text):
 def test_types_that_there_are_not(term):
     with pytest.raises(UnsupportedError):
         value_of(term)
+
+
+def test_a_column_is_sorted_by_once():
+    names = ("a", "b", "A", "b")
+    keys = tuple(SortKey(name, descending=at > 1) for at, name in enumerate(names))
+    assert pushed_of(PlanRequest(order=keys, limit=1)).order == (
+        term.SortKey("a"),
+        term.SortKey("b"),
+    )
 
 
 def test_a_literal_without_a_value():

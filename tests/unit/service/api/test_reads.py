@@ -10,6 +10,7 @@ import pytest
 
 from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.read.plan.snapshot import ReadSnapshot
 from pyspark_theflash.service.api import reads
 from pyspark_theflash.service.client.theflash import TheFlash
 from pyspark_theflash.service.client.transport import LocalTransport
@@ -60,6 +61,21 @@ def test_memory_of_recent_plans(path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         finally:
             tracemalloc.stop()
     assert 1 << 19 < size_bytes < 4 << 20
+
+
+def test_memory_of_plans_with_rows(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reads, "_PLANS_BYTES", 1 << 20)
+    monkeypatch.setattr(ReadSnapshot, "_stated", lambda *_: bytes(100_000))
+    with opened(path) as api:
+        tracemalloc.start()
+        try:
+            for limit in range(1, 50):
+                api.plan("shop.item$schemas", ["since_ts"], limit=limit)
+            gc.collect()
+            size_bytes, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert 1 << 19 < size_bytes < 2 << 20
 
 
 def test_splits_of_a_plan_that_is_not_kept(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from pyspark_theflash.base.errors import OptionError, ServiceUnavailableError
+from pyspark_theflash.net.inflow import NEW_S
 from pyspark_theflash.service.api.limits import Limits, Quota
 from pyspark_theflash.service.api.token import AccessToken, Tokens
 from pyspark_theflash.service.client.theflash import connect
@@ -16,6 +17,7 @@ from pyspark_theflash.service.server.control import Timeouts
 from pyspark_theflash.service.wire.frame import PREFACE
 from pyspark_theflash.service.wire.method import Role
 from pyspark_theflash.testing.stores import StoreBuilder, id_column, table_info
+from tests.support.manual_clock import ManualClock
 from tests.support.serving import TOKENS, server_tls, serving, serving_workers, write_tokens
 from tests.support.tls import FOLDER, trust
 
@@ -142,8 +144,10 @@ def test_slots_for_administrators():
 
 
 def test_the_oldest_gives_way():
-    admission = Admission(Limits(pending=3), "here")
+    clock = ManualClock()
+    admission = Admission(Limits(pending=3), "here", clock)
     assert [admission.add(n) for n in range(3)] == [None] * 3
+    clock.sleep_ms(round(NEW_S * 1000))
     assert admission.add(3) == 0
     assert admission.add(4, lambda each: each == 2) == 2
     admission.admit(1, "one", is_admin=False)
@@ -151,7 +155,17 @@ def test_the_oldest_gives_way():
     assert admission.add(5) is None
     admission.remove(3)
     assert admission.add(6) is None
+    clock.sleep_ms(round(NEW_S * 1000))
     assert admission.add(7, lambda _: False) == 4
+
+
+def test_new_connections_are_spared():
+    clock = ManualClock()
+    admission = Admission(Limits(pending=3), "here", clock)
+    assert [admission.add(n) for n in range(9)] == [None] * 9
+    assert admission.add(9) == 0
+    clock.sleep_ms(round(NEW_S * 1000))
+    assert [admission.add(n) for n in range(10, 13)] == [1, 2, 3]
 
 
 def test_limits_by_name():
