@@ -24,6 +24,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.base.errors import OptionError, TheFlashError
 from pyspark_theflash.net.address import is_host_port, split_host_port
 from pyspark_theflash.net.bind import is_loopback
@@ -114,7 +115,9 @@ class _BoundedServer(ThreadingHTTPServer):
     request_queue_size = 128
 
     def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
-        self._admission: Admission[socket.socket] = Admission(Limits(), f"{address[0]}")
+        self._admission: Admission[socket.socket] = Admission(
+            Limits(), f"{address[0]}", SystemClock()
+        )
         self.with_request: set[socket.socket] = set()
         """Connections that have sent a request."""
         super().__init__(address, handler)

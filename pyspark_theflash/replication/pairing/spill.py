@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import IO, Final, TypeAlias
 
 from pyspark_theflash.base.errors import CorruptionError
+from pyspark_theflash.base.memory import return_freed_memory
 from pyspark_theflash.storage.store.manifest import file_errors
 
 BUDGET_BYTES: Final = 64 << 20
 """Memory budget of pending payloads."""
 WORTH_BYTES: Final = 1 << 16
 """Minimum size of a spilled payload: smaller ones save too little memory for the I/O."""
+
+_LARGE_BYTES: Final = 1 << 24
 
 
 class SpilledPayload:
@@ -81,6 +84,8 @@ class Spill:
             while written < len(payload):
                 part = memoryview(payload)[written:]
                 written += os.pwrite(fd, part, self._end + written)
+        if len(payload) >= _LARGE_BYTES:
+            return_freed_memory()  # that of the message, which was parsed in pieces
         spilled = SpilledPayload(self, self._end, len(payload), zlib.crc32(payload))
         self._end += len(payload)
         self._live += 1

@@ -16,7 +16,9 @@ message do not delay TiDB's.
 
 Received messages count as their size until they are durable. There is memory for one of the largest
 size, `BESIDE_BYTES` of other large ones, and `SMALL_MESSAGES_BYTES` of small ones, so that there is
-always memory for commits. Python has a message twice when it has arrived and while it is checked.
+always memory for commits. A message that is rejected for lack of memory is answered after `_BUSY`
+ticks, since to receive it again takes much time. Python has a message twice when it has arrived and
+while it is checked.
 
 In messages of the largest size, of 128 MiB by default, there are at the same time
 
@@ -44,11 +46,16 @@ TICK_MS: Final = 50
 _RECENT: Final = 2
 _STALE: Final = 100
 _LATE: Final = 300
-_RECENT_MAX: Final = 4
+_RECENT_MAX: Final = 2
+_BUSY: Final = 10
 _PROVEN_MAX: Final = 1024
 """The number of connections that are remembered because they have sent a message."""
 _WAITING_MAX: Final = 512
 """The maximum number of calls that wait for their turn."""
+
+
+class _NoMemoryError(Exception):
+    """A message that has arrived is rejected, since others are in memory."""
 
 
 class _Arrival:
@@ -135,14 +142,23 @@ class Intake:
             ServiceUnavailableError: There is no memory for it, or it does not arrive in time.
             CodecError: The call ends without a message.
         """
-        message = await self._received(context)
+        try:
+            return self._accepted(await self._received(context))
+        except _NoMemoryError as error:
+            reason = str(error)
+        # The error is gone, and with it the message, which its traceback refers to.
+        await asyncio.sleep(_BUSY * self._tick_s)
+        raise _busy(reason)
+
+    def _accepted(self, message: bytes) -> bytes:
+        """Count a message. Raises `_NoMemoryError`."""
         size_bytes = len(message)
         if size_bytes > LARGE_BYTES:
             used_bytes, limit_bytes = self._used_bytes(), self._large_bytes_max
         else:
             used_bytes, limit_bytes = self._small_bytes, SMALL_MESSAGES_BYTES
         if used_bytes + size_bytes > limit_bytes:
-            raise _busy(f"there are {used_bytes} bytes of messages like this one")
+            raise _NoMemoryError(f"there are {used_bytes} bytes of messages like this one")
         self._count(size_bytes, size_bytes)
         return message
 
@@ -175,6 +191,7 @@ class Intake:
         except asyncio.CancelledError:
             if arrival.rejection is None:
                 raise
+            # At once: gRPC receives the message until the call has ended.
             raise _busy(arrival.rejection) from None
         finally:
             del self._arrivals[arrival]
