@@ -72,6 +72,8 @@ _MANY: Final = 1 / 16
 _NEARLY_ALL: Final = 0.95
 _HALF: Final = 0.5
 """Ratios of groups to rows: above `_MANY` more rows are grouped at once, above others none."""
+_FEW: Final = 256
+"""Values whose size is not looked at."""
 _ENDS: Final = (AggregateFunction.MIN, AggregateFunction.MAX)
 _MERGED_BY: Final = {AggregateFunction.COUNT: AggregateFunction.SUM}
 
@@ -218,12 +220,13 @@ class Folding:
             groups = groups or groups_of(keys, rows)
             reduction = Reduction(groups)
             arrays = list(groups.keys)
-            left_bytes = self._budget.memory_bytes - sum(each.nbytes for each in arrays)
+            is_small = groups.count * len(self.schema) <= _FEW
+            size_bytes = 0 if is_small else sum(each.nbytes for each in arrays)
             for each in aggregates:
                 self._budget.check()
                 arrays.append(reduction.run(*each))
-                left_bytes -= arrays[-1].nbytes
-                if left_bytes < 0:
+                size_bytes += 0 if is_small else arrays[-1].get_total_buffer_size()
+                if size_bytes > self._budget.memory_bytes:
                     raise self._budget.exceeded()
         return batch_of(self.schema.names, arrays, groups.count)
 

@@ -15,8 +15,8 @@ from pyspark_theflash.read.pushdown.value import Batch
 
 _VALUE: Final = 16
 """A number that is held while others are computed, with its validity."""
-_SHORT: Final = 64
-"""The size of a dictionary that need not be looked at."""
+_SHORT: Final = 256
+"""The size of a dictionary whose strings are short."""
 _RESULT: Final = 64
 """A number while it is computed, which may be a Python integer."""
 
@@ -56,16 +56,15 @@ def literal_bytes(term: Term) -> int:
 
 
 def text_width(values: pa.Array) -> int:
-    """Return about the size of one of a column's strings; 0 for other types.
+    """Return about the size of one of a column's strings; 0 if it is small, or of another type.
 
     Of dictionary-encoded ones, it is that of the longest, since each row may have it.
     """
     if not pa.types.is_dictionary(values.type):
         return text_bytes(values) // max(len(values), 1)
-    size_bytes = int(values.dictionary.nbytes)
-    if size_bytes > _SHORT:
-        size_bytes = pc.max(pc.binary_length(values.dictionary)).as_py() or 0
-    return size_bytes
+    if values.dictionary.get_total_buffer_size() <= _SHORT:
+        return 0
+    return pc.max(pc.binary_length(values.dictionary)).as_py() or 0
 
 
 def is_text(tp: pa.DataType) -> bool:
