@@ -24,14 +24,14 @@ GRACE_MS = 2_500
 """The time after its deadline at which a call may end, on a busy machine."""
 
 
-def _ask(target: Target, *, table: str = "shop.items", **plan: Any) -> str:
+def _ask(target: Target, **plan: Any) -> str:
     """Plan and read a scan, again and again, each within a deadline; return the outcomes."""
     outcomes: dict[str, int] = {}
     slowest_ms = 0
     with target.server.client(ATTACKER) as api:
         while True:
             start_ms = CLOCK.boottime_ms()
-            outcome = _outcome(lambda: _read(api, table, plan))
+            outcome = _outcome(lambda: _read(api, plan))
             took_ms = CLOCK.boottime_ms() - start_ms
             slowest_ms = max(slowest_ms, took_ms)
             outcomes[outcome] = outcomes.get(outcome, 0) + 1
@@ -44,8 +44,8 @@ def _ask(target: Target, *, table: str = "shop.items", **plan: Any) -> str:
     return f"{json.dumps(outcomes)}, slowest {slowest_ms} ms"
 
 
-def _read(api: Any, table: str, plan: dict[str, Any]) -> str:
-    made = api.plan(table, **plan, timeout_ms=DEADLINE_MS)
+def _read(api: Any, plan: dict[str, Any]) -> str:
+    made = api.plan("shop.items", **plan, timeout_ms=DEADLINE_MS)
     try:
         rows = 0
         for split in made.splits:
@@ -184,14 +184,14 @@ def crossed_lists(target: Target) -> str:
 def metadata_of_metadata(target: Target) -> str:
     """Name metadata tables of metadata tables, up to 2,500 deep."""
     kinds = ("files", "locks", "raft", "regions", "latches", "progress", "schemas", "partitions")
-    outcomes = set()
+    outcomes, names = set(), 8 if target.is_short else 400
     with target.server.client(ATTACKER) as api:
-        for at in range(8 if target.is_short else 400):
+        for at in range(names):
             suffix = "".join(f"${kinds[(at >> n % 9) % 8]}" for n in range(500 + at % 5 * 500))
             name = f"shop.items{suffix}"[:16_000]
             outcomes.add(_outcome(lambda name=name: str(api.describe(name))[:20]))  # type: ignore[misc]
     breach_if(outcomes != {"TableNotFoundError"}, f"{sorted(outcomes)}")
-    return "400 names"
+    return f"{names} names"
 
 
 @attack("tcp", over=["frames"], is_load=True, is_short=False)
